@@ -1,0 +1,43 @@
+"""Exceptions of the package.
+
+::
+
+    MLHError
+    ├── InputError          a value given by the user cannot be used (also a ValueError)
+    │   ├── StructureError  a structure cannot be computed (species, cell, coordinates)
+    │   └── ModelFileError  a model file is missing, damaged or of an unknown version
+    ├── SolverError         the density matrix could not be determined reliably
+    ├── NonFiniteError      energy, forces or stress came out as NaN or infinity
+    └── ConnectionLost      the peer of a socket is gone or broke the protocol
+
+Every message names the offending value and says what to do next; the command line prints the
+message and ends with a non-zero exit status.
+"""
+
+
+class MLHError(Exception):
+    """Base class of all errors that the package raises on purpose."""
+
+
+class InputError(MLHError, ValueError):
+    """A value given by the user cannot be used."""
+
+
+class StructureError(InputError):
+    """A structure cannot be computed: unknown species, singular cell, non-finite coordinates."""
+
+
+class ModelFileError(InputError):
+    """A model is missing, damaged, or written in a format that this version does not know."""
+
+
+class SolverError(MLHError):
+    """The density matrix could not be determined reliably."""
+
+
+class NonFiniteError(MLHError):
+    """Energy, forces or stress came out as NaN or infinity."""
+
+
+class ConnectionLost(MLHError):
+    """The other end of a socket is gone, or does not speak the protocol."""

@@ -1,0 +1,89 @@
+"""What the engine returns for one structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mlh_driver.errors import NonFiniteError
+from mlh_driver.system import Array
+
+OBSERVABLES = (
+    "band_gap",
+    "fermi_level",
+    "homo",
+    "lumo",
+    "band_energy",
+    "electronic_entropy",
+    "extrapolation",
+)
+"""Scalar observables that every interface offers, under these names and in this order."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Energy, derivatives and observables of one structure, in eV and Å.
+
+    energy:      total (Mermin free) energy on the reference's total-energy scale; at zero electronic
+                 temperature, and whenever the gap is many kT_e wide, the Kohn-Sham energy
+    forces:      (N, 3) exact negative derivative of ``energy``, eV/Å
+    stress:      (3, 3) derivative with respect to strain over volume, eV/Å^3, ASE's sign
+    energies:    (N,) per-atom energies that sum to ``energy``
+    charges:     (N,) Löwdin (Mulliken for a non-orthogonal basis) charges in units of e
+    band_gap:    eV, lowest unoccupied minus highest occupied level of the predicted Hamiltonian
+    fermi_level: eV, chemical potential (mid-gap at zero temperature), on the model's own zero of potential
+    homo, lumo:  eV, the two levels around the gap
+    band_energy: eV, 2 Tr[P H]
+    electronic_entropy: eV, T_e S_e, already subtracted in ``energy``
+    extrapolation: 1 at the edge of the training data, larger outside (maximum over atoms)
+    extrapolations: (N,) the same per atom
+    timings:     seconds spent in each stage of this call
+    """
+
+    energy: float
+    forces: Array
+    stress: Array
+    energies: Array
+    charges: Array
+    band_gap: float
+    fermi_level: float
+    homo: float
+    lumo: float
+    band_energy: float
+    electronic_entropy: float
+    extrapolation: float
+    extrapolations: Array
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def free_energy(self) -> float:
+        """The energy whose derivative the forces are: the same number as ``energy``."""
+        return self.energy
+
+    def observables(self) -> dict[str, float]:
+        """The scalar observables of :data:`OBSERVABLES`, by name."""
+        return {name: float(getattr(self, name)) for name in OBSERVABLES}
+
+    def virial(self, volume: float) -> Array:
+        """(3, 3) virial -V * stress in eV, for a cell of ``volume`` in Å^3."""
+        return -volume * self.stress
+
+    def check_finite(self) -> Results:
+        """Return self; raise NonFiniteError if energy, forces or stress is not a finite number."""
+        bad: list[Any] = []
+        if not np.isfinite(self.energy):
+            bad.append(f"energy = {self.energy}")
+        if not np.isfinite(self.forces).all():
+            atoms = np.flatnonzero(~np.isfinite(self.forces).all(axis=1))
+            bad.append(f"forces on {len(atoms)} atoms, the first is atom {atoms[0]}")
+        if not np.isfinite(self.stress).all():
+            bad.append("stress")
+        if bad:
+            raise NonFiniteError(
+                "the model returned " + "; ".join(bad) + " (not finite). The structure is probably far "
+                "outside the model's range: look at 'extrapolation' of the steps before, and use a smaller "
+                "time step or a gentler start"
+            )
+        return self

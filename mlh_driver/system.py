@@ -1,0 +1,73 @@
+"""The structure that everything starts from: atoms in a periodic cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from mlh_driver.errors import StructureError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class System:
+    """Atoms in a periodic cell.
+
+    numbers:   (N,) atomic numbers
+    positions: (N, 3) Cartesian coordinates in Å; they may lie outside the cell
+    cell:      (3, 3) lattice vectors in Å as **rows**, periodic in all three directions
+
+    Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
+    singular cell.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: Array
+    cell: Array
+
+    def __post_init__(self) -> None:
+        for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64)):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
+        n = len(self.numbers)
+        if n == 0:
+            raise StructureError("the structure has no atoms")
+        if self.positions.shape != (n, 3):
+            raise StructureError(f"positions have shape {self.positions.shape}; {n} atoms need ({n}, 3)")
+        if self.cell.shape != (3, 3):
+            raise StructureError(f"the cell has shape {self.cell.shape}; give three lattice vectors as rows")
+        if not np.isfinite(self.positions).all():
+            atom = int(np.flatnonzero(~np.isfinite(self.positions).all(axis=1))[0])
+            raise StructureError(
+                f"position of atom {atom} is {self.positions[atom]}: not a finite number; "
+                "the dynamics has probably exploded, try a smaller time step"
+            )
+        if not np.isfinite(self.cell).all() or abs(np.linalg.det(self.cell)) < 1e-6:
+            raise StructureError(
+                f"the cell {self.cell.tolist()} is singular; the model needs three independent "
+                "periodic lattice vectors (add vacuum around a molecule)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def volume(self) -> float:
+        """Volume of the cell in Å^3."""
+        return float(abs(np.linalg.det(self.cell)))
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms) -> System:
+        """Take an ASE structure; it must be periodic in all three directions."""
+        if not atoms.pbc.all():
+            raise StructureError(
+                f"pbc is {atoms.pbc.tolist()}; the model is periodic in all three directions: "
+                "set pbc=True, with vacuum in the cell where there is none"
+            )
+        return cls(atoms.numbers, atoms.positions, atoms.cell.array)
+
+    def to_ase(self) -> Atoms:
+        return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=True)
