@@ -1,0 +1,41 @@
+"""The ``mlh-driver`` command: collects the subcommands and turns errors into clear messages."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+from rich.console import Console
+
+from mlh_driver.errors import MLHError
+
+COMMANDS = ("info", "predict", "train", "evaluate", "ipi", "lammps", "serve")
+"""Each is the function of this name in the module ``mlh_driver.cli.NAME``."""
+
+app = typer.Typer(
+    name="mlh-driver",
+    help="Machine-learned Hamiltonians as the force engine of LAMMPS, i-PI and ASE.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for _name in COMMANDS:
+    app.command(_name)(getattr(import_module(f"mlh_driver.cli.{_name}"), _name))
+
+
+def run() -> None:
+    """Entry point: an error of ours is one message on stderr and exit status 1, never a traceback."""
+    try:
+        app()
+    except MLHError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()
