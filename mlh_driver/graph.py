@@ -1,0 +1,128 @@
+"""Structure -> graph: unordered pairs of atoms within the cutoff, reused between steps.
+
+Every unordered pair of an atom and a periodic image appears once, so that Hermiticity costs nothing
+later. A cell may be smaller than the cutoff: then two atoms meet through several images, and an atom
+meets its own images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from vesin import NeighborList as VesinList
+
+from mlh_driver.basis import OrbitalBasis
+from mlh_driver.system import Array, System
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Pairs of one structure, sorted by the kinds of their two atoms.
+
+    species:      (N,) index of each atom's species in the basis
+    pair_index:   (2, P) atoms i and j of each unordered pair, species[i] <= species[j]
+    pair_vectors: (P, 3) r_j + S·cell - r_i in Å
+    cell_shifts:  (P, 3) integers S
+    kind_sizes:   pairs of each kind; the kinds are (a, b) with a <= b in lexicographic order, and the
+                  pairs of a kind are consecutive
+    """
+
+    species: Tensor
+    pair_index: Tensor
+    pair_vectors: Tensor
+    cell_shifts: Tensor
+    kind_sizes: tuple[int, ...]
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.species)
+
+
+def pair_kinds(n_species: int) -> list[tuple[int, int]]:
+    """The unordered pairs of species, in the order in which a graph sorts its pairs."""
+    return [(a, b) for a in range(n_species) for b in range(a, n_species)]
+
+
+@dataclass(frozen=True)
+class _PairList:
+    """All pairs within cutoff + skin of a reference structure, and the kind of each."""
+
+    reference: System
+    i: NDArray[np.int64]
+    j: NDArray[np.int64]
+    shifts: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+
+
+class GraphBuilder:
+    """Makes graphs, and keeps the pair list of the last structure while it is provably complete.
+
+    A list built for cutoff + skin is complete as long as no pair outside it can have come within the
+    cutoff. With F the linear map from the old cell to the new one and d the largest displacement of an
+    atom relative to that map, a distance above cutoff + skin is now above
+    sigma_min(F) (cutoff + skin) - 2 d. Displacements are taken to the nearest image, so atoms that are
+    wrapped back into the cell (or that are given unwrapped) do not invalidate the list; another bead of a
+    ring polymer usually does not either.
+    """
+
+    def __init__(self, basis: OrbitalBasis, cutoff: float, skin: float = 0.6) -> None:
+        self.basis = basis
+        self.cutoff = cutoff
+        self.skin = skin
+        self.rebuilds = 0
+        self._list: _PairList | None = None
+
+    def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
+        """The graph of ``system``; raises StructureError for species that the basis lacks."""
+        species = self.basis.species_index(system.numbers)
+        images = self._reusable_images(system)
+        if images is None:
+            self._list = self._search(system, species)
+            images = np.zeros((len(system), 3))
+        pairs = self._list
+        assert pairs is not None
+        shifts = pairs.shifts + images[pairs.i] - images[pairs.j]
+        vectors = system.positions[pairs.j] - system.positions[pairs.i] + shifts @ system.cell
+        inside = np.einsum("px,px->p", vectors, vectors) < self.cutoff**2
+        n_kinds = len(pair_kinds(len(self.basis.species)))
+        return Graph(
+            species=torch.from_numpy(species),
+            pair_index=torch.from_numpy(np.stack([pairs.i[inside], pairs.j[inside]])),
+            pair_vectors=torch.from_numpy(vectors[inside]).to(dtype),
+            cell_shifts=torch.from_numpy(shifts[inside].astype(np.int64)),
+            kind_sizes=tuple(np.bincount(pairs.kinds[inside], minlength=n_kinds).tolist()),
+        )
+
+    def _reusable_images(self, system: System) -> Array | None:
+        """Lattice translations since the reference, (N, 3); None when the list must be made anew."""
+        if self._list is None or not np.array_equal(self._list.reference.numbers, system.numbers):
+            return None
+        old = self._list.reference
+        strain = np.linalg.solve(old.cell, system.cell)
+        fractional = np.linalg.solve(system.cell.T, (system.positions - old.positions @ strain).T).T
+        images = np.round(fractional)
+        moved = np.linalg.norm((fractional - images) @ system.cell, axis=1).max()
+        shrink = np.linalg.svd(strain, compute_uv=False).min()
+        complete = shrink * (self.cutoff + self.skin) - 2 * moved >= self.cutoff
+        return images if complete else None
+
+    def _search(self, system: System, species: NDArray[np.int64]) -> _PairList:
+        self.rebuilds += 1
+        i, j, shifts = VesinList(cutoff=self.cutoff + self.skin, full_list=False).compute(
+            points=system.positions, box=system.cell, periodic=True, quantities="ijS"
+        )
+        i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)
+        swap = species[i] > species[j]
+        i, j = np.where(swap, j, i), np.where(swap, i, j)
+        shifts = np.where(swap[:, None], -shifts, shifts)
+        n_species = len(self.basis.species)
+        kind_of = np.zeros((n_species, n_species), dtype=np.int64)
+        for kind, (a, b) in enumerate(pair_kinds(n_species)):
+            kind_of[a, b] = kind
+        kinds = kind_of[species[i], species[j]]
+        order = np.lexsort((j, i, kinds))
+        return _PairList(system, i[order], j[order], shifts[order], kinds[order])

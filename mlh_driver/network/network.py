@@ -1,0 +1,256 @@
+"""The network: from a graph to Hamiltonian blocks and per-atom energies.
+
+Density of neighbors -> many-body products -> messages along bonds -> many-body products give each atom
+a set of features h_i. From these, the on-site block comes from h_i, the block of a pair from h_i and h_j
+turned into the frame of their bond, and the double-counting energy from the scalars of h_i. Couplings
+through intermediate atoms, which orthogonalization makes long-ranged, are added as products of
+short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mlh_driver.basis import OrbitalBasis
+from mlh_driver.errors import InputError
+from mlh_driver.graph import Graph, pair_kinds
+from mlh_driver.network.coupling import bond_coupling
+from mlh_driver.network.frames import FrameRotation, bond_rotations
+from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
+from mlh_driver.network.nodes import AtomDensity, Messages, NodeLinear, NodeUpdate
+from mlh_driver.network.radial import RadialBasis, envelope
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Sizes and ranges of the network.
+
+    pair_cutoff_A:    range of the Hamiltonian
+    message_cutoff_A: range of one layer of atom features
+    hop_cutoff_A:     range of the blocks whose products give through-bond couplings
+    decay_per_A:      blocks are learned relative to exp(-decay r)
+    """
+
+    lmax: int = 3
+    channels: int = 48
+    pair_channels: int = 32
+    pair_hidden: tuple[int, ...] = (96, 64, 32)
+    n_radial: int = 10
+    pair_cutoff_A: float = 7.0
+    message_cutoff_A: float = 5.0
+    hop_cutoff_A: float = 3.8
+    hop_copies: int = 4
+    hop_hidden: tuple[int, ...] = (64, 32, 16)
+    decay_per_A: float = 0.9
+    energy_width: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop_cutoff_A <= self.message_cutoff_A <= self.pair_cutoff_A:
+            raise InputError(
+                f"cutoffs must be ordered hop <= message <= pair, not {self.hop_cutoff_A}, "
+                f"{self.message_cutoff_A}, {self.pair_cutoff_A}"
+            )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the network predicts for one graph; n is the largest number of orbitals of an atom.
+
+    onsite:      (N, n, n) symmetric blocks in eV, zero-padded for species with fewer orbitals
+    pairs:       (Q, n, n) blocks in eV; entry q adds to the block (i, j) of H, its transpose to (j, i)
+    pair_index:  (2, Q) the atoms i and j; a pair of atoms may occur several times
+    energies:    (N,) double-counting energies in eV, relative to the isolated atoms
+    descriptors: (N, channels) scalar features, for the extrapolation indicator
+    """
+
+    onsite: Tensor
+    pairs: Tensor
+    pair_index: Tensor
+    energies: Tensor
+    descriptors: Tensor
+
+
+class HamiltonianNetwork(nn.Module):
+    """Maps a graph to :class:`Blocks`; equivariant, Hermitian and smooth by construction."""
+
+    def __init__(self, basis: OrbitalBasis, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.basis, self.settings = basis, settings
+        lmax, channels, n_species = settings.lmax, settings.channels, len(basis.species)
+        m_max = 2 * max(max(shells) for shells in basis.shells)
+        if lmax < m_max:
+            raise InputError(f"lmax = {lmax}, but the basis needs features up to l = {m_max}")
+        self.n = int(basis.sizes.max())
+        self.kinds = pair_kinds(n_species)
+        self.frames = FrameRotation(lmax, m_max)
+        self.message_radial = RadialBasis(settings.n_radial, settings.message_cutoff_A)
+        self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
+        self.density = AtomDensity(lmax, n_species, settings.n_radial)
+        self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
+        self.messages = Messages(self.frames, m_max, channels, n_species, settings.n_radial)
+        self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
+        self.pair_features = NodeLinear(lmax, channels, settings.pair_channels, n_species)
+        self.onsite = nn.ModuleList(OnsiteBlocks(lmax, shells, channels) for shells in basis.shells)
+        self.bonds = self._pair_heads(settings.pair_hidden, 1)
+        self.hops = self._pair_heads(settings.hop_hidden, 2 * settings.hop_copies)
+        self.energy = nn.ModuleList(EnergyHead(channels, settings.energy_width) for _ in basis.species)
+        self.repulsion = nn.Parameter(torch.zeros(len(self.kinds), settings.n_radial))
+        self.register_buffer("atomic_numbers", torch.tensor(basis.numbers), persistent=False)
+
+    def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
+        shells = self.basis.shells
+        return nn.ModuleList(
+            BondBlocks(
+                self.frames,
+                bond_coupling(shells[a], shells[b]),
+                (shells[a], shells[b]),
+                a == b,
+                channels=self.settings.pair_channels,
+                hidden=hidden,
+                n_radial=self.pair_radial.centers.numel(),
+                copies=copies,
+            )
+            for a, b in self.kinds
+        )
+
+    def forward(self, graph: Graph) -> Blocks:
+        """Blocks of the graph, differentiable in ``graph.pair_vectors``."""
+        settings = self.settings
+        vectors, species = graph.pair_vectors, graph.species
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        rotations = bond_rotations(vectors, distances)
+        wigner = self.frames.wigner(rotations)
+        packed = self.frames.pack(wigner)
+        near = torch.nonzero(distances.detach() < settings.message_cutoff_A)[:, 0]
+
+        features, message_radial = self._node_features(graph, near, packed, distances)
+        pair_features = self.pair_features(features, species)
+        i, j = graph.pair_index
+        x_i = torch.bmm(packed, pair_features[i])
+        x_j = torch.bmm(packed, pair_features[j])
+        radial = self.pair_radial(distances)
+        bonds = self._evaluate(self.bonds, x_i, x_j, radial, wigner, graph.kind_sizes)[:, 0]
+        decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
+        bonds = bonds * (decay * envelope(distances, settings.pair_cutoff_A))[:, None, None]
+        hops, hop_index = self._hop_blocks(graph, distances, x_i, x_j, radial, wigner)
+        return Blocks(
+            onsite=self._onsite_blocks(features, species),
+            pairs=torch.cat([bonds, hops]),
+            pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
+            energies=self._energies(features, graph, near, distances, message_radial),
+            descriptors=features[:, 0],
+        )
+
+    def _node_features(
+        self, graph: Graph, near: Tensor, packed: Tensor, distances: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, K, channels) atom features, and the (near pairs, n_radial) radial functions."""
+        pairs, species = graph.pair_index[:, near], graph.species
+        radial = self.message_radial(distances[near])
+        x = self.density(species, pairs, graph.pair_vectors[near], radial)
+        x = self.first(x, species)
+        message = self.messages(x, species, pairs, packed[near], radial, self.frames.parity)
+        return self.second(torch.cat([x, message], dim=-1), species), radial
+
+    def _evaluate(
+        self, heads: nn.ModuleList, x_i: Tensor, x_j: Tensor, radial: Tensor, wigner: list[Tensor],
+        kind_sizes: tuple[int, ...],
+    ) -> Tensor:
+        """(P, copies, n, n) blocks of pairs sorted by kind, zero-padded."""
+        found, start = [], 0
+        for head, size in zip(heads, kind_sizes, strict=True):
+            part = slice(start, start + size)
+            blocks = head(x_i[part], x_j[part], radial[part], [d[part] for d in wigner])
+            found.append(_pad(blocks, self.n))
+            start += size
+        return torch.cat(found)
+
+    def _hop_blocks(
+        self, graph: Graph, distances: Tensor, x_i: Tensor, x_j: Tensor, radial: Tensor,
+        wigner: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
+        cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
+        short = torch.nonzero(distances.detach() < cutoff)[:, 0]
+        kinds = torch.repeat_interleave(
+            torch.arange(len(self.kinds)), torch.tensor(graph.kind_sizes)
+        ).to(short.device)
+        sizes = tuple(torch.bincount(kinds[short], minlength=len(self.kinds)).tolist())
+        blocks = self._evaluate(
+            self.hops, x_i[short], x_j[short], radial[short], [d[short] for d in wigner], sizes
+        )
+        blocks = blocks * envelope(distances[short], cutoff)[:, None, None, None]
+        i, j = graph.pair_index[:, short]
+        ends, centers = torch.cat([i, j]), torch.cat([j, i])
+        legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
+        a, b = legs[:, :, :copies].flatten(2), legs[:, :, copies:].flatten(2)
+        p, q = paths(centers, graph.n_atoms)
+        hops = a[p] @ b[q].transpose(1, 2) + b[p] @ a[q].transpose(1, 2)
+        hops = torch.where((p == q)[:, None, None], 0.5 * hops, hops)
+        return hops, torch.stack([ends[p], ends[q]])
+
+    def _onsite_blocks(self, features: Tensor, species: Tensor) -> Tensor:
+        """(N, n, n)"""
+        blocks = features.new_zeros(len(species), self.n, self.n)
+        for k, head in enumerate(self.onsite):
+            atoms = torch.nonzero(species == k)[:, 0]
+            blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
+        return blocks
+
+    def _energies(
+        self, features: Tensor, graph: Graph, near: Tensor, distances: Tensor, radial: Tensor
+    ) -> Tensor:
+        """(N,) many-body term of each atom plus half of its pair repulsions."""
+        species = graph.species
+        energies = features.new_zeros(len(species))
+        for k, head in enumerate(self.energy):
+            atoms = torch.nonzero(species == k)[:, 0]
+            energies = energies.index_add(0, atoms, head(features[atoms, 0]))
+        i, j = graph.pair_index[:, near]
+        kinds = torch.repeat_interleave(torch.arange(len(self.kinds)), torch.tensor(graph.kind_sizes))
+        pair = (radial * self.repulsion[kinds.to(near.device)[near]]).sum(dim=1)
+        numbers = self.atomic_numbers[species]
+        pair = 0.5 * (pair + core_repulsion(distances[near], numbers[i], numbers[j]))
+        return energies.index_add(0, torch.cat([i, j]), torch.cat([pair, pair]))
+
+
+CORE_RADIUS_A = 1.35
+
+
+def core_repulsion(distances: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
+    """Screened nuclear repulsion (ZBL) in eV, switched off smoothly at CORE_RADIUS_A.
+
+    Keeps atoms apart at distances below all training data. V = k z_i z_j / r phi(r / a) with
+    a = 0.46850 Å / (z_i^0.23 + z_j^0.23) and the universal screening function phi of Ziegler, Biersack and
+    Littmark, *The Stopping and Range of Ions in Solids* (1985).
+    """
+    coulomb_eV_A = 14.399645
+    z_i, z_j = z_i.to(distances.dtype), z_j.to(distances.dtype)
+    x = distances * (z_i**0.23 + z_j**0.23) / 0.46850
+    screening = sum(
+        amplitude * torch.exp(-rate * x)
+        for amplitude, rate in ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
+    )
+    return coulomb_eV_A * z_i * z_j / distances * screening * envelope(distances, CORE_RADIUS_A)
+
+
+def paths(centers: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
+    """All pairs p <= q of list entries with the same center, as two index tensors."""
+    order = torch.argsort(centers, stable=True)
+    counts = torch.bincount(centers, minlength=n_atoms)
+    starts = torch.cumsum(counts, 0) - counts
+    ordered = centers[order]
+    position = torch.arange(len(order), device=order.device)
+    remaining = starts[ordered] + counts[ordered] - position
+    p = torch.repeat_interleave(position, remaining)
+    first = torch.cumsum(remaining, 0) - remaining
+    q = p + torch.arange(len(p), device=p.device) - first[p]
+    return order[p], order[q]
+
+
+def _pad(blocks: Tensor, n: int) -> Tensor:
+    """Zero-pad the last two dimensions to n."""
+    return nn.functional.pad(blocks, (0, n - blocks.shape[-1], 0, n - blocks.shape[-2]))
