@@ -1,0 +1,83 @@
+"""``mlh-driver ipi``: the client that i-PI asks for forces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mlh_driver.cli.options import (
+    DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    DEFAULT_MODEL,
+    DeviceOption,
+    ModelOption,
+    Precision,
+    PrecisionOption,
+    SolverOption,
+    TemperatureOption,
+    build_engine,
+)
+
+
+def print_pes_path(wanted: bool) -> None:
+    """Print where the PES file for <ffdirect> is, and end."""
+    if wanted:
+        typer.echo(Path(__file__).parents[1] / "interfaces" / "ipi_pes.py")
+        raise typer.Exit
+
+
+def ipi(
+    template: Annotated[
+        Path, typer.Option("--template", "-t", help="Structure file with the elements in i-PI's order.")
+    ] = Path("init.xyz"),
+    unix: Annotated[
+        str | None, typer.Option("--unix", "-u", metavar="NAME", help="i-PI's unix <address>, or a path.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help="<port> of i-PI's internet socket.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", "-a", metavar="HOST", help="Where i-PI runs.")
+    ] = "localhost",
+    model: ModelOption = DEFAULT_MODEL,
+    solver: SolverOption = "auto",
+    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    dtype: PrecisionOption = Precision.float32,
+    device: DeviceOption = "cpu",
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait for i-PI to come up.")
+    ] = 120.0,
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect", help="After a run, stay and wait for the next one at this address.")
+    ] = False,
+    pes_path: Annotated[
+        bool,
+        typer.Option(
+            "--pes-path",
+            callback=print_pes_path,
+            is_eager=True,
+            help="Print the path of the PES file for <ffdirect> and i-pi-py_driver.",
+        ),
+    ] = False,
+) -> None:
+    """Serve energies, forces, stress and observables to a running i-PI.
+
+    Start as many clients as you like, in any order with i-PI. The exit status is 0 when i-PI
+    was done, and 1 when the model failed or i-PI was lost.
+
+    [bold]Example[/]
+
+      i-pi input.xml &
+      mlh-driver ipi --unix asio2 --template init.xyz --model asio2-minimal
+    """
+    from mlh_driver.interfaces.address import Address
+    from mlh_driver.interfaces.ipi import run_client
+    from mlh_driver.interfaces.progress import Progress
+    from mlh_driver.interfaces.template import Template
+
+    target = Address.from_options(address, port, unix)
+    elements = Template.read(template)
+    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, progress=Progress(Console()))

@@ -1,0 +1,68 @@
+"""The i-PI client: connects to a running i-PI and computes what it asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlh_driver.errors import ConnectionLost
+from mlh_driver.interfaces.address import Address, connect
+from mlh_driver.interfaces.progress import Progress
+from mlh_driver.interfaces.session import DriverSession
+from mlh_driver.interfaces.template import Template
+from mlh_driver.interfaces.wire import DrainedChannel
+
+if TYPE_CHECKING:
+    from mlh_driver.engine import Engine
+
+
+def run_client(
+    engine: Engine,
+    template: Template,
+    address: Address,
+    *,
+    wait_s: float,
+    reconnect: bool,
+    progress: Progress,
+) -> None:
+    """Serve i-PI at ``address`` until it says that it is done.
+
+    wait_s:    how long to wait for a server that is not up
+    reconnect: after the end of a server, wait for the next one at the same address; the client ends
+               when none comes within ``wait_s`` seconds
+
+    Raises ConnectionLost when i-PI cannot be reached or ends without saying so, and every error of the
+    structure or the model; the connection is closed first, in the way that i-PI recovers from.
+    """
+    engine.check_species(template.numbers)
+    served = False
+    while True:
+        try:
+            sock = connect(address, wait_s, progress.say)
+        except ConnectionLost:
+            if served:
+                return
+            raise
+        progress.say(f"connected to {address}, {len(template.numbers)} atoms")
+        try:
+            _serve(DrainedChannel(sock), engine, template, progress)
+            served = True
+            progress.say("i-PI says that it is done")
+        except ConnectionLost as error:
+            served = False
+            if not reconnect:
+                raise ConnectionLost(
+                    f"i-PI at {address} left without saying EXIT ({error}): it was killed or crashed. "
+                    "Look at the end of its output; restart it from its RESTART file"
+                ) from None
+            progress.say(f"i-PI left without saying EXIT ({error}); waiting for it to come back")
+        finally:
+            progress.report()
+        if not reconnect:
+            return
+
+
+def _serve(channel: DrainedChannel, engine: Engine, template: Template, progress: Progress) -> None:
+    try:
+        DriverSession(channel, engine.compute, engine.check_species, template, progress).run()
+    finally:
+        channel.close()

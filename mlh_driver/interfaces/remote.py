@@ -1,0 +1,127 @@
+"""The MD engine's side: an engine whose model runs in another process, ``mlh-driver serve``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlh_driver import errors
+from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.interfaces.address import Address, connect
+from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
+from mlh_driver.results import OBSERVABLES, Results
+from mlh_driver.system import System
+
+HANDSHAKE_S = 30.0
+"""Time in which a server must say that it is one; it answers at once also while it computes."""
+
+
+class RemoteEngine:
+    """Computes like :class:`~mlh_driver.engine.Engine`, with the model in a server.
+
+    address: ``HOST:PORT`` or ``unix:NAME``, as given to ``mlh-driver serve``
+    wait_s:  how long to wait for a server that is not up yet
+    notify:  told why it waits
+
+    Energies, forces and stress are those of the server's engine to the last digits of float64.
+    Raises ConnectionLost when there is no server, when it dies, or when it is something else.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        wait_s: float = 10.0,
+        notify: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.address = Address.parse(address)
+        self._numbers: NDArray[np.int64] | None = None
+        self._channel = Channel(connect(self.address, wait_s, notify))
+        self._channel.set_timeout(HANDSHAKE_S)
+        self._channel.send(header("STATUS"))
+        self._expect("NEEDINIT")
+        self._channel.set_timeout(None)
+
+    def check_species(self, numbers: ArrayLike) -> None:
+        """Tell the server the elements; raises StructureError for those that its model does not know."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        text = json.dumps({"numbers": numbers.tolist()}).encode()
+        self._channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
+        self._expect("READY")
+        self._numbers = numbers
+
+    def compute(self, system: System) -> Results:
+        """Energy, forces, stress and all observables of ``system``.
+
+        Raises what the server's engine raised, and ConnectionLost when the server is gone.
+        """
+        if self._numbers is None or not np.array_equal(self._numbers, system.numbers):
+            self.check_species(system.numbers)
+        self._channel.send(pack_system(system), header("GETFORCE"))
+        self._expect("FORCEREADY")
+        return self._read_results(system)
+
+    def close(self) -> None:
+        """Say EXIT to the server, which stays up for others."""
+        with contextlib.suppress(ConnectionLost):
+            self._channel.send(header("EXIT"))
+        self._channel.close()
+
+    def __enter__(self) -> RemoteEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _expect(self, name: str) -> None:
+        """Read the header ``name``; raise the server's error if it reports one instead."""
+        try:
+            message = self._channel.read_header()
+            report = json.loads(self._channel.read_text()) if message == "FAILED" else None
+        except ConnectionLost as error:
+            self._channel.close()
+            raise ConnectionLost(
+                f"lost the server at {self.address}: {error}. Was it stopped or killed? "
+                "Its own output says why; start `mlh-driver serve` again and continue from the last restart file"
+            ) from None
+        if report is not None:
+            self._channel.close()
+            message = f"{report['message']} (reported by the server at {self.address})"
+            raise _error_class(report["error"])(message)
+        if message != name:
+            self._channel.close()
+            raise ConnectionLost(
+                f"{self.address} answers {message!r} where {name} was due: is it an mlh-driver server?"
+            )
+
+    def _read_results(self, system: System) -> Results:
+        channel = self._channel
+        energy = float(channel.read_reals(1)[0]) / ELECTRONVOLT
+        n_atoms = channel.read_int()
+        if n_atoms != len(system):
+            raise ConnectionLost(f"{self.address} returned {n_atoms} forces, not {len(system)}")
+        forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
+        virial = channel.read_reals(3, 3) / ELECTRONVOLT
+        extras: dict[str, Any] = json.loads(channel.read_text())
+        return Results(
+            energy=energy,
+            forces=forces,
+            stress=-virial / system.volume,
+            energies=np.array(extras["energies"]),
+            charges=np.array(extras["charges"]),
+            extrapolations=np.array(extras["extrapolations"]),
+            timings=extras["timings"],
+            **{name: extras[name] for name in OBSERVABLES},
+        )
+
+
+def _error_class(name: str) -> type[MLHError]:
+    """The class of this package's exceptions with that name."""
+    found = getattr(errors, name, MLHError)
+    return found if isinstance(found, type) and issubclass(found, MLHError) else MLHError

@@ -1,0 +1,114 @@
+"""A server that keeps one model warm for several MD engines at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.interfaces.address import Listener
+from mlh_driver.interfaces.progress import Progress
+from mlh_driver.interfaces.session import DriverSession
+from mlh_driver.interfaces.template import Template
+from mlh_driver.interfaces.wire import DrainedChannel
+from mlh_driver.results import Results
+from mlh_driver.system import System
+
+if TYPE_CHECKING:
+    from mlh_driver.engine import Engine
+
+
+class Server:
+    """One thread per MD engine for the socket, and one thread for all computations.
+
+    engine:   the model; structures of all connections are computed one after the other
+    template: the elements for MD engines that do not name them, or None
+    """
+
+    def __init__(self, engine: Engine, template: Template | None, console: Console) -> None:
+        self._engine = engine
+        self._template = template
+        self._console = console
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._sessions: dict[threading.Thread, DrainedChannel] = {}
+
+    def serve(self, listener: Listener) -> None:
+        """Accept and serve until SIGTERM or Ctrl-C; then close every connection and remove the socket."""
+        with _stop_on_signals():
+            try:
+                for number in itertools.count(1):
+                    sock, _ = listener.socket.accept()
+                    self._start_session(sock, Progress(self._console, f"engine {number}: "))
+            except KeyboardInterrupt:
+                self._console.print("stopping", highlight=False)
+            finally:
+                listener.close()
+                self._stop()
+
+    def _start_session(self, sock: socket.socket, progress: Progress) -> None:
+        channel = DrainedChannel(sock)
+        thread = threading.Thread(target=self._run_session, args=(channel, progress), daemon=True)
+        for ended in [t for t in self._sessions if not t.is_alive()]:
+            del self._sessions[ended]
+        self._sessions[thread] = channel
+        thread.start()
+
+    def _run_session(self, channel: DrainedChannel, progress: Progress) -> None:
+        """Serve one MD engine; whatever goes wrong with it, the others go on."""
+        progress.say("connected")
+        check = self._engine.check_species
+        try:
+            compute = partial(self._compute_in_turn, channel)
+            DriverSession(channel, compute, check, self._template, progress).run()
+            progress.say("done")
+        except MLHError as error:
+            progress.say(f"disconnected: {error}")
+        finally:
+            channel.close()
+            if progress.evaluations:
+                progress.report()
+
+    def _compute_in_turn(self, channel: DrainedChannel, system: System) -> Results:
+        """Wait for the thread that computes; raises ConnectionLost when the server stops meanwhile."""
+        try:
+            future = self._worker.submit(self._compute_if_wanted, channel, system)
+        except RuntimeError:  # the worker takes no more jobs
+            raise ConnectionLost("the server stops") from None
+        try:
+            return future.result()
+        except CancelledError:
+            raise ConnectionLost("the server stops") from None
+
+    def _compute_if_wanted(self, channel: DrainedChannel, system: System) -> Results:
+        if channel.peer_is_gone:
+            raise ConnectionLost("it left before its turn came")
+        return self._engine.compute(system)
+
+    def _stop(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        for thread, channel in self._sessions.items():
+            channel.close()
+            thread.join(timeout=5.0)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,178 @@
+"""The driver's side of one connection: answer an MD engine that speaks the i-PI protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlh_driver.errors import ConnectionLost, InputError, MLHError, StructureError
+from mlh_driver.interfaces.progress import Progress
+from mlh_driver.interfaces.template import Assembler, Template
+from mlh_driver.interfaces.wire import (
+    DrainedChannel,
+    header,
+    pack_forces,
+    to_atomic_units,
+)
+from mlh_driver.results import Results
+from mlh_driver.system import System
+
+PER_ATOM = ("charges", "energies", "extrapolations")
+"""Arrays of (N,) that a RemoteEngine gets in the extras; i-PI gets the charges only."""
+
+
+def extras_for_ipi(results: Results) -> str:
+    """The observables as i-PI writes them to <trajectory extra_type=...>: a JSON object of fixed keys."""
+    return json.dumps(results.observables() | {"charges": results.charges.tolist()})
+
+
+def extras_for_remote(results: Results) -> str:
+    """Everything of :class:`Results` that the binary part of FORCEREADY does not carry."""
+    arrays = {name: getattr(results, name).tolist() for name in PER_ATOM}
+    return json.dumps(results.observables() | arrays | {"timings": results.timings})
+
+
+class DriverSession:
+    """Answers one MD engine until it says EXIT.
+
+    ``compute`` is called as soon as positions are complete, before GETFORCE is looked at: i-PI drops
+    a driver that pauses within its answer. ``check_species`` gets the (N,) numbers that the engine
+    names in INIT as ``{"numbers": [...]}``; an MD engine that names none needs ``template``.
+    """
+
+    def __init__(
+        self,
+        channel: DrainedChannel,
+        compute: Callable[[System], Results],
+        check_species: Callable[[Any], None],
+        template: Template | None,
+        progress: Progress,
+    ) -> None:
+        self._channel = channel
+        self._compute = compute
+        self._check_species = check_species
+        self._progress = progress
+        self._use_template(template)
+        self._initialized = False
+        self._batch_size = 1
+        self._reply: bytes | None = None
+        self._extras = extras_for_ipi
+        self._answers = {
+            "STATUS": self._answer_status,
+            "INIT": self._take_init,
+            "POSDATA": self._take_positions,
+            "GETFORCE": self._answer_forces,
+        }
+
+    def run(self) -> None:
+        """Return after EXIT.
+
+        Raises ConnectionLost when the peer leaves without it or breaks the protocol, StructureError
+        when its structure does not fit, and what ``compute`` raises. A RemoteEngine is told why.
+        """
+        try:
+            while (message := self._next_message()) != "EXIT":
+                self._answers[message]()
+        except MLHError as error:
+            if self._extras is extras_for_remote and not isinstance(error, ConnectionLost):
+                report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
+                self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
+            raise
+
+    def _next_message(self) -> str:
+        start = time.perf_counter()
+        message = self._channel.read_header()
+        self._progress.waited(time.perf_counter() - start)
+        if message != "EXIT" and message not in self._answers:
+            raise ConnectionLost(f"unknown message {message!r}: the other end does not speak i-PI's protocol")
+        return message
+
+    def _answer_status(self) -> None:
+        if not self._initialized:
+            self._channel.send(header("NEEDINIT"))
+        else:
+            self._channel.send(header("HAVEDATA" if self._reply else "READY"))
+
+    def _take_init(self) -> None:
+        self._channel.read_int()  # the bead; every bead is treated alike
+        text = self._channel.read_text()
+        if text.lstrip().startswith("{"):
+            self._take_identity(text)
+        else:
+            self._batch_size = _batch_size(text)
+        self._initialized = True
+
+    def _take_identity(self, text: str) -> None:
+        """INIT of a RemoteEngine: the elements, as JSON."""
+        self._extras = extras_for_remote
+        try:
+            numbers = np.array(json.loads(text)["numbers"], dtype=np.int64)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f'INIT must be {{"numbers": [...]}}, got {text[:80]!r}') from None
+        self._check_species(numbers)
+        self._use_template(Template.from_numbers(numbers.tolist(), "the list of elements in INIT"))
+
+    def _use_template(self, template: Template | None) -> None:
+        self._template = template
+        self._assemble = Assembler(template) if template else None
+
+    def _take_positions(self) -> None:
+        systems = self._read_systems()
+        results: list[Results] = []
+        for i, system in enumerate(systems):
+            if i and _same(system, systems[i - 1]):  # i-PI fills up a batch with copies of the last
+                results.append(results[-1])
+                continue
+            results.append(self._compute(system).check_finite())
+            self._progress.computed(results[-1])
+        energies, forces, virials = zip(
+            *(to_atomic_units(r, s.volume) for r, s in zip(results, systems, strict=True)), strict=True
+        )
+        self._reply = pack_forces(energies, forces, virials, [self._extras(r) for r in results])
+
+    def _read_systems(self) -> list[System]:
+        """Read one structure, or a whole batch; an atom count that does not fit ends the session."""
+        if self._template is None or self._assemble is None:
+            raise StructureError(
+                "the MD engine sends positions but no elements: start with --template init.xyz, "
+                'or let it send {"numbers": [...]} in INIT'
+            )
+        channel, n_structures = self._channel, self._batch_size
+        if n_structures > 1:
+            n_atoms = channel.read_int()
+            self._template.check_count(n_atoms)
+            cells = channel.read_reals(n_structures, 2, 9)
+        else:
+            cells = channel.read_reals(1, 2, 9)
+            n_atoms = channel.read_int()
+            self._template.check_count(n_atoms)
+        positions = channel.read_reals(n_structures, 3 * n_atoms)
+        return [self._assemble(h[0], x) for h, x in zip(cells, positions, strict=True)]
+
+    def _answer_forces(self) -> None:
+        if self._reply is None:
+            raise ConnectionLost("the MD engine asked for forces before it sent positions")
+        start = time.perf_counter()
+        with contextlib.suppress(ConnectionLost):  # it may have said EXIT meanwhile: the next message tells
+            self._channel.send(self._reply)
+        self._reply = None
+        self._progress.sent(time.perf_counter() - start)
+
+
+def _batch_size(text: str) -> int:
+    """The batch size that i-PI announces among the parameters of INIT, as ``batch_size:N``."""
+    for item in text.split(","):
+        key, _, value = item.partition(":")
+        if key.strip() == "batch_size" and value.strip().isdigit():
+            return max(1, int(value))
+    return 1
+
+
+def _same(a: System, b: System) -> bool:
+    return np.array_equal(a.positions, b.positions) and np.array_equal(a.cell, b.cell)

@@ -1,0 +1,108 @@
+"""What i-PI never sends: which element each atom is. It comes from a structure file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from ase.io import read
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from mlh_driver.errors import InputError, StructureError
+from mlh_driver.interfaces.wire import to_angstrom
+from mlh_driver.system import Array, System
+
+SAME_PLACE = 1e-3
+"""Atoms this close, in fractions of the cell, are at the same place (about 0.01 Å in small cells)."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The elements of a simulation, and what they are checked against.
+
+    numbers:   (N,) atomic numbers in the MD engine's order
+    positions: (N, 3) in Å, or None when only the elements are known
+    source:    where they come from, for messages
+    """
+
+    numbers: NDArray[np.int64]
+    positions: Array | None
+    source: str
+
+    @classmethod
+    def read(cls, path: str | Path) -> Template:
+        """Read any structure file that ASE knows; i-PI's own init.xyz is one."""
+        if not Path(path).is_file():
+            raise InputError(f"the template {path} does not exist: give the file that i-PI starts from")
+        try:
+            atoms = read(str(path), index=0)
+        except Exception as error:  # ASE raises a different class for every format
+            raise InputError(f"the template {path} cannot be read: {error}") from error
+        assert isinstance(atoms, Atoms)
+        return cls(np.asarray(atoms.numbers, dtype=np.int64), atoms.positions, str(path))
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int], source: str) -> Template:
+        return cls(np.asarray(numbers, dtype=np.int64), None, source)
+
+    def check_count(self, n_atoms: int) -> None:
+        """Raise StructureError unless the MD engine sends as many atoms as there are here."""
+        if n_atoms == len(self.numbers):
+            return
+        hint = (
+            'a number like this comes from a different message layout: use mode="unix" or "inet", not "shm"'
+            if not 0 < n_atoms < 10**8
+            else "give the file that the MD engine starts from"
+        )
+        raise StructureError(
+            f"the MD engine sends {n_atoms} atoms, but {self.source} has {len(self.numbers)}: {hint}"
+        )
+
+    def check_order(self, system: System) -> None:
+        """Raise StructureError if these are the template's own coordinates in another order of elements.
+
+        Coordinates that are not the template's (a restart, a moved start) cannot be checked and pass.
+        """
+        if self.positions is None:
+            return
+        to_fractions = np.linalg.inv(system.cell)
+        here = (system.positions @ to_fractions) % 1.0 % 1.0
+        there = (self.positions @ to_fractions) % 1.0 % 1.0
+        distance, match = cKDTree(there, boxsize=1.0).query(here)
+        if distance.max() > SAME_PLACE:
+            return
+        wrong = np.flatnonzero(self.numbers[match] != self.numbers)
+        if len(wrong):
+            first = int(wrong[0])
+            raise StructureError(
+                f"the order of the elements differs: atom {first} of the MD engine sits at the place of "
+                f"{chemical_symbols[self.numbers[match[first]]]}, but atom {first} of {self.source} is "
+                f"{chemical_symbols[self.numbers[first]]} ({len(wrong)} atoms differ): "
+                "use the same file for both"
+            )
+
+
+class Assembler:
+    """Makes systems from the cells and positions that one MD engine sends, and checks that they fit.
+
+    The order of the elements is checked on the first structure only.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self._order_is_checked = False
+
+    def __call__(self, h: Array, positions: Array) -> System:
+        """``h`` (9,) or (3, 3) with lattice vectors as columns, ``positions`` (3N,) or (N, 3), in bohr."""
+        self._template.check_count(positions.size // 3)
+        cell, positions = to_angstrom(h, positions)
+        system = System(self._template.numbers, positions, cell)
+        if not self._order_is_checked:
+            self._template.check_order(system)
+            self._order_is_checked = True
+        return system

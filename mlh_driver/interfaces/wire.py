@@ -1,0 +1,214 @@
+"""The i-PI framing: units, whole messages on a socket, and the layout of positions and forces.
+
+Everything that speaks the protocol goes through this file: the i-PI client, the server and
+:class:`~mlh_driver.interfaces.remote.RemoteEngine`.
+
+=============  ==========  =====================================================================
+message        from        what follows the 12-byte header (int32, float64, atomic units)
+=============  ==========  =====================================================================
+STATUS         MD engine   nothing; answered by NEEDINIT, READY or HAVEDATA
+INIT           MD engine   bead index, length, text
+POSDATA        MD engine   h[9], inverse h[9], N, positions[3N]
+POSDATA        MD engine   for a batch of B > 1: N, B x (h[9], inverse h[9]), B x positions[3N]
+GETFORCE       MD engine   nothing; answered by FORCEREADY
+FORCEREADY     driver      E[B], N, forces[B x 3N], virial[B x 9], B x (length, extras)
+EXIT           MD engine   nothing; the session is over
+FAILED         driver      length, JSON {"error": class, "message": text}; only to a
+                           RemoteEngine, instead of FORCEREADY or READY (not part of i-PI)
+=============  ==========  =====================================================================
+
+Lattice vectors are the columns of h on the wire and rows inside the package. The virial is
+W = -V * stress (ASE's sign).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+import numpy as np
+
+from mlh_driver.errors import ConnectionLost
+from mlh_driver.results import Results
+from mlh_driver.system import Array, System
+
+ANGSTROM = 1.8897261
+"""One Å in bohr as i-PI rounds it (CODATA 2022: 1.88972612...).
+
+i-PI reads and writes files with its own two rounded constants. With the same numbers here the engine
+sees exactly the Å of the input file, and energies that i-PI prints in eV are exactly the engine's.
+With CODATA's they would differ by 1e-7 relative, which is 3e-5 eV/atom at -330 eV/atom.
+"""
+ELECTRONVOLT = 0.036749326
+"""One eV in hartree as i-PI rounds it (CODATA 2022: 0.0367493222)."""
+
+HEADER_BYTES = 12
+CHUNK_BYTES = 1 << 17
+LINGER_S = 0.5
+
+
+def header(name: str) -> bytes:
+    """The 12-byte header of a message."""
+    return name.ljust(HEADER_BYTES).encode()
+
+
+class Channel:
+    """A connected stream socket on which messages are read whole and sent in one piece.
+
+    Raises :class:`~mlh_driver.errors.ConnectionLost` from every method when the peer is gone.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def send(self, *parts: bytes) -> None:
+        """Send all parts with one call, so that they leave as one packet if they fit in one."""
+        try:
+            self._sock.sendall(b"".join(parts))
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke while sending ({error})") from None
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read exactly ``n_bytes``."""
+        buffer = bytearray(n_bytes)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < n_bytes:
+            try:
+                count = self._sock.recv_into(view[filled:])
+            except OSError as error:
+                raise ConnectionLost(f"the connection broke while reading ({error})") from None
+            if count == 0:
+                raise ConnectionLost("the other end closed the connection")
+            filled += count
+        return bytes(buffer)
+
+    def read_header(self) -> str:
+        """Read the name of the next message."""
+        raw = self.read(HEADER_BYTES)
+        try:
+            return raw.decode("ascii").rstrip()
+        except UnicodeDecodeError:
+            raise ConnectionLost(f"received {raw!r} where the name of a message was due") from None
+
+    def read_int(self) -> int:
+        return int(struct.unpack("=i", self.read(4))[0])
+
+    def read_reals(self, *shape: int) -> Array:
+        return np.frombuffer(self.read(8 * int(np.prod(shape)))).reshape(shape)
+
+    def read_text(self) -> str:
+        """Read an int32 length and as many bytes of UTF-8."""
+        return self.read(self.read_int()).decode(errors="replace")
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Limit how long one read or send may block; None for no limit."""
+        self._sock.settimeout(seconds)
+
+    def close(self) -> None:
+        """Close the socket; closing twice is allowed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+
+class DrainedChannel(Channel):
+    """A channel that is emptied by a thread, also while its owner computes.
+
+    The kernel answers unread data on a socket of a process that ends, however it ends, with a
+    connection reset, and i-PI waits for ever after a reset where it recovers from an end of file.
+    i-PI sends GETFORCE together with POSDATA; so everything that arrives is taken off the socket at once.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._chunks: SimpleQueue[bytes] = SimpleQueue()
+        self._buffer = bytearray()
+        self._reason = "the other end closed the connection"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._drain, name="socket-reader", daemon=True)
+        self._thread.start()
+
+    @property
+    def peer_is_gone(self) -> bool:
+        """True when nothing more can arrive (messages may still wait to be read)."""
+        return self._ended.is_set()
+
+    def read(self, n_bytes: int) -> bytes:
+        while len(self._buffer) < n_bytes:
+            chunk = self._chunks.get()
+            if not chunk:
+                self._chunks.put(b"")  # the end stays the end for the next read
+                raise ConnectionLost(self._reason)
+            self._buffer += chunk
+        data = bytes(self._buffer[:n_bytes])
+        del self._buffer[:n_bytes]
+        return data
+
+    def close(self) -> None:
+        """Say that nothing more will be sent, give the peer a moment to leave, then close."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        self._ended.wait(LINGER_S)
+        super().close()
+
+    def _drain(self) -> None:
+        try:
+            while chunk := self._sock.recv(CHUNK_BYTES):
+                self._chunks.put(chunk)
+        except OSError as error:
+            self._reason = f"the connection broke while reading ({error})"
+        self._ended.set()
+        self._chunks.put(b"")
+
+
+def pack_system(system: System) -> bytes:
+    """POSDATA with its payload for one structure."""
+    h = system.cell.T * ANGSTROM
+    return b"".join(
+        (
+            header("POSDATA"),
+            h.tobytes(),
+            np.linalg.inv(h).tobytes(),
+            struct.pack("=i", len(system)),
+            (system.positions * ANGSTROM).tobytes(),
+        )
+    )
+
+
+def to_angstrom(h: Array, positions: Array) -> tuple[Array, Array]:
+    """Cell (3, 3) with rows in Å, positions (N, 3) in Å, from i-PI's h (columns) and positions in bohr."""
+    return h.reshape(3, 3).T / ANGSTROM, positions.reshape(-1, 3) / ANGSTROM
+
+
+def to_atomic_units(results: Results, volume: float) -> tuple[float, Array, Array]:
+    """Energy, forces (N, 3) and virial (3, 3) in hartree and bohr; ``volume`` in Å^3."""
+    return (
+        results.energy * ELECTRONVOLT,
+        results.forces * (ELECTRONVOLT / ANGSTROM),
+        results.virial(volume) * ELECTRONVOLT,
+    )
+
+
+def pack_forces(
+    energies: Sequence[float], forces: Sequence[Array], virials: Sequence[Array], extras: Sequence[str]
+) -> bytes:
+    """FORCEREADY with its payload for a batch (of one, as a rule); all in atomic units."""
+    texts = [extra.encode() for extra in extras]
+    return b"".join(
+        (
+            header("FORCEREADY"),
+            np.asarray(energies, dtype=np.float64).tobytes(),
+            struct.pack("=i", len(forces[0])),
+            *(np.asarray(force, dtype=np.float64).tobytes() for force in forces),
+            *(np.asarray(virial, dtype=np.float64).tobytes() for virial in virials),
+            *(struct.pack("=i", len(text)) + text for text in texts),
+        )
+    )
