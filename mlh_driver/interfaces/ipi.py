@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from mlh_driver.errors import ConnectionLost
@@ -13,6 +14,9 @@ from mlh_driver.interfaces.wire import DrainedChannel
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
+
+RECONNECT_PAUSE_S = 1.0
+"""A server that ends still accepts connections for a moment, and drops them."""
 
 
 def run_client(
@@ -34,31 +38,34 @@ def run_client(
     structure or the model; the connection is closed first, in the way that i-PI recovers from.
     """
     engine.check_species(template.numbers)
-    served = False
+    finished = False
     while True:
         try:
             sock = connect(address, wait_s, progress.say)
         except ConnectionLost:
-            if served:
+            if finished:
                 return
             raise
         progress.say(f"connected to {address}, {len(template.numbers)} atoms")
+        before = progress.evaluations
         try:
             _serve(DrainedChannel(sock), engine, template, progress)
-            served = True
+            finished = True
             progress.say("i-PI says that it is done")
         except ConnectionLost as error:
-            served = False
             if not reconnect:
                 raise ConnectionLost(
                     f"i-PI at {address} left without saying EXIT ({error}): it was killed or crashed. "
                     "Look at the end of its output; restart it from its RESTART file"
                 ) from None
-            progress.say(f"i-PI left without saying EXIT ({error}); waiting for it to come back")
+            finished = finished and progress.evaluations == before
+            progress.say(f"i-PI left without saying EXIT ({error})")
         finally:
-            progress.report()
+            if progress.evaluations > before:
+                progress.report()
         if not reconnect:
             return
+        time.sleep(RECONNECT_PAUSE_S)
 
 
 def _serve(channel: DrainedChannel, engine: Engine, template: Template, progress: Progress) -> None:

@@ -47,9 +47,7 @@ class Progress:
     def report(self) -> None:
         """Print the totals so far, per evaluation in milliseconds."""
         self._last_report = time.monotonic()
-        if self._latest is None:
-            self.say("no structure was computed")
-            return
+        assert self._latest is not None, "nothing was computed yet"
         stages = ", ".join(f"{k} {1e3 * v / self.evaluations:.2f}" for k, v in self._seconds.items())
         self.say(
             f"{self.evaluations} structures in {self._last_report - self._start:.1f} s; ms each: {stages}; "

@@ -88,7 +88,7 @@ class RemoteEngine:
             self._channel.close()
             raise ConnectionLost(
                 f"lost the server at {self.address}: {error}. Was it stopped or killed? "
-                "Its own output says why; start `mlh-driver serve` again and continue from the last restart file"
+                "Its output says why; start `mlh-driver serve` again and continue from the last restart"
             ) from None
         if report is not None:
             self._channel.close()
