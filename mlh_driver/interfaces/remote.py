@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,18 @@ class RemoteEngine:
         self._numbers: NDArray[np.int64] | None = None
         self._channel = Channel(connect(self.address, wait_s, notify))
         self._channel.set_timeout(HANDSHAKE_S)
-        self._channel.send(header("STATUS"))
-        self._expect("NEEDINIT")
+        with self._conversation():
+            self._channel.send(header("STATUS"))
+            self._expect("NEEDINIT")
         self._channel.set_timeout(None)
 
     def check_species(self, numbers: ArrayLike) -> None:
         """Tell the server the elements; raises StructureError for those that its model does not know."""
         numbers = np.asarray(numbers, dtype=np.int64)
         text = json.dumps({"numbers": numbers.tolist()}).encode()
-        self._channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
-        self._expect("READY")
+        with self._conversation():
+            self._channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
+            self._expect("READY")
         self._numbers = numbers
 
     def compute(self, system: System) -> Results:
@@ -63,9 +65,10 @@ class RemoteEngine:
         """
         if self._numbers is None or not np.array_equal(self._numbers, system.numbers):
             self.check_species(system.numbers)
-        self._channel.send(pack_system(system), header("GETFORCE"))
-        self._expect("FORCEREADY")
-        return self._read_results(system)
+        with self._conversation():
+            self._channel.send(pack_system(system), header("GETFORCE"))
+            self._expect("FORCEREADY")
+            return self._read_results(system)
 
     def close(self) -> None:
         """Say EXIT to the server, which stays up for others."""
@@ -79,33 +82,37 @@ class RemoteEngine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _expect(self, name: str) -> None:
-        """Read the header ``name``; raise the server's error if it reports one instead."""
+    @contextlib.contextmanager
+    def _conversation(self) -> Iterator[None]:
+        """Whatever fails in here ends the connection; a loss of the server is said in full."""
         try:
-            message = self._channel.read_header()
-            report = json.loads(self._channel.read_text()) if message == "FAILED" else None
+            yield
         except ConnectionLost as error:
             self._channel.close()
             raise ConnectionLost(
-                f"lost the server at {self.address}: {error}. Was it stopped or killed? "
-                "Its output says why; start `mlh-driver serve` again and continue from the last restart"
+                f"lost the server at {self.address}: {error}. Was it stopped or killed? Its output says "
+                "why; start `mlh-driver serve` again and continue from the last restart"
             ) from None
-        if report is not None:
+        except MLHError:
             self._channel.close()
-            message = f"{report['message']} (reported by the server at {self.address})"
-            raise _error_class(report["error"])(message)
+            raise
+
+    def _expect(self, name: str) -> None:
+        """Read the header ``name``; raise the server's error if it reports one instead."""
+        message = self._channel.read_header()
+        if message == "FAILED":
+            report = json.loads(self._channel.read_text())
+            text = f"{report['message']} (reported by the server at {self.address})"
+            raise _error_class(report["error"])(text)
         if message != name:
-            self._channel.close()
-            raise ConnectionLost(
-                f"{self.address} answers {message!r} where {name} was due: is it an mlh-driver server?"
-            )
+            raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
 
     def _read_results(self, system: System) -> Results:
         channel = self._channel
         energy = float(channel.read_reals(1)[0]) / ELECTRONVOLT
         n_atoms = channel.read_int()
         if n_atoms != len(system):
-            raise ConnectionLost(f"{self.address} returned {n_atoms} forces, not {len(system)}")
+            raise ConnectionLost(f"it returned forces on {n_atoms} atoms instead of {len(system)}")
         forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
         virial = channel.read_reals(3, 3) / ELECTRONVOLT
         extras: dict[str, Any] = json.loads(channel.read_text())

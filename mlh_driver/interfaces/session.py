@@ -26,6 +26,9 @@ from mlh_driver.system import System
 PER_ATOM = ("charges", "energies", "extrapolations")
 """Arrays of (N,) that a RemoteEngine gets in the extras; i-PI gets the charges only."""
 
+QUIET_S = 60.0
+"""Time without any message after which the log says so; then twice as long, and so on."""
+
 
 def extras_for_ipi(results: Results) -> str:
     """The observables as i-PI writes them to <trajectory extra_type=...>: a JSON object of fixed keys."""
@@ -87,6 +90,10 @@ class DriverSession:
 
     def _next_message(self) -> str:
         start = time.perf_counter()
+        patience = QUIET_S
+        while not self._channel.has_data_within(patience):
+            self._progress.say(f"connected, but nothing was asked for {patience:g} s")
+            patience *= 2
         message = self._channel.read_header()
         self._progress.waited(time.perf_counter() - start)
         if message != "EXIT" and message not in self._answers:

@@ -28,7 +28,7 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -140,6 +140,19 @@ class DrainedChannel(Channel):
     def peer_is_gone(self) -> bool:
         """True when nothing more can arrive (messages may still wait to be read)."""
         return self._ended.is_set()
+
+    def has_data_within(self, seconds: float) -> bool:
+        """Wait for the next message; False if nothing came in time. The end of the connection counts."""
+        if self._buffer:
+            return True
+        try:
+            chunk = self._chunks.get(timeout=seconds)
+        except Empty:
+            return False
+        if not chunk:
+            self._chunks.put(b"")
+        self._buffer += chunk
+        return True
 
     def read(self, n_bytes: int) -> bytes:
         while len(self._buffer) < n_bytes:
