@@ -1,0 +1,34 @@
+"""Unit conversions and element data of the reference calculation (CODATA 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlh_driver.errors import StructureError
+
+HARTREE_EV = 27.211386245988
+BOHR_A = 0.529177210903
+EV_A3_PER_GPA = 1.0 / 160.21766208
+
+#: Valence electrons kept by the GTH pseudopotential, by atomic number.
+VALENCE_ELECTRONS = {1: 1, 8: 6, 14: 4}
+
+FULL_BASIS = "DZVP-MOLOPT-SR-GTH"
+MINIMAL_BASIS = "SZV-MOLOPT-SR-GTH"
+
+
+def count_occupied(numbers: Iterable[int]) -> int:
+    """Doubly occupied levels of a neutral closed-shell cell with the given atomic numbers."""
+    numbers = [int(z) for z in numbers]
+    unknown = sorted(set(numbers) - VALENCE_ELECTRONS.keys())
+    if unknown:
+        raise StructureError(
+            f"no valence charge known for atomic numbers {unknown}; "
+            "add them to mlh_driver.reference.constants.VALENCE_ELECTRONS"
+        )
+    n_electrons = sum(VALENCE_ELECTRONS[z] for z in numbers)
+    if n_electrons % 2:
+        raise StructureError(
+            f"{n_electrons} valence electrons cannot be a closed shell; change the composition"
+        )
+    return n_electrons // 2

@@ -1,0 +1,330 @@
+"""CP2K as reference: write the input, run it, parse energy, forces, stress, S and the Kohn-Sham matrix.
+
+The default settings are those of all labels of the project (PBE, GTH, DZVP-MOLOPT-SR-GTH, Gamma point,
+closed shell, 800 Ry); energies are only comparable between equal settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from mlh_driver.errors import MLHError, StructureError
+from mlh_driver.reference.constants import BOHR_A, EV_A3_PER_GPA, FULL_BASIS, HARTREE_EV, VALENCE_ELECTRONS
+
+_PROJECT = "label"
+_M_ORDER_PYSCF = {"px": 0, "py": 1, "pz": 2}
+
+
+class Cp2kError(MLHError):
+    """CP2K did not deliver a complete, trustworthy result."""
+
+
+class UnconvergedError(Cp2kError):
+    """The self-consistent field did not reach ``eps_scf``; nothing of the run may be used."""
+
+
+@dataclass(frozen=True)
+class Cp2kSettings:
+    """How CP2K is run.
+
+    The first four define the reference; the rest changes cost and robustness only. A self-consistent field
+    is first converged to ``coarse_eps_scf`` on the coarse grid, and its orbitals start the one that counts,
+    which then takes a few expensive steps instead of 13 (glass) to 35 (liquid).
+    """
+
+    cutoff_Ry: float = 800.0
+    rel_cutoff_Ry: float = 60.0
+    eps_default: float = 1e-10
+    eps_scf: float = 2e-6
+    coarse_cutoff_Ry: float = 200.0
+    coarse_rel_cutoff_Ry: float = 30.0
+    coarse_eps_scf: float = 1e-4
+    stress: bool = True
+    max_scf: int = 80
+    mixing_alpha: float = 0.4
+    n_broyden: int = 8
+    command: str = "cp2k.psmp"
+    threads: int = 1
+    timeout_s: float = 1800.0
+
+
+@dataclass(frozen=True, eq=False)
+class Cp2kResult:
+    """A converged calculation of N atoms with n orbitals (PySCF order: l shells, p as x, y, z)."""
+
+    energy_eV: float
+    forces_eV_A: np.ndarray  # (N, 3)
+    stress_eV_A3: np.ndarray | None  # (3, 3), ASE sign: dE/dstrain / volume
+    H_eV: np.ndarray  # (n, n)
+    S: np.ndarray  # (n, n)
+    n_scf_steps: int
+
+
+def run_cp2k(atoms: Atoms, workdir: str | Path, settings: Cp2kSettings | None = None) -> Cp2kResult:
+    """One single-point calculation of a fully periodic cell in ``workdir`` (created, overwritten)."""
+    settings = settings or Cp2kSettings()
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    for stale in workdir.glob(f"{_PROJECT}[-.]*"):
+        stale.unlink()
+    _execute(workdir, write_input(atoms, coarse_settings(settings), guess="ATOMIC"), settings)
+    parse_convergence((workdir / f"{_PROJECT}.out").read_text())
+    _execute(workdir, write_input(atoms, settings, guess="RESTART"), settings)
+    return read_result(workdir, len(atoms), with_stress=settings.stress)
+
+
+def coarse_settings(settings: Cp2kSettings) -> Cp2kSettings:
+    """The same calculation on the coarse grid, which only prepares the orbitals."""
+    return replace(
+        settings,
+        cutoff_Ry=min(settings.coarse_cutoff_Ry, settings.cutoff_Ry),
+        rel_cutoff_Ry=min(settings.coarse_rel_cutoff_Ry, settings.rel_cutoff_Ry),
+        eps_scf=max(settings.coarse_eps_scf, settings.eps_scf),
+        stress=False,
+    )
+
+
+def write_input(atoms: Atoms, settings: Cp2kSettings, guess: str) -> str:
+    """The CP2K input for ``atoms`` (positions and cell in Å), starting from ``guess`` (CP2K's SCF_GUESS)."""
+    if not atoms.pbc.all():
+        raise StructureError(f"the cell must be periodic in three directions, not pbc={atoms.pbc.tolist()}")
+    stress = "ANALYTICAL" if settings.stress else "NONE"
+    return f"""&GLOBAL
+  PROJECT {_PROJECT}
+  RUN_TYPE ENERGY_FORCE
+  PRINT_LEVEL LOW
+&END GLOBAL
+&FORCE_EVAL
+  METHOD QUICKSTEP
+  STRESS_TENSOR {stress}
+  &DFT
+    BASIS_SET_FILE_NAME BASIS_MOLOPT
+    POTENTIAL_FILE_NAME GTH_POTENTIALS
+    &MGRID
+      CUTOFF {settings.cutoff_Ry}
+      REL_CUTOFF {settings.rel_cutoff_Ry}
+    &END MGRID
+    &QS
+      EPS_DEFAULT {settings.eps_default:.1E}
+    &END QS
+    &SCF
+      SCF_GUESS {guess}
+      EPS_SCF {settings.eps_scf:.1E}
+      MAX_SCF {settings.max_scf}
+      &DIAGONALIZATION
+        ALGORITHM STANDARD
+      &END DIAGONALIZATION
+      &MIXING
+        METHOD BROYDEN_MIXING
+        ALPHA {settings.mixing_alpha}
+        NBROYDEN {settings.n_broyden}
+      &END MIXING
+    &END SCF
+    &XC
+      &XC_FUNCTIONAL PBE
+      &END XC_FUNCTIONAL
+    &END XC
+    &PRINT
+      &AO_MATRICES
+        OVERLAP T
+        KOHN_SHAM_MATRIX T
+        NDIGITS 13
+        FILENAME matrices
+        &EACH
+          QS_SCF 0
+        &END EACH
+      &END AO_MATRICES
+    &END PRINT
+  &END DFT
+  &PRINT
+    &FORCES
+      NDIGITS 12
+      FILENAME forces
+    &END FORCES
+    &STRESS_TENSOR
+      FILENAME stress
+    &END STRESS_TENSOR
+  &END PRINT
+  &SUBSYS
+    &CELL
+{_cell_block(atoms)}
+    &END CELL
+    &COORD
+{_coordinate_block(atoms)}
+    &END COORD
+{_kind_blocks(atoms)}
+  &END SUBSYS
+&END FORCE_EVAL
+"""
+
+
+def read_result(workdir: str | Path, n_atoms: int, *, with_stress: bool) -> Cp2kResult:
+    """Parse a finished run; raise ``UnconvergedError`` or ``Cp2kError`` if it cannot be trusted."""
+    workdir = Path(workdir)
+    text = (workdir / f"{_PROJECT}.out").read_text()
+    n_scf_steps = parse_convergence(text)
+    matrices = (workdir / f"{_PROJECT}-matrices-1_0.Log").read_text()
+    stress_file = workdir / f"{_PROJECT}-stress-1_0.stress_tensor"
+    return Cp2kResult(
+        energy_eV=parse_energy(text),
+        forces_eV_A=parse_forces((workdir / f"{_PROJECT}-forces-1_0.xyz").read_text(), n_atoms),
+        stress_eV_A3=parse_stress(stress_file.read_text()) if with_stress else None,
+        H_eV=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_EV,
+        S=parse_matrix(matrices, "OVERLAP MATRIX"),
+        n_scf_steps=n_scf_steps,
+    )
+
+
+def parse_convergence(text: str) -> int:
+    """Number of SCF steps of a converged run."""
+    match = re.search(r"SCF run converged in\s+(\d+) steps", text)
+    if match is None or "SCF run NOT converged" in text:
+        raise UnconvergedError(
+            "CP2K's output shows no converged SCF; drop the structure, or raise max_scf or lower mixing_alpha"
+        )
+    return int(match.group(1))
+
+
+def parse_energy(text: str) -> float:
+    """Total energy in eV from the main output."""
+    match = re.search(r"ENERGY\| Total FORCE_EVAL .*?:\s+(\S+)", text)
+    if match is None:
+        raise Cp2kError("no 'ENERGY| Total FORCE_EVAL' line in CP2K's output; the run ended early")
+    return float(match.group(1)) * HARTREE_EV
+
+
+def parse_forces(text: str, n_atoms: int) -> np.ndarray:
+    """Forces (n_atoms, 3) in eV/Å from the file of FORCE_EVAL/PRINT/FORCES."""
+    rows = re.findall(r"^\s*\d+\s+\d+\s+[A-Z][a-z]?\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)
+    if len(rows) != n_atoms:
+        raise Cp2kError(f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}; the run ended early")
+    return np.array(rows, dtype=float) * (HARTREE_EV / BOHR_A)
+
+
+def parse_stress(text: str) -> np.ndarray:
+    """Stress (3, 3) in eV/Å^3 with ASE's sign; CP2K prints GPa, positive under compression."""
+    rows = re.findall(r"^ STRESS\|\s+[xyz]\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)[:3]
+    if len(rows) != 3:
+        raise Cp2kError("no stress tensor in CP2K's stress file; run with Cp2kSettings(stress=True)")
+    return -np.array(rows, dtype=float) * EV_A3_PER_GPA
+
+
+def parse_matrix(text: str, title: str) -> np.ndarray:
+    """The last matrix called ``title`` of an AO_MATRICES file, (n, n), in PySCF's orbital order."""
+    start = text.rfind(f" {title}\n")
+    if start < 0:
+        raise Cp2kError(f"no '{title}' in CP2K's matrix file; the run ended early or AO_MATRICES was off")
+    labels: dict[int, tuple[int, str]] = {}
+    entries: list[tuple[int, list[int], list[float]]] = []
+    for row, atom, orbital, columns, values in _matrix_rows(text[start + len(title) + 1 :]):
+        labels[row] = (atom, orbital)
+        entries.append((row, columns, values))
+    matrix = np.full((len(labels), len(labels)), np.nan)
+    for row, columns, values in entries:
+        matrix[row, columns] = values
+    if np.isnan(matrix).any():
+        raise Cp2kError(
+            f"the {title} of CP2K has {np.isnan(matrix).sum()} missing elements; is the file cut?"
+        )
+    order = pyscf_order([labels[i] for i in range(len(labels))])
+    return matrix[np.ix_(order, order)]
+
+
+def pyscf_order(labels: list[tuple[int, str]]) -> np.ndarray:
+    """Permutation from CP2K's orbitals (atom, '3py') to PySCF's: p shells from y, z, x to x, y, z.
+
+    Other shells are ordered m = -l..l by both codes and stay in place.
+    """
+    keys = []
+    for i, (_, orbital) in enumerate(labels):
+        m_label = orbital.lstrip("0123456789")
+        # CP2K prints y, z, x in turn: the shell starts at its y member.
+        cp2k_rank = {"py": 0, "pz": 1, "px": 2}.get(m_label, 0)
+        keys.append((i - cp2k_rank, _M_ORDER_PYSCF.get(m_label, 0)))
+    return np.array(sorted(range(len(labels)), key=keys.__getitem__), dtype=int)
+
+
+def _matrix_rows(text: str) -> Iterator[tuple[int, int, str, list[int], list[float]]]:
+    """Rows (row, atom, orbital label, columns, values), zero-based, up to the next matrix's title."""
+    columns: list[int] = []
+    for line in text.splitlines():
+        fields = line.split()
+        if not fields:
+            continue
+        if fields[-1].isdigit():
+            columns = [int(field) - 1 for field in fields]
+        elif fields[0].isdigit():
+            yield int(fields[0]) - 1, int(fields[1]) - 1, fields[3], columns, [float(v) for v in fields[4:]]
+        else:
+            return
+
+
+def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
+    """Run the input ``text``; files that CP2K writes anew are removed first, it may append to them."""
+    for stale in [*workdir.glob(f"{_PROJECT}-*-1_0*"), workdir / f"{_PROJECT}.out"]:
+        stale.unlink(missing_ok=True)
+    (workdir / f"{_PROJECT}.inp").write_text(text)
+    command = [settings.command, "-i", f"{_PROJECT}.inp", "-o", f"{_PROJECT}.out"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    try:
+        finished = subprocess.run(
+            command,
+            cwd=workdir,
+            env=environment,
+            timeout=settings.timeout_s,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise Cp2kError(
+            f"'{settings.command}' is not in PATH; install CP2K (Debian: apt install cp2k) or set command"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Cp2kError(f"CP2K exceeded timeout_s={settings.timeout_s:g} in {workdir}; raise it") from error
+    if finished.returncode != 0:
+        output = workdir / f"{_PROJECT}.out"
+        text = output.read_text() if output.exists() else ""
+        if "SCF run NOT converged" in text:
+            parse_convergence(text)
+        message = finished.stderr.decode(errors="replace")[-500:] or text[-1000:]
+        raise Cp2kError(f"CP2K ended with code {finished.returncode} in {workdir}:\n{message}")
+
+
+def _cell_block(atoms: Atoms) -> str:
+    return "\n".join(
+        f"      {name} {x:.14f} {y:.14f} {z:.14f}"
+        for name, (x, y, z) in zip("ABC", atoms.cell.array, strict=True)
+    )
+
+
+def _coordinate_block(atoms: Atoms) -> str:
+    return "\n".join(
+        f"      {symbol} {x:.14f} {y:.14f} {z:.14f}"
+        for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True)
+    )
+
+
+def _kind_blocks(atoms: Atoms) -> str:
+    blocks = []
+    for number in sorted(set(atoms.numbers.tolist())):
+        if number not in VALENCE_ELECTRONS:
+            raise StructureError(
+                f"no pseudopotential charge known for {chemical_symbols[number]}; "
+                "add it to mlh_driver.reference.constants.VALENCE_ELECTRONS"
+            )
+        blocks.append(
+            f"    &KIND {chemical_symbols[number]}\n"
+            f"      BASIS_SET {FULL_BASIS}\n"
+            f"      POTENTIAL GTH-PBE-q{VALENCE_ELECTRONS[number]}\n"
+            f"    &END KIND"
+        )
+    return "\n".join(blocks)

@@ -1,0 +1,114 @@
+"""Downfold a Kohn-Sham Hamiltonian to intrinsic atomic orbitals (IAO), orthonormalized symmetrically.
+
+Knizia, J. Chem. Theory Comput. 9, 4834 (2013), doi:10.1021/ct400687b, appendix C. With C the n x n_occ
+occupied orbitals of H C = S C eps, S12 the overlap of the full with the minimal basis, S22 that of the
+minimal basis:
+
+    P12 = S^-1 S12                      minimal basis in the full one                   (n, m)
+    Ct  = orth(P12 S22^-1 S12^T C)      occupied orbitals depolarized                   (n, n_occ)
+    A   = C C^T S Ct Ct^T S P12 + (1 - C C^T S)(1 - Ct Ct^T S) P12                      (n, m)
+    A   <- A (A^T S A)^-1/2             Löwdin
+    H_min = A^T H A                                                                     (m, m)
+
+The columns of A span C exactly, so the lowest n_occ eigenvalues of H_min are those of (H, S).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import cho_factor, cho_solve, eigh
+
+from mlh_driver.errors import InputError
+from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS
+
+_PYSCF_BASIS = {FULL_BASIS: "gth-dzvp-molopt-sr", MINIMAL_BASIS: "gth-szv-molopt-sr"}
+
+
+def downfold(
+    H: np.ndarray, S: np.ndarray, n_occupied: int, S12: np.ndarray, S22: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimal Hamiltonian (m, m) and all eigenvalues (n,) of the full problem, in the unit of ``H``.
+
+    ``H`` and ``S`` are (n, n), ``S12`` (n, m), ``S22`` (m, m); orbitals of the result are ordered as in S22.
+    """
+    eigenvalues, orbitals = eigh(H, S)
+    iaos = intrinsic_atomic_orbitals(orbitals[:, :n_occupied], S, S12, S22)
+    minimal = iaos.T @ H @ iaos
+    return (minimal + minimal.T) / 2, eigenvalues
+
+
+def intrinsic_atomic_orbitals(
+    occupied: np.ndarray, S: np.ndarray, S12: np.ndarray, S22: np.ndarray
+) -> np.ndarray:
+    """Orthonormal IAOs (n, m), A^T S A = 1, from S-orthonormal occupied orbitals (n, n_occ)."""
+    n_minimal = S22.shape[0]
+    if occupied.shape[1] > n_minimal:
+        raise InputError(
+            f"{occupied.shape[1]} occupied orbitals do not fit into {n_minimal} minimal-basis functions; "
+            "check the electron number and the minimal basis"
+        )
+    minimal = cho_solve(cho_factor(S), S12)
+    depolarized = orthonormalize(minimal @ cho_solve(cho_factor(S22), S12.T @ occupied), S)
+
+    def project(orbitals: np.ndarray, onto: np.ndarray) -> np.ndarray:
+        return onto @ (onto.T @ (S @ orbitals))
+
+    inside = project(minimal, depolarized)
+    outside = minimal - inside
+    return orthonormalize(project(inside, occupied) + outside - project(outside, occupied), S)
+
+
+def orthonormalize(orbitals: np.ndarray, S: np.ndarray) -> np.ndarray:
+    """Löwdin's orbitals X (X^T S X)^-1/2, the orthonormal set closest to the columns of X."""
+    values, vectors = eigh(orbitals.T @ S @ orbitals)
+    if values[0] < 1e-8:
+        raise InputError(
+            f"orbitals are linearly dependent (smallest overlap eigenvalue {values[0]:.1e}); "
+            "the occupied space is not described by the minimal basis"
+        )
+    return orbitals @ (vectors / np.sqrt(values)) @ vectors.T
+
+
+def overlap_matrices(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S (n, n), S12 (n, m) and S22 (m, m) of full and minimal basis at Gamma, from PySCF's integrals.
+
+    ``positions`` (N, 3) and ``cell`` (3, 3, rows) in Å. Orbitals: per atom, per shell; p as x, y, z.
+    """
+    gto = _import_pyscf_gto()
+    full = _pyscf_cell(gto, numbers, positions, cell, FULL_BASIS)
+    minimal = _pyscf_cell(gto, numbers, positions, cell, MINIMAL_BASIS)
+    return (
+        full.pbc_intor("int1e_ovlp"),
+        gto.cell.intor_cross("int1e_ovlp", full, minimal),
+        minimal.pbc_intor("int1e_ovlp"),
+    )
+
+
+def _pyscf_cell(gto: Any, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, basis: str) -> Any:
+    result = gto.Cell()
+    pairs = zip(np.asarray(numbers), np.asarray(positions), strict=True)
+    result.atom = [(int(z), tuple(r)) for z, r in pairs]
+    result.a = np.asarray(cell)
+    result.unit = "Angstrom"
+    result.basis = _PYSCF_BASIS[basis]
+    result.pseudo = "gth-pbe"
+    # Overlaps do not depend on the spin; 'None' lets PySCF accept any electron number.
+    result.spin = None
+    result.verbose = 0
+    result.build()
+    return result
+
+
+def _import_pyscf_gto() -> Any:
+    try:
+        from pyscf.pbc import gto
+    except ImportError as error:
+        raise ImportError(
+            "overlap integrals need PySCF, an optional dependency: pip install pyscf"
+        ) from error
+    return gto
