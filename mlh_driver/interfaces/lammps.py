@@ -1,0 +1,272 @@
+"""The model as the force engine of LAMMPS, through ``fix ID all external pf/callback 1 1``.
+
+LAMMPS calls :class:`ForceCallback` at the setup of a run and in every step or line-search trial, with the
+positions of the moment; the engine's energy, forces, virial, per-atom energies and observables go back
+through the library interface. ``fix_modify ID energy yes virial yes`` is always issued: without it,
+``minimize`` stops at a wrong geometry and the pressure lacks the model's part, both without an error.
+
+What is handed over, and where the script finds it:
+
+=====================  ==========================================  =========================
+quantity               in LAMMPS                                   unit
+=====================  ==========================================  =========================
+energy                 ``pe``, ``f_ID``                            energy unit of the script
+forces                 ``fx fy fz``                                the script's
+stress                 ``press``, ``pxx`` ... (virial -V stress)   the script's
+per-atom energies      ``compute pe/atom``                         the script's
+``band_gap``           ``f_ID[1]``                                 eV
+``fermi_level``        ``f_ID[2]``                                 eV
+``homo``               ``f_ID[3]``                                 eV
+``lumo``               ``f_ID[4]``                                 eV
+``band_energy``        ``f_ID[5]``                                 eV
+``electronic_entropy`` ``f_ID[6]``                                 eV
+``extrapolation``      ``f_ID[7]``                                 1 = edge of the training data
+=====================  ==========================================  =========================
+
+The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing is remembered from one
+call to the next but the order of the types: LAMMPS reorders its atoms, and a line search repeats step
+numbers.
+
+Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
+So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own
+*in the same force evaluation*, before anything is integrated or written: each bound fix is followed by a
+``fix indent`` on an empty group whose radius divides by :data:`STATUS`, which is 1 and becomes 0 when a
+force call has failed. No line of the script runs after that (a forced timeout would end the run, and the
+rest of the script would go on). The kept exception is then raised in place of LAMMPS'.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps_elements import check_elements, type_numbers
+from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps
+from mlh_driver.interfaces.lammps_script import ScriptRunner
+from mlh_driver.interfaces.lammps_units import lammps_units
+from mlh_driver.results import OBSERVABLES, Results
+from mlh_driver.system import Array, System
+
+STATUS = "mlh_status"
+GUARD = "mlh_guard"
+EMPTY_GROUP = "mlh_none"
+
+_WARNING = 0
+"""``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
+
+
+class ForceEngine(Protocol):
+    """What a callback needs: the model in this process, or a connection to a server."""
+
+    def compute(self, system: System) -> Results: ...
+
+
+class ForceCallback:
+    """Answers the force calls of one ``fix external``.
+
+    error:       the exception of the last force call, or None
+    calls:       how many force calls were answered
+    interrupted: set it to end the run at the next force call, with a KeyboardInterrupt
+    """
+
+    def __init__(
+        self, lmp: Any, fix_id: str, engine: ForceEngine, elements: Sequence[str] | None = None
+    ) -> None:
+        self.error: BaseException | None = None
+        self.calls = 0
+        self.interrupted = Event()
+        self._lmp = lmp
+        self._fix_id = fix_id
+        self._engine = engine
+        self._elements = elements
+        self._units = lammps_units(lmp.extract_global("units"))
+        self._type_numbers: NDArray[np.int64] | None = None
+
+    def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
+        """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
+        try:
+            if self.interrupted.is_set():
+                raise KeyboardInterrupt
+            order = np.argsort(tag.ravel())
+            system = self._system(tag.ravel(), x, order)
+            results = self._engine.compute(system).check_finite()
+            f[order] = results.forces * (self._units.length / self._units.energy)
+            self._hand_over(results, system.volume, order)
+            self.calls += 1
+        except BaseException as error:
+            f[:] = 0.0
+            self.error = error
+            self._stop(step, error)
+
+    def _system(self, tag: NDArray[Any], x: Array, order: NDArray[np.int64]) -> System:
+        """The structure in Å, atoms sorted by ID, the box's corner at the origin."""
+        lo, hi, xy, yz, xz, periodic, _ = self._lmp.extract_box()
+        if not all(periodic):
+            raise InputError(
+                f"the LAMMPS box is periodic along x, y, z: {[bool(p) for p in periodic]}; the model needs "
+                "all three: use 'boundary p p p', with vacuum in the box where there is none"
+            )
+        if len(order) > 1 and tag[order[0]] == tag[order[-1]]:
+            raise InputError("the atoms have no IDs; remove 'atom_modify id no' from the script")
+        if self._type_numbers is None:
+            self._type_numbers = type_numbers(self._lmp, self._units, self._elements)
+        types = self._lmp.numpy.extract_atom("type")[: len(order)].ravel()
+        side = np.subtract(hi, lo)
+        cell = np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]])
+        scale = self._units.length
+        return System(self._type_numbers[types[order]], (x[order] - lo) * scale, cell * scale)
+
+    def _hand_over(self, results: Results, volume: float, order: NDArray[np.int64]) -> None:
+        """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""
+        lmp, fix, scale = self._lmp, self._fix_id, 1.0 / self._units.energy
+        virial = results.virial(volume) * scale
+        energies = np.empty(len(order))
+        energies[order] = results.energies * scale
+        lmp.fix_external_set_energy_global(fix, results.energy * scale)
+        lmp.fix_external_set_virial_global(fix, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]])
+        lmp.fix_external_set_energy_peratom(fix, energies)
+        for index, value in enumerate(results.observables().values(), start=1):
+            lmp.fix_external_set_vector(fix, index, value)
+
+    def _stop(self, step: int, error: BaseException) -> None:
+        """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
+        self._lmp.set_internal_variable(STATUS, 0.0)
+        reason = (
+            f"the force call of fix {self._fix_id} at step {step} failed: {type(error).__name__}: {error}"
+        )
+        self._lmp.error(_WARNING, reason)
+        self._lmp.set_show_error(False)
+
+    @contextmanager
+    def errors_raised(self) -> Iterator[None]:
+        """Around LAMMPS commands: raise the error of a force call as it was, LAMMPS' own as LammpsError."""
+        self.error = None
+        self._lmp.set_internal_variable(STATUS, 1.0)
+        try:
+            yield
+        except Exception as error:  # the wrapper raises a bare Exception
+            if self.error is not None:
+                raise self.error from None
+            raise LammpsError(f"LAMMPS stopped: {error}") from error
+        finally:
+            self._lmp.set_show_error(True)
+
+
+def bind(
+    lmp: Any, fix_id: str, engine: ForceEngine, *, elements: Sequence[str] | None = None
+) -> ForceCallback:
+    """Make ``engine`` answer the calls of an existing fix, for those who drive LAMMPS from Python::
+
+        from mlh_driver import Engine
+        from mlh_driver.interfaces.lammps import bind, open_lammps
+
+        lmp = open_lammps()                       # finds the MPI library of the wheel
+        lmp.file("setup.in")                      # contains: fix mlh all external pf/callback 1 1
+        callback = bind(lmp, "mlh", Engine("asio2-minimal"))
+        with callback.errors_raised():            # otherwise LAMMPS' "Divide by 0" hides the reason
+            lmp.command("run 100")
+
+    ``elements`` names the element of each atom type; without it, type labels or masses decide. Bind again
+    after ``unfix`` or ``clear``.
+    """
+    callback = ForceCallback(lmp, fix_id, engine, elements)
+    for command in _attach(lmp, fix_id, callback):
+        lmp.command(command)
+    return callback
+
+
+def _attach(lmp: Any, fix_id: str, callback: ForceCallback) -> list[str]:
+    """Set the callback; return the LAMMPS commands that complete the binding.
+
+    The guard has to come after the fix that it watches, so it is removed and made again each time.
+    """
+    lmp.set_fix_external_callback(fix_id, callback)
+    lmp.fix_external_set_vector_length(fix_id, len(OBSERVABLES))
+    return [
+        f"fix_modify {fix_id} energy yes virial yes",
+        f"variable {STATUS} internal 1.0",
+        f"variable {GUARD} equal 0.0/v_{STATUS}",
+        f"group {EMPTY_GROUP} empty",
+        *([f"unfix {GUARD}"] if lmp.has_id("fix", GUARD) else []),
+        f"fix {GUARD} {EMPTY_GROUP} indent 0.0 sphere 0.0 0.0 0.0 v_{GUARD} units box",
+    ]
+
+
+def run_script(
+    script: str | Path,
+    engine: ForceEngine,
+    *,
+    arguments: Sequence[str] = (),
+    elements: Sequence[str] | None = None,
+) -> int:
+    """Run an ordinary LAMMPS script with the model bound to its ``fix external``; return the number of calls.
+
+    arguments: LAMMPS' own command-line arguments, such as ``["-var", "steps", "100", "-log", "none"]``
+    elements:  the element of each atom type; without it, type labels or masses decide
+
+    Raises LammpsError for an error of LAMMPS itself, the engine's error if a force call failed, and
+    InputError for a script that never defines the fix or cannot be served.
+    """
+    check_elements(elements or ())
+    lmp = open_lammps(arguments)
+    callbacks: list[ForceCallback] = []
+
+    def on_fix(fix_id: str) -> list[str]:
+        callback = ForceCallback(lmp, fix_id, engine, elements)
+        callback.interrupted = interrupted
+        callbacks.append(callback)
+        return _attach(lmp, fix_id, callback)
+
+    try:
+        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix) as runner:
+            runner.run(Path(script))
+    except LammpsError:
+        for callback in callbacks:
+            if callback.error is not None:
+                raise callback.error from None
+        raise
+    finally:
+        lmp.close()
+    if not callbacks:
+        raise InputError(
+            f"the LAMMPS script {str(script)!r} ended without defining the model's fix; add, after "
+            "the atoms are created: fix mlh all external pf/callback 1 1"
+        )
+    return sum(callback.calls for callback in callbacks)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[Event]:
+    """An event that Ctrl-C sets, in place of an exception at a place of Python's choosing.
+
+    That place could be inside the callback's entry, where exceptions are ignored, with old forces left in
+    the array. A second Ctrl-C acts at once. Outside the main thread, which alone gets signals, nothing
+    changes.
+    """
+    event = Event()
+    if current_thread() is not main_thread():
+        yield event
+        return
+
+    def note(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if event.is_set():
+        raise KeyboardInterrupt
+
+
+__all__ = ["ForceCallback", "ForceEngine", "LammpsError", "bind", "open_lammps", "run_script"]

@@ -1,0 +1,88 @@
+"""Which element each LAMMPS atom type is.
+
+The first of these that gives an answer for a type:
+
+1. ``--elements Si O``: one symbol per type, in the order of the types;
+2. ``labelmap atom 1 Si 2 O``: a type label that is an element symbol;
+3. ``mass 1 28.0855``: the element of the nearest mass, at most :data:`MASS_TOLERANCE` away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+
+from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps_units import LammpsUnits
+
+MASS_TOLERANCE = 0.25
+"""Atomic mass units: admits rounded masses (28, 16) and keeps neighbors in the periodic table apart."""
+
+_REMEDY = "name the elements of all types, for example --elements Si O"
+
+
+def type_numbers(lmp: Any, units: LammpsUnits, elements: Sequence[str] | None) -> NDArray[np.int64]:
+    """Atomic numbers by type, shape (ntypes + 1,); entry 0 is unused, as LAMMPS counts types from 1.
+
+    Raises InputError for a type whose element does not follow from the rule above.
+    """
+    ntypes = lmp.extract_setting("ntypes")
+    if elements:
+        return _from_option(elements, ntypes)
+    labels = _labelled_types(lmp)
+    masses = lmp.numpy.extract_atom("mass")
+    numbers = np.zeros(ntypes + 1, dtype=np.int64)
+    for kind in range(1, ntypes + 1):
+        if kind in labels:
+            numbers[kind] = labels[kind]
+        elif masses is None:
+            raise InputError(f"atom type {kind} has no mass: the atom style has masses per atom; {_REMEDY}")
+        else:
+            numbers[kind] = _from_mass(kind, float(masses[kind]) * units.mass)
+    return numbers
+
+
+def check_elements(elements: Sequence[str]) -> None:
+    """Raise InputError if one of the symbols is no element."""
+    for symbol in elements:
+        if atomic_numbers.get(symbol, 0) == 0:
+            raise InputError(f"--elements: {symbol!r} is not the symbol of an element")
+
+
+def _from_option(elements: Sequence[str], ntypes: int) -> NDArray[np.int64]:
+    check_elements(elements)
+    if len(elements) != ntypes:
+        raise InputError(
+            f"--elements {' '.join(elements)} names {len(elements)} elements, but the LAMMPS box has "
+            f"{ntypes} atom types; give one symbol per type, in order"
+        )
+    return np.array([0, *(atomic_numbers[symbol] for symbol in elements)], dtype=np.int64)
+
+
+def _labelled_types(lmp: Any) -> dict[int, int]:
+    """Atomic numbers of the types whose label is an element symbol; none without a ``labelmap``."""
+    lmp.set_show_error(False)
+    try:
+        known = [symbol for symbol in chemical_symbols[1:] if lmp.eval(f"is_typelabel(atom,{symbol})")]
+        return {int(lmp.eval(f"label2type(atom,{symbol})")): atomic_numbers[symbol] for symbol in known}
+    except Exception:  # how LAMMPS says that there is no labelmap
+        return {}
+    finally:
+        lmp.set_show_error(True)
+
+
+def _from_mass(kind: int, mass: float) -> int:
+    """Atomic number of the element whose mass (amu) is nearest; ``kind`` is for the message."""
+    nearest = int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
+    if mass <= 0.0:
+        raise InputError(f"the mass of atom type {kind} is not set: use the mass command, or {_REMEDY}")
+    if abs(atomic_masses[nearest] - mass) > MASS_TOLERANCE:
+        raise InputError(
+            f"atom type {kind} has the mass {mass:.6g} amu, which is no element's (the nearest is "
+            f"{chemical_symbols[nearest]}, {atomic_masses[nearest]:.6g}); correct the mass, or {_REMEDY}"
+        )
+    return nearest

