@@ -39,7 +39,7 @@ class Engine:
         self._calls += 1
         time.sleep(self._seconds)
         if self._origin is None or self._origin.shape != system.positions.shape:
-            self._origin = system.positions.copy()
+            self._origin = system.positions + 0.02 * np.sin(np.arange(3 * len(system)).reshape(-1, 3))
         shift = system.positions - self._origin
         energies = 0.5 * SPRING * (shift**2).sum(axis=1) - 330.0
         forces = -SPRING * shift

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from mlh_driver.errors import ConnectionLost
 from mlh_driver.interfaces.address import Address, connect
+from mlh_driver.interfaces.guardian import guarded
 from mlh_driver.interfaces.progress import Progress
 from mlh_driver.interfaces.session import DriverSession
 from mlh_driver.interfaces.template import Template
-from mlh_driver.interfaces.wire import DrainedChannel
+from mlh_driver.interfaces.wire import Channel
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
@@ -49,7 +50,8 @@ def run_client(
         progress.say(f"connected to {address}, {len(template.numbers)} atoms")
         before = progress.evaluations
         try:
-            _serve(DrainedChannel(sock), engine, template, progress)
+            with guarded(sock):
+                _serve(Channel(sock), engine, template, progress)
             finished = True
             progress.say("i-PI says that it is done")
         except ConnectionLost as error:
@@ -68,7 +70,7 @@ def run_client(
         time.sleep(RECONNECT_PAUSE_S)
 
 
-def _serve(channel: DrainedChannel, engine: Engine, template: Template, progress: Progress) -> None:
+def _serve(channel: Channel, engine: Engine, template: Template, progress: Progress) -> None:
     try:
         DriverSession(channel, engine.compute, engine.check_species, template, progress).run()
     finally:

@@ -19,7 +19,7 @@ from mlh_driver.interfaces.address import Listener
 from mlh_driver.interfaces.progress import Progress
 from mlh_driver.interfaces.session import DriverSession
 from mlh_driver.interfaces.template import Template
-from mlh_driver.interfaces.wire import DrainedChannel
+from mlh_driver.interfaces.wire import Channel
 from mlh_driver.results import Results
 from mlh_driver.system import System
 
@@ -39,7 +39,7 @@ class Server:
         self._template = template
         self._console = console
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._sessions: dict[threading.Thread, DrainedChannel] = {}
+        self._sessions: dict[threading.Thread, Channel] = {}
 
     def serve(self, listener: Listener) -> None:
         """Accept and serve until SIGTERM or Ctrl-C; then close every connection and remove the socket."""
@@ -55,14 +55,14 @@ class Server:
                 self._stop()
 
     def _start_session(self, sock: socket.socket, progress: Progress) -> None:
-        channel = DrainedChannel(sock)
+        channel = Channel(sock)
         thread = threading.Thread(target=self._run_session, args=(channel, progress), daemon=True)
         for ended in [t for t in self._sessions if not t.is_alive()]:
             del self._sessions[ended]
         self._sessions[thread] = channel
         thread.start()
 
-    def _run_session(self, channel: DrainedChannel, progress: Progress) -> None:
+    def _run_session(self, channel: Channel, progress: Progress) -> None:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
         progress.say("connected")
         check = self._engine.check_species
@@ -77,7 +77,7 @@ class Server:
             if progress.evaluations:
                 progress.report()
 
-    def _compute_in_turn(self, channel: DrainedChannel, system: System) -> Results:
+    def _compute_in_turn(self, channel: Channel, system: System) -> Results:
         """Wait for the thread that computes; raises ConnectionLost when the server stops meanwhile."""
         try:
             future = self._worker.submit(self._compute_if_wanted, channel, system)
@@ -88,15 +88,15 @@ class Server:
         except CancelledError:
             raise ConnectionLost("the server stops") from None
 
-    def _compute_if_wanted(self, channel: DrainedChannel, system: System) -> Results:
-        if channel.peer_is_gone:
+    def _compute_if_wanted(self, channel: Channel, system: System) -> Results:
+        if channel.peer_is_gone():
             raise ConnectionLost("it left before its turn came")
         return self._engine.compute(system)
 
     def _stop(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
         for thread, channel in self._sessions.items():
-            channel.close()
+            channel.abort()
             thread.join(timeout=5.0)
 
 

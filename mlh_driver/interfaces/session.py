@@ -15,7 +15,7 @@ from mlh_driver.errors import ConnectionLost, InputError, MLHError, StructureErr
 from mlh_driver.interfaces.progress import Progress
 from mlh_driver.interfaces.template import Assembler, Template
 from mlh_driver.interfaces.wire import (
-    DrainedChannel,
+    Channel,
     header,
     pack_forces,
     to_atomic_units,
@@ -51,7 +51,7 @@ class DriverSession:
 
     def __init__(
         self,
-        channel: DrainedChannel,
+        channel: Channel,
         compute: Callable[[System], Results],
         check_species: Callable[[Any], None],
         template: Template | None,

@@ -24,11 +24,10 @@ W = -V * stress (ASE's sign).
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
-import threading
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -112,74 +111,35 @@ class Channel:
         """Limit how long one read or send may block; None for no limit."""
         self._sock.settimeout(seconds)
 
-    def close(self) -> None:
-        """Close the socket; closing twice is allowed."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-
-
-class DrainedChannel(Channel):
-    """A channel that is emptied by a thread, also while its owner computes.
-
-    The kernel answers unread data on a socket of a process that ends, however it ends, with a
-    connection reset, and i-PI waits for ever after a reset where it recovers from an end of file.
-    i-PI sends GETFORCE together with POSDATA; so everything that arrives is taken off the socket at once.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._chunks: SimpleQueue[bytes] = SimpleQueue()
-        self._buffer = bytearray()
-        self._reason = "the other end closed the connection"
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._drain, name="socket-reader", daemon=True)
-        self._thread.start()
-
-    @property
-    def peer_is_gone(self) -> bool:
-        """True when nothing more can arrive (messages may still wait to be read)."""
-        return self._ended.is_set()
-
     def has_data_within(self, seconds: float) -> bool:
         """Wait for the next message; False if nothing came in time. The end of the connection counts."""
-        if self._buffer:
-            return True
-        try:
-            chunk = self._chunks.get(timeout=seconds)
-        except Empty:
-            return False
-        if not chunk:
-            self._chunks.put(b"")
-        self._buffer += chunk
-        return True
+        return bool(select.select([self._sock], [], [], seconds)[0])
 
-    def read(self, n_bytes: int) -> bytes:
-        while len(self._buffer) < n_bytes:
-            chunk = self._chunks.get()
-            if not chunk:
-                self._chunks.put(b"")  # the end stays the end for the next read
-                raise ConnectionLost(self._reason)
-            self._buffer += chunk
-        data = bytes(self._buffer[:n_bytes])
-        del self._buffer[:n_bytes]
-        return data
+    def peer_is_gone(self) -> bool:
+        """True when the other end has closed the connection and nothing is left to read."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
-        """Say that nothing more will be sent, give the peer a moment to leave, then close."""
+        """Say that nothing more will come, read what is still under way, then close.
+
+        Unread data would reach the peer as a connection reset, which i-PI takes badly (see guardian.py).
+        """
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-        self._ended.wait(LINGER_S)
-        super().close()
+            self._sock.settimeout(LINGER_S)
+            while self._sock.recv(CHUNK_BYTES):
+                pass
+        self._sock.close()
 
-    def _drain(self) -> None:
-        try:
-            while chunk := self._sock.recv(CHUNK_BYTES):
-                self._chunks.put(chunk)
-        except OSError as error:
-            self._reason = f"the connection broke while reading ({error})"
-        self._ended.set()
-        self._chunks.put(b"")
+    def abort(self) -> None:
+        """End a conversation that another thread is in: its reads and sends fail from now on."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 def pack_system(system: System) -> bytes:
