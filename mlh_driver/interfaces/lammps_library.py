@@ -77,7 +77,10 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
 
 @contextmanager
 def _threads_kept() -> Iterator[None]:
-    """LAMMPS sets OpenMP to one thread for the whole process, the model included, unless this is set."""
+    """Keep the number of OpenMP threads of the process, which the model computes with.
+
+    LAMMPS sets it to one when OMP_NUM_THREADS is unset; with any value there, it takes what it finds.
+    """
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
