@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mlh_driver.errors import InputError
 from mlh_driver.network.coupling import BondCoupling, onsite_couplings, parity_signs
 from mlh_driver.network.frames import FrameRotation
 from mlh_driver.network.nodes import random_weights
@@ -22,6 +23,8 @@ class ComplexProducts(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         m_max = len(widths) - 1
+        if any(width % 2 for width in widths[1:]) or list(widths[1:]) != sorted(widths[1:], reverse=True):
+            raise InputError(f"hidden widths {widths} must be even and must not grow with m")
         halves = [0] + [width // 2 for width in widths[1:]]
         self.n_scalars = sum(halves)
         self.n_new = [0] * (m_max + 1)
@@ -29,23 +32,24 @@ class ComplexProducts(nn.Module):
             if 2 * m <= m_max:
                 self.n_new[2 * m] += halves[m]
             if m >= 2:
-                self.n_new[m - 1] += min(widths[m], widths[1])
+                self.n_new[m - 1] += widths[m]
 
     def forward(self, z: list[Tensor]) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
         """Scalars, pseudoscalars, and per m the new (P, 2, n) numbers, from z[1], z[2], ..."""
         even, odd = [], []
         new: list[list[Tensor]] = [[] for _ in z]
+        real_1, imag_1 = z[1].unbind(1)
         for m in range(1, len(z)):
-            half = z[m].shape[-1] // 2
-            (ac, as_), (bc, bs) = z[m][..., :half].unbind(1), z[m][..., half : 2 * half].unbind(1)
-            even.append(ac * bc + as_ * bs)
-            odd.append(as_ * bc - ac * bs)
+            real, imag = z[m].unbind(1)
+            a_re, b_re = real.chunk(2, dim=1)
+            a_im, b_im = imag.chunk(2, dim=1)
+            even.append(a_re * b_re + a_im * b_im)
+            odd.append(a_im * b_re - a_re * b_im)
             if 2 * m < len(z):
-                new[2 * m].append(torch.stack([ac * bc - as_ * bs, as_ * bc + ac * bs], dim=1))
+                new[2 * m].append(torch.stack([a_re * b_re - a_im * b_im, a_im * b_re + a_re * b_im], dim=1))
             if m >= 2:
-                width = min(z[m].shape[-1], z[1].shape[-1])
-                (pc, ps), (qc, qs) = z[m][..., :width].unbind(1), z[1][..., :width].unbind(1)
-                new[m - 1].append(torch.stack([pc * qc + ps * qs, ps * qc - pc * qs], dim=1))
+                re_1, im_1 = real_1[:, : real.shape[1]], imag_1[:, : real.shape[1]]
+                new[m - 1].append(torch.stack([real * re_1 + imag * im_1, imag * re_1 - real * im_1], dim=1))
         return torch.cat(even, dim=-1), torch.cat(odd, dim=-1), new
 
 
@@ -72,45 +76,38 @@ class PairHead(nn.Module):
         width = hidden[0]
         self.scalars1 = nn.Linear(width + self.products.n_scalars, width)
         self.scalars2 = nn.Linear(width, width)
-        widths_out = [hidden[m] + self.products.n_new[m] for m in range(len(hidden))]
-        self.gates = nn.Linear(width, sum(widths_out[1:]) + self.products.n_scalars)
+        self.widths_out = [hidden[m] + self.products.n_new[m] for m in range(1, len(hidden))]
+        self.gates = nn.Linear(width, sum(self.widths_out) + self.products.n_scalars)
         self.out_even = random_weights(2 * width, coupling.n_even * copies)
         self.out_odd = random_weights(self.products.n_scalars, coupling.n_odd * copies)
         self.out = nn.ParameterList(
-            [random_weights(w, n * copies) for w, n in zip(widths_out[1:], coupling.n_complex, strict=True)]
+            [random_weights(w, n * copies) for w, n in zip(self.widths_out, coupling.n_complex, strict=True)]
         )
         self.register_buffer("to_block", coupling.matrix, persistent=False)
 
     def forward(self, x_i: Tensor, x_j: Tensor, radial: Tensor) -> Tensor:
         """(P, rows, C) features of both atoms, (P, n_radial) -> (P, copies, n_i * n_j)."""
         x = torch.cat([x_i, x_j], dim=-1)
-        weights = radial @ self.radial
+        *weights, bias = (radial @ self.radial).split([*self.hidden, self.hidden[0]], dim=1)
         z = self._mix(x, weights)
-        scalars = z[0][:, 0] + weights[:, sum(self.hidden) :]
+        scalars = z[0][:, 0] + bias
         even, odd, new = self.products(z)
         s = silu(self.scalars1(torch.cat([scalars, even], dim=-1)))
         s = silu(self.scalars2(s))
-        gates = self.gates(s)
-        parts = [torch.cat([s, scalars], dim=-1) @ self.out_even]
-        parts.append((odd * gates[:, : odd.shape[1]]) @ self.out_odd)
-        column = odd.shape[1]
+        odd_gate, *gates = self.gates(s).split([odd.shape[1], *self.widths_out], dim=1)
+        parts = [torch.cat([s, scalars], dim=-1) @ self.out_even, (odd * odd_gate) @ self.out_odd]
         for m in range(1, len(z)):
-            numbers = torch.cat([z[m], *new[m]], dim=-1)
-            width = numbers.shape[-1]
-            gate = 1 + gates[:, None, column : column + width]
-            parts.append(((numbers * gate) @ self.out[m - 1]).flatten(1))
-            column += width
+            numbers = torch.cat([z[m], *new[m]], dim=-1) * (1 + gates[m - 1])[:, None]
+            parts.append((numbers @ self.out[m - 1]).flatten(1))
         return self._collect(parts) @ self.to_block
 
-    def _mix(self, x: Tensor, weights: Tensor) -> list[Tensor]:
+    def _mix(self, x: Tensor, weights: list[Tensor]) -> list[Tensor]:
         """Hidden numbers per m: (P, 1 or 2, hidden[m])."""
-        z, row, column = [], 0, 0
-        for (n_l, copies), mixer, width in zip(self.layout, self.mix, self.hidden, strict=True):
-            block = x[:, row : row + n_l * copies].reshape(len(x), copies, -1) @ mixer
-            z.append(block * weights[:, None, column : column + width])
-            row += n_l * copies
-            column += width
-        return z
+        rows = x.split([n_l * copies for n_l, copies in self.layout], dim=1)
+        return [
+            (row.reshape(len(x), copies, -1) @ mixer) * weight[:, None]
+            for row, (_, copies), mixer, weight in zip(rows, self.layout, self.mix, weights, strict=True)
+        ]
 
     def _collect(self, parts: list[Tensor]) -> Tensor:
         """Order the outputs as the coupling does, for each copy: (P, copies, n)."""

@@ -20,7 +20,7 @@ from mlh_driver.graph import Graph, pair_kinds
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
-from mlh_driver.network.nodes import AtomDensity, Messages, NodeLinear, NodeUpdate
+from mlh_driver.network.nodes import AtomFeatures, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
 
 
@@ -45,6 +45,7 @@ class NetworkSettings:
     hop_copies: int = 4
     hop_hidden: tuple[int, ...] = (64, 32, 16)
     decay_per_A: float = 0.9
+    energy_channels: int = 32
     energy_width: int = 64
 
     def __post_init__(self) -> None:
@@ -88,16 +89,20 @@ class HamiltonianNetwork(nn.Module):
         self.frames = FrameRotation(lmax, m_max)
         self.message_radial = RadialBasis(settings.n_radial, settings.message_cutoff_A)
         self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
-        self.density = AtomDensity(lmax, n_species, settings.n_radial)
-        self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
-        self.messages = Messages(self.frames, m_max, channels, n_species, settings.n_radial)
-        self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
+        self.features = AtomFeatures(self.frames, m_max, channels, n_species, settings.n_radial)
+        self.energy_features = AtomFeatures(
+            self.frames, m_max, settings.energy_channels, n_species, settings.n_radial
+        )
         self.pair_features = NodeLinear(lmax, channels, settings.pair_channels, n_species)
         self.onsite = nn.ModuleList(OnsiteBlocks(lmax, shells, channels) for shells in basis.shells)
         self.bonds = self._pair_heads(settings.pair_hidden, 1)
         self.hops = self._pair_heads(settings.hop_hidden, 2 * settings.hop_copies)
-        self.energy = nn.ModuleList(EnergyHead(channels, settings.energy_width) for _ in basis.species)
+        self.energy = nn.ModuleList(EnergyHead(settings.energy_channels, settings.energy_width) for _ in basis.species)
         self.repulsion = nn.Parameter(torch.zeros(len(self.kinds), settings.n_radial))
+        kind_of = torch.zeros(n_species, n_species, dtype=torch.long)
+        for kind, (a, b) in enumerate(self.kinds):
+            kind_of[a, b] = kind_of[b, a] = kind
+        self.register_buffer("kind_of", kind_of, persistent=False)
         self.register_buffer("atomic_numbers", torch.tensor(basis.numbers), persistent=False)
 
     def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
@@ -124,13 +129,12 @@ class HamiltonianNetwork(nn.Module):
         rotations = bond_rotations(vectors, distances)
         wigner = self.frames.wigner(rotations)
         packed = self.frames.pack(wigner)
-        near = torch.nonzero(distances.detach() < settings.message_cutoff_A)[:, 0]
-
-        features, message_radial = self._node_features(graph, near, packed, distances)
+        near = self._near_pairs(graph, distances, packed)
+        features = self.features(species, *near)
         pair_features = self.pair_features(features, species)
         i, j = graph.pair_index
-        x_i = torch.bmm(packed, pair_features[i])
-        x_j = torch.bmm(packed, pair_features[j])
+        x_i = torch.bmm(packed, pair_features.index_select(0, i))
+        x_j = torch.bmm(packed, pair_features.index_select(0, j))
         radial = self.pair_radial(distances)
         bonds = self._evaluate(self.bonds, x_i, x_j, radial, wigner, graph.kind_sizes)[:, 0]
         decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
@@ -140,33 +144,36 @@ class HamiltonianNetwork(nn.Module):
             onsite=self._onsite_blocks(features, species),
             pairs=torch.cat([bonds, hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            energies=self._energies(features, graph, near, distances, message_radial),
+            energies=self._energies(species, near),
             descriptors=features[:, 0],
         )
 
-    def _node_features(
-        self, graph: Graph, near: Tensor, packed: Tensor, distances: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(N, K, channels) atom features, and the (near pairs, n_radial) radial functions."""
-        pairs, species = graph.pair_index[:, near], graph.species
-        radial = self.message_radial(distances[near])
-        x = self.density(species, pairs, graph.pair_vectors[near], radial)
-        x = self.first(x, species)
-        message = self.messages(x, species, pairs, packed[near], radial, self.frames.parity)
-        return self.second(torch.cat([x, message], dim=-1), species), radial
+    def energies(self, graph: Graph) -> Tensor:
+        """(N,) double-counting energies alone, without the Hamiltonian."""
+        distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
+        rotations = bond_rotations(graph.pair_vectors, distances)
+        packed = self.frames.pack(self.frames.wigner(rotations))
+        return self._energies(graph.species, self._near_pairs(graph, distances, packed))
+
+    def _near_pairs(self, graph: Graph, distances: Tensor, packed: Tensor) -> tuple[Tensor, ...]:
+        """Pairs within the message cutoff: (2, M) atoms, vectors, packed rotations, radial functions."""
+        near = torch.nonzero(distances.detach() < self.settings.message_cutoff_A)[:, 0]
+        vectors = graph.pair_vectors.index_select(0, near)
+        radial = self.message_radial(distances.index_select(0, near))
+        return graph.pair_index[:, near], vectors, packed.index_select(0, near), radial
 
     def _evaluate(
         self, heads: nn.ModuleList, x_i: Tensor, x_j: Tensor, radial: Tensor, wigner: list[Tensor],
         kind_sizes: tuple[int, ...],
     ) -> Tensor:
         """(P, copies, n, n) blocks of pairs sorted by kind, zero-padded."""
-        found, start = [], 0
-        for head, size in zip(heads, kind_sizes, strict=True):
-            part = slice(start, start + size)
-            blocks = head(x_i[part], x_j[part], radial[part], [d[part] for d in wigner])
-            found.append(_pad(blocks, self.n))
-            start += size
-        return torch.cat(found)
+        parts = zip(*(tensor.split(kind_sizes) for tensor in (x_i, x_j, radial, *wigner)), strict=True)
+        return torch.cat(
+            [
+                _pad(head(a, b, functions, list(rotation)), self.n)
+                for head, (a, b, functions, *rotation) in zip(heads, parts, strict=True)
+            ]
+        )
 
     def _hop_blocks(
         self, graph: Graph, distances: Tensor, x_i: Tensor, x_j: Tensor, radial: Tensor,
@@ -175,20 +182,21 @@ class HamiltonianNetwork(nn.Module):
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
         cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
         short = torch.nonzero(distances.detach() < cutoff)[:, 0]
-        kinds = torch.repeat_interleave(
-            torch.arange(len(self.kinds)), torch.tensor(graph.kind_sizes)
-        ).to(short.device)
-        sizes = tuple(torch.bincount(kinds[short], minlength=len(self.kinds)).tolist())
+        first, second = graph.species[graph.pair_index[:, short]]
+        sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
         blocks = self._evaluate(
-            self.hops, x_i[short], x_j[short], radial[short], [d[short] for d in wigner], sizes
+            self.hops, *(t.index_select(0, short) for t in (x_i, x_j, radial)),
+            [d.index_select(0, short) for d in wigner],
+            sizes,
         )
-        blocks = blocks * envelope(distances[short], cutoff)[:, None, None, None]
+        blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
         i, j = graph.pair_index[:, short]
         ends, centers = torch.cat([i, j]), torch.cat([j, i])
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
         a, b = legs[:, :, :copies].flatten(2), legs[:, :, copies:].flatten(2)
         p, q = paths(centers, graph.n_atoms)
-        hops = a[p] @ b[q].transpose(1, 2) + b[p] @ a[q].transpose(1, 2)
+        (a_p, b_p), (a_q, b_q) = ((a.index_select(0, k), b.index_select(0, k)) for k in (p, q))
+        hops = a_p @ b_q.transpose(1, 2) + b_p @ a_q.transpose(1, 2)
         hops = torch.where((p == q)[:, None, None], 0.5 * hops, hops)
         return hops, torch.stack([ends[p], ends[q]])
 
@@ -200,20 +208,18 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
         return blocks
 
-    def _energies(
-        self, features: Tensor, graph: Graph, near: Tensor, distances: Tensor, radial: Tensor
-    ) -> Tensor:
+    def _energies(self, species: Tensor, near: tuple[Tensor, ...]) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        species = graph.species
+        features = self.energy_features(species, *near)
         energies = features.new_zeros(len(species))
         for k, head in enumerate(self.energy):
             atoms = torch.nonzero(species == k)[:, 0]
             energies = energies.index_add(0, atoms, head(features[atoms, 0]))
-        i, j = graph.pair_index[:, near]
-        kinds = torch.repeat_interleave(torch.arange(len(self.kinds)), torch.tensor(graph.kind_sizes))
-        pair = (radial * self.repulsion[kinds.to(near.device)[near]]).sum(dim=1)
+        (i, j), vectors, _, radial = near
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        pair = (radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
         numbers = self.atomic_numbers[species]
-        pair = 0.5 * (pair + core_repulsion(distances[near], numbers[i], numbers[j]))
+        pair = 0.5 * (pair + core_repulsion(distances, numbers[i], numbers[j]))
         return energies.index_add(0, torch.cat([i, j]), torch.cat([pair, pair]))
 
 

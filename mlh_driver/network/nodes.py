@@ -91,9 +91,10 @@ class NodeUpdate(nn.Module):
         x = self.mix(x, species)
         x = self.combine(torch.cat([x, self.product(x, species)], dim=-1), species)
         gates = self.scalars_out(silu(self.scalars_in(x[:, 0])))
-        scalars, *vectors = gates.chunk(self.lmax + 1, dim=-1)
-        higher = torch.stack(vectors, dim=1)[:, self.degrees[1:] - 1]
-        return torch.cat([(x[:, 0] + scalars)[:, None], x[:, 1:] * (1 + higher)], dim=1)
+        gates = gates.reshape(len(x), self.lmax + 1, -1)
+        scalar, higher = x.split([1, x.shape[1] - 1], dim=1)
+        gate = gates.index_select(1, self.degrees[1:])
+        return torch.cat([scalar + gates[:, :1], higher * (1 + gate)], dim=1)
 
 
 class AtomDensity(nn.Module):
@@ -146,8 +147,8 @@ class Messages(nn.Module):
         """(N, K, C) -> (N, K, C); ``rotations`` (P, rows, K) packed, ``radial`` (P, n_radial)."""
         i, j = pairs
         source = self.prepare(x, species)
-        from_j = torch.bmm(rotations, source[j])
-        from_i = torch.bmm(rotations, source[i]) * parity
+        from_j = torch.bmm(rotations, source.index_select(0, j))
+        from_i = torch.bmm(rotations, source.index_select(0, i)) * parity
         kinds = torch.cat([species[i] * self.n_species + species[j], species[j] * self.n_species + species[i]])
         weights = self._radial_weights(torch.cat([radial, radial]), kinds)
         to_i, to_j = self._mix(torch.cat([from_j, from_i]), weights).chunk(2)
@@ -164,12 +165,30 @@ class Messages(nn.Module):
 
     def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
         """Mix l and channels for each m: (2P, rows, C) -> (2P, rows, C)."""
-        parts, row, column = [], 0, 0
-        for m, mixer in enumerate(self.mixers):
-            n_l, copies = self.lmax + 1 - m, 1 if m == 0 else 2
-            block = x[:, row : row + copies * n_l].reshape(len(x), copies, -1) @ mixer
-            block = block * weights[:, None, column : column + mixer.shape[1]]
-            parts.append(block.reshape(len(x), copies * n_l, -1))
-            row += copies * n_l
-            column += mixer.shape[1]
+        copies = [1] + [2] * self.m_max
+        rows = x.split([c * (self.lmax + 1 - m) for m, c in enumerate(copies)], dim=1)
+        columns = weights.split([mixer.shape[1] for mixer in self.mixers], dim=1)
+        parts = []
+        for row, column, mixer, n in zip(rows, columns, self.mixers, copies, strict=True):
+            block = (row.reshape(len(x), n, -1) @ mixer) * column[:, None]
+            parts.append(block.reshape(row.shape))
         return torch.cat(parts, dim=1)
+
+
+class AtomFeatures(nn.Module):
+    """Density -> products -> one layer of messages -> products: (N, K, channels) features of the atoms."""
+
+    def __init__(self, frames: FrameRotation, m_max: int, channels: int, n_species: int, n_radial: int):
+        super().__init__()
+        lmax = frames.lmax
+        self.density = AtomDensity(lmax, n_species, n_radial)
+        self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
+        self.messages = Messages(frames, m_max, channels, n_species, n_radial)
+        self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
+        self.register_buffer("parity", frames.parity, persistent=False)
+
+    def forward(self, species: Tensor, pairs: Tensor, vectors: Tensor, packed: Tensor, radial: Tensor) -> Tensor:
+        """From (2, P) pairs within the message cutoff, their vectors, packed rotations and radial functions."""
+        x = self.first(self.density(species, pairs, vectors, radial), species)
+        message = self.messages(x, species, pairs, packed, radial, self.parity)
+        return self.second(torch.cat([x, message], dim=-1), species)

@@ -1,0 +1,229 @@
+"""From a structure to energy, forces, stress and observables: the one thing that every interface calls.
+
+    E(R) = 2 Tr[(P - P0) H(R)] - T_e S_e + sum_i [eps_i(R) + E0_i]
+
+==========  ==============================================================================
+H           predicted Hamiltonian, a function of the pair vectors r_ij alone
+P           spin-less density matrix that minimizes 2 Tr[P H] - T_e S_e at fixed electron number
+P0          occupations of neutral spherical atoms: makes E independent of the zero of potential
+eps_i       predicted double-counting energy of atom i, zero for an isolated atom
+E0_i        total energy of the isolated atom
+==========  ==============================================================================
+
+P is stationary, so dE/dr_ij = 2 Tr[(P - P0) dH/dr_ij] + sum_k d eps_k/dr_ij (Hellmann-Feynman): one
+vector-Jacobian product of the network with the cotangents 2 (P - P0) on H and 1 on eps. With
+g_ij = dE/dr_ij, forces are F_i = sum_j (g_ij - g_ji) and the stress is sum_ij r_ij (outer) g_ij / V.
+The energy is summed in double precision whatever the precision of the network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlh_driver.errors import InputError
+from mlh_driver.graph import Graph, GraphBuilder
+from mlh_driver.hamiltonian import assemble, block_cotangents
+from mlh_driver.model import Model, load_model
+from mlh_driver.network.network import Blocks
+from mlh_driver.results import Results
+from mlh_driver.solvers import ElectronicState, make_solver
+from mlh_driver.solvers.base import KELVIN_eV
+from mlh_driver.system import Array, System
+
+
+class _Stopwatch:
+    """Seconds spent in each named stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Atoms:
+    """Per-atom constants of a composition, as tensors."""
+
+    species: NDArray[np.int64]
+    sizes: Tensor
+    atom_of_orbital: Tensor
+    reference: Tensor
+    valences: Array
+    isolated: Array
+
+
+class Engine:
+    """Computes structures with one model, one solver and one electronic temperature.
+
+    model:  a name, a path, or a loaded :class:`~mlh_driver.model.Model` (dtype and device then apply to
+            it as it is)
+    solver: ``auto`` or ``dense``
+    electronic_temperature: of the Fermi-Dirac occupations in kelvin; 0 is allowed when there is a gap
+    dtype:  precision of the network, float32 or float64; the solver and all sums are in float64
+    device: where the network runs
+
+    Consecutive calls share the neighbor list when that is safe, so one engine per trajectory is fastest;
+    several engines may share one model. An engine is not thread-safe.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model = "asio2-minimal",
+        *,
+        solver: str = "auto",
+        electronic_temperature: float = 300.0,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        if not (np.isfinite(electronic_temperature) and electronic_temperature >= 0):
+            raise InputError(
+                f"the electronic temperature is {electronic_temperature} K; it must be zero or positive"
+            )
+        self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
+        self.kT = KELVIN_eV * electronic_temperature
+        self.solver = make_solver(solver)
+        self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
+        parameter = next(self.model.network.parameters())
+        self._dtype, self._device = parameter.dtype, parameter.device
+        self._composition: tuple[bytes, _Atoms] | None = None
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Elements that the model knows."""
+        return self.model.basis.species
+
+    def check_species(self, numbers: NDArray[np.int64]) -> None:
+        """Raise StructureError if the model does not know one of these atomic numbers."""
+        self.model.basis.species_index(np.asarray(numbers))
+
+    def compute(self, system: System) -> Results:
+        """Energy, forces, stress and observables of a structure.
+
+        Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
+        matrix) or NonFiniteError; it never returns a number that is not finite.
+        """
+        watch = _Stopwatch()
+        with watch("graph"):
+            graph = self._graph(system)
+            atoms = self._atoms(system, graph)
+        with watch("network"):
+            graph.pair_vectors.requires_grad_()
+            blocks = self.model.network(graph)
+        with watch("solver"):
+            H = assemble(_detached(blocks), atoms.sizes)
+            state = self.solver.solve(H, None, 2.0 * float(atoms.reference.sum()), self.kT)
+            weight = 2.0 * (state.density - torch.diag(atoms.reference))
+        with watch("gradient"):
+            forces, stress = self._derivatives(system, graph, blocks, weight, atoms)
+        return self._results(system, blocks, H, weight, state, atoms, forces, stress, watch.seconds)
+
+    def hamiltonian(self, system: System) -> Array:
+        """(n, n) predicted Hamiltonian in eV at Gamma, on the model's own zero of potential."""
+        graph = self._graph(system)
+        with torch.no_grad():
+            return assemble(self.model.network(graph), self._atoms(system, graph).sizes).cpu().numpy()
+
+    def eigenvalues(self, system: System) -> Array:
+        """(n,) ascending eigenvalues of the predicted Hamiltonian in eV."""
+        return np.linalg.eigvalsh(self.hamiltonian(system))
+
+    def _graph(self, system: System) -> Graph:
+        graph = self.graphs.build(system, self._dtype)
+        if self._device.type == "cpu":
+            return graph
+        return replace(
+            graph,
+            species=graph.species.to(self._device),
+            pair_index=graph.pair_index.to(self._device),
+            pair_vectors=graph.pair_vectors.to(self._device),
+            cell_shifts=graph.cell_shifts.to(self._device),
+        )
+
+    def _atoms(self, system: System, graph: Graph) -> _Atoms:
+        key = system.numbers.tobytes()
+        if self._composition is None or self._composition[0] != key:
+            basis = self.model.basis
+            species = graph.species.cpu().numpy()
+            sizes = torch.tensor(basis.sizes[species], device=self._device)
+            occupations = [f for s in species for f in basis.occupations[s]]
+            atoms = _Atoms(
+                species=species,
+                sizes=sizes,
+                atom_of_orbital=torch.repeat_interleave(sizes),
+                reference=torch.tensor(occupations, dtype=torch.float64, device=self._device),
+                valences=basis.valences[species],
+                isolated=np.array(self.model.metadata.atom_energies_eV)[species],
+            )
+            self._composition = (key, atoms)
+        return self._composition[1]
+
+    def _derivatives(
+        self, system: System, graph: Graph, blocks: Blocks, weight: Tensor, atoms: _Atoms
+    ) -> tuple[Array, Array]:
+        """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/dH."""
+        onsite, pairs = block_cotangents(weight, blocks, atoms.sizes)
+        (gradient,) = torch.autograd.grad(
+            [blocks.onsite, blocks.pairs, blocks.energies],
+            graph.pair_vectors,
+            [onsite, pairs, torch.ones_like(blocks.energies)],
+        )
+        g = gradient.double()
+        i, j = graph.pair_index
+        forces = g.new_zeros(graph.n_atoms, 3).index_add(0, i, g).index_add(0, j, -g)
+        virial = graph.pair_vectors.detach().double().T @ g
+        stress = 0.5 * (virial + virial.T) / system.volume
+        return forces.cpu().numpy(), stress.cpu().numpy()
+
+    def _results(
+        self, system: System, blocks: Blocks, H: Tensor, weight: Tensor, state: ElectronicState,
+        atoms: _Atoms, forces: Array, stress: Array, timings: dict[str, float],
+    ) -> Results:
+        n_atoms = len(system)
+
+        def per_atom(orbital_values: Tensor) -> Array:
+            sums = orbital_values.new_zeros(n_atoms).index_add(0, atoms.atom_of_orbital, orbital_values)
+            return sums.cpu().numpy()
+
+        energies = (
+            atoms.isolated
+            + blocks.energies.detach().double().cpu().numpy()
+            + per_atom((weight * H).sum(dim=1))
+            - state.entropy_term / n_atoms
+        )
+        extrapolations = self.model.indicator(blocks.descriptors.detach(), torch.from_numpy(atoms.species))
+        return Results(
+            energy=float(energies.sum()),
+            forces=forces,
+            stress=stress,
+            energies=energies,
+            charges=atoms.valences - 2.0 * per_atom(torch.diagonal(state.density)),
+            band_gap=state.band_gap,
+            fermi_level=state.fermi_level,
+            homo=state.homo,
+            lumo=state.lumo,
+            band_energy=state.band_energy,
+            electronic_entropy=state.entropy_term,
+            extrapolation=float(extrapolations.max()),
+            extrapolations=extrapolations.double().cpu().numpy(),
+            timings=timings,
+        ).check_finite()
+
+
+def _detached(blocks: Blocks) -> Blocks:
+    """The same blocks without the record of derivatives."""
+    return replace(
+        blocks, onsite=blocks.onsite.detach(), pairs=blocks.pairs.detach(), energies=blocks.energies.detach()
+    )

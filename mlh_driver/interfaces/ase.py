@@ -1,0 +1,79 @@
+"""ASE calculator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from mlh_driver.engine import Engine
+from mlh_driver.model import Model
+from mlh_driver.results import OBSERVABLES
+from mlh_driver.system import System
+
+
+class MLHCalculator(Calculator):
+    """Energy, forces, stress and electronic observables of a machine-learned Hamiltonian.
+
+    model:  name of a shipped model, path of a model file, or a loaded model
+    solver: ``auto`` or ``dense``
+    electronic_temperature: kelvin
+    dtype:  precision of the network, ``float32`` or ``float64``
+    device: where the network runs, such as ``cpu`` or ``cuda``
+
+    ``results`` holds ASE's ``energy, free_energy, forces, stress, energies, charges`` and the observables
+    ``band_gap, fermi_level, homo, lumo, band_energy, electronic_entropy`` (eV), ``extrapolation`` (1 = edge
+    of the training data), ``extrapolations`` (the same per atom) and ``timings`` (s). ``energy`` is the free
+    energy whose exact derivative the forces are, so that MD conserves it.
+
+    >>> atoms.calc = MLHCalculator(model="asio2-minimal")  # doctest: +SKIP
+    """
+
+    implemented_properties: ClassVar[list[str]] = [  # type: ignore[misc]
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "energies",
+        "charges",
+        *OBSERVABLES,
+        "extrapolations",
+        "timings",
+    ]
+
+    def __init__(
+        self,
+        model: str | Path | Model = "asio2-minimal",
+        solver: str = "auto",
+        electronic_temperature: float = 300.0,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.engine = Engine(
+            model, solver=solver, electronic_temperature=electronic_temperature, dtype=dtype, device=device
+        )
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Any = ("energy",),
+        system_changes: Any = all_changes,
+    ) -> None:
+        """Compute everything at once; called by ASE when the structure has changed."""
+        super().calculate(atoms, properties, system_changes)
+        results = self.engine.compute(System.from_ase(self.atoms))
+        self.results = {
+            "energy": results.energy,
+            "free_energy": results.free_energy,
+            "forces": results.forces,
+            "stress": full_3x3_to_voigt_6_stress(results.stress),
+            "energies": results.energies,
+            "charges": results.charges,
+            "extrapolations": results.extrapolations,
+            "timings": results.timings,
+            **results.observables(),
+        }

@@ -1,0 +1,126 @@
+"""A trained model: network, isolated-atom energies, extrapolation indicator, and what is known about it.
+
+A model file is a ``torch.save`` archive of plain types and tensors (loaded with ``weights_only=True``):
+``format_version``, ``metadata`` (JSON), ``network`` and ``indicator``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mlh_driver.basis import OrbitalBasis
+from mlh_driver.errors import ModelFileError
+from mlh_driver.extrapolation import ExtrapolationIndicator
+from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
+
+FORMAT_VERSION = 1
+SHIPPED_MODELS = Path(__file__).parent / "models"
+
+
+class ModelMetadata(BaseModel):
+    """What a model declares about itself.
+
+    atom_energies_eV: isolated atoms on the reference's total-energy scale, in the order of the basis
+    reference:   the electronic-structure method of the labels
+    valid_range: in words, the structures that the model is meant for
+    training_data: names of the training structures
+    errors:      per split, the measured errors (see ``mlh-driver evaluate``)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    basis: OrbitalBasis
+    network: NetworkSettings
+    atom_energies_eV: tuple[float, ...]
+    reference: str
+    valid_range: str
+    training_data: tuple[str, ...]
+    errors: dict[str, dict[str, float]] = {}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with everything that turns its output into energies."""
+
+    metadata: ModelMetadata
+    network: HamiltonianNetwork
+    indicator: ExtrapolationIndicator
+
+    @property
+    def basis(self) -> OrbitalBasis:
+        return self.metadata.basis
+
+    def save(self, path: Path) -> None:
+        """Write the model file, in single precision."""
+        torch.save(
+            {
+                "format_version": FORMAT_VERSION,
+                "metadata": self.metadata.model_dump_json(),
+                "network": {name: value.float() for name, value in self.network.state_dict().items()},
+                "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
+            },
+            path,
+        )
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in SHIPPED_MODELS.glob("*.pt"))
+
+
+def find_model(name: str | Path) -> Path:
+    """The file of a shipped model (by name) or of any model (by path)."""
+    path = Path(name)
+    shipped = SHIPPED_MODELS / f"{name}.pt"
+    if path.is_file():
+        return path
+    if shipped.is_file():
+        return shipped
+    raise ModelFileError(
+        f"there is no model {str(name)!r}: it is neither a file nor one of the shipped models "
+        f"({', '.join(shipped_models()) or 'none'})"
+    )
+
+
+def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Model:
+    """Load a shipped model by name, or any model by path.
+
+    dtype: "float32" or "float64", the precision of the network.
+    Raises ModelFileError when the model is missing, damaged, or of an unknown format version.
+    """
+    path = find_model(name)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["format_version"]
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelFileError(f"{path} is not a model file, or it is damaged ({error})") from error
+    if version != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {version}; this version of mlh-driver reads version "
+            f"{FORMAT_VERSION}: install the release that wrote the model, or train it again"
+        )
+    try:
+        metadata = ModelMetadata.model_validate_json(content["metadata"])
+        network = HamiltonianNetwork(metadata.basis, metadata.network)
+        network.load_state_dict(content["network"])
+        indicator = ExtrapolationIndicator(**content["indicator"])
+    except (RuntimeError, KeyError, TypeError, ValidationError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+    network = network.to(device=device, dtype=torch_dtype(dtype)).eval().requires_grad_(False)
+    return Model(metadata, network, indicator.to(device))
+
+
+def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """float32 or float64, by name or as it is; anything else is a ModelFileError."""
+    choices = {"float32": torch.float32, "float64": torch.float64}
+    found = choices.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if found not in choices.values():
+        raise ModelFileError(f"dtype is {dtype!r}; choose float32 or float64")
+    return found  # type: ignore[return-value]

@@ -1,0 +1,153 @@
+"""Density matrix by diagonalization: exact, for any electronic temperature; cost N^3."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from mlh_driver.errors import SolverError
+from mlh_driver.solvers.base import ElectronicState
+
+DEGENERACY_eV = 1e-8
+
+
+def fermi_occupations(levels: np.ndarray, mu: float, kT: float) -> np.ndarray:
+    """Fermi-Dirac occupations 1 / (1 + exp((e - mu) / kT)), written so that nothing overflows."""
+    return 0.5 * (1.0 - np.tanh(0.5 * (levels - mu) / kT))
+
+
+def chemical_potential(levels: np.ndarray, n_pairs: float, kT: float) -> float:
+    """The mu at which the occupations sum to ``n_pairs``; the middle of the flat region if there is a gap."""
+    margin = 40.0 * kT + 1.0
+
+    def excess(mu: float) -> float:
+        return float(fermi_occupations(levels, mu, kT).sum() - n_pairs)
+
+    filled = round(n_pairs)
+    if abs(filled - n_pairs) < 1e-12 and 0 < filled < len(levels):
+        middle = 0.5 * (levels[filled - 1] + levels[filled])
+        if abs(excess(middle)) < 1e-13 * len(levels):
+            return float(middle)
+    return float(brentq(excess, levels[0] - margin, levels[-1] + margin, xtol=1e-13, rtol=1e-15))
+
+
+def entropy_of(occupations: np.ndarray) -> float:
+    """-2 sum [f ln f + (1 - f) ln(1 - f)], the electronic entropy over k for both spins."""
+    f = occupations[(occupations > 1e-300) & (occupations < 1.0)]
+    return float(-2.0 * (f * np.log(f) + (1.0 - f) * np.log1p(-f)).sum())
+
+
+class DenseSolver:
+    """Diagonalizes H (or the pencil H, S) with LAPACK."""
+
+    name = "dense"
+
+    def solve(self, H: Tensor, S: Tensor | None, n_electrons: float, kT: float) -> ElectronicState:
+        """See :class:`~mlh_driver.solvers.base.Solver`.
+
+        Raises SolverError for NaN in H, an overlap that is not positive definite, more electrons than
+        orbitals hold, and, at kT = 0, for an odd electron number or a closed gap.
+        """
+        levels, vectors = eigenstates(H, S)
+        n_pairs = 0.5 * n_electrons
+        if not 0 <= n_pairs <= len(levels):
+            raise SolverError(f"{n_electrons:g} electrons do not fit into {len(levels)} orbitals")
+        if kT > 0:
+            mu = chemical_potential(levels, n_pairs, kT)
+            occupations = fermi_occupations(levels, mu, kT)
+            entropy_term = kT * entropy_of(occupations)
+        else:
+            occupations, mu = ground_state_filling(levels, n_pairs)
+            entropy_term = 0.0
+        f = torch.from_numpy(occupations).to(H)
+        e = torch.from_numpy(levels).to(H)
+        weighted_vectors = vectors * f
+        density = weighted_vectors @ vectors.T
+        homo, lumo = frontier_levels(levels, n_pairs)
+        return ElectronicState(
+            density=density,
+            weighted=None if S is None else (weighted_vectors * e) @ vectors.T,
+            band_energy=2.0 * float(occupations @ levels),
+            entropy_term=entropy_term,
+            fermi_level=mu,
+            homo=homo,
+            lumo=lumo,
+        )
+
+
+def eigenstates(H: Tensor, S: Tensor | None) -> tuple[np.ndarray, Tensor]:
+    """Ascending eigenvalues (n,) as numpy, and S-orthonormal eigenvectors (n, n) as columns."""
+    if not bool(torch.isfinite(H).all()):
+        raise SolverError(
+            "the predicted Hamiltonian has NaN or infinite elements; the structure is probably far outside "
+            "the model's range (atoms on top of each other?)"
+        )
+    if S is None:
+        levels, vectors = torch.linalg.eigh(H)
+        return levels.cpu().numpy(), vectors
+    factor, info = torch.linalg.cholesky_ex(S)
+    if int(info):
+        raise SolverError("the overlap matrix is not positive definite; the basis is linearly dependent")
+    inner = torch.linalg.solve_triangular(factor, H, upper=False)
+    inner = torch.linalg.solve_triangular(factor, inner.T, upper=False)
+    levels, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
+    return levels.cpu().numpy(), torch.linalg.solve_triangular(factor.T, vectors, upper=True)
+
+
+def ground_state_filling(levels: np.ndarray, n_pairs: float) -> tuple[np.ndarray, float]:
+    """Zero-temperature occupations and mid-gap mu; refuses an odd count or a closed gap."""
+    filled = round(n_pairs)
+    if abs(filled - n_pairs) > 1e-9:
+        raise SolverError(
+            f"{2 * n_pairs:g} electrons cannot fill levels in pairs; use an electronic temperature above zero"
+        )
+    homo, lumo = frontier_levels(levels, n_pairs)
+    if lumo - homo < DEGENERACY_eV:
+        raise SolverError(
+            f"the gap is {lumo - homo:.1e} eV, so the zero-temperature state is not defined; "
+            "use an electronic temperature above zero, such as 300 K"
+        )
+    occupations = np.zeros(len(levels))
+    occupations[:filled] = 1.0
+    return occupations, 0.5 * (homo + lumo) if np.isfinite(lumo - homo) else float(levels[-1])
+
+
+def frontier_levels(levels: np.ndarray, n_pairs: float) -> tuple[float, float]:
+    """Highest level with more than half a pair, and the next; infinite where there is none."""
+    filled = int(np.floor(n_pairs + 0.5))
+    homo = float(levels[filled - 1]) if filled > 0 else -np.inf
+    lumo = float(levels[filled]) if filled < len(levels) else np.inf
+    return homo, lumo
+
+
+class _DensityResponse(torch.autograd.Function):
+    """P(H) with its first-order response: dP = V (K o V^T dH V) V^T, K_ab = (f_a - f_b) / (e_a - e_b).
+
+    Used only by training on forces; the engine's forces need no derivative of P. Insulators at zero
+    temperature, so that K couples occupied with empty levels alone.
+    """
+
+    @staticmethod
+    def forward(ctx, H: Tensor, n_pairs: int) -> Tensor:  # type: ignore[override]
+        levels, vectors = torch.linalg.eigh(H)
+        ctx.save_for_backward(levels, vectors)
+        ctx.n_pairs = n_pairs
+        occupied = vectors[:, :n_pairs]
+        return occupied @ occupied.T
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        levels, vectors = ctx.saved_tensors
+        n = ctx.n_pairs
+        occupied, empty = vectors[:, :n], vectors[:, n:]
+        symmetric = 0.5 * (gradient + gradient.T)
+        coupling = occupied.T @ symmetric @ empty / (levels[:n, None] - levels[None, n:]).clamp(max=-0.05)
+        response = occupied @ coupling @ empty.T
+        return response + response.T, None
+
+
+def differentiable_density(H: Tensor, n_pairs: int) -> Tensor:
+    """Zero-temperature P of H, (n, n), differentiable once (first-order perturbation theory)."""
+    return _DensityResponse.apply(H, n_pairs)

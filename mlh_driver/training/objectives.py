@@ -1,0 +1,117 @@
+"""What each stage minimizes, and the errors that validation reports.
+
+H of a periodic structure is defined up to one constant, H ~ H + c; c is fitted per structure (the mean
+of the diagonal of the difference), so that the zero of potential never enters. The double-counting
+energy is trained on what remains after the model's *own* electronic energy 2 Tr[(P - P0) H].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlh_driver.graph import Graph
+from mlh_driver.hamiltonian import assemble, block_cotangents
+from mlh_driver.network.network import Blocks, HamiltonianNetwork
+from mlh_driver.solvers.dense import differentiable_density
+from mlh_driver.training.samples import Sample, forces_from_pairs
+from mlh_driver.training.settings import LossWeights
+
+
+def shift_free(difference: Tensor) -> Tensor:
+    """Remove the mean of the diagonal from a difference of Hamiltonians, (n, n)."""
+    n = len(difference)
+    constant = torch.diagonal(difference).mean()
+    return difference - constant * torch.eye(n, dtype=difference.dtype)
+
+
+def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
+    """Squared Frobenius error per atom in eV^2, up to a constant."""
+    predicted = assemble(blocks, sample.sizes, sample.hamiltonian.dtype)
+    return shift_free(predicted - sample.hamiltonian).square().sum() / sample.graph.n_atoms
+
+
+@dataclass(frozen=True)
+class BandTerm:
+    """Electronic energy 2 Tr[(P - P0) H] in eV and its forces (N, 3) in eV/Å."""
+
+    energy: float
+    forces: Tensor
+
+
+def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
+    """The model's electronic energy and forces, with the network held fixed."""
+    graph = sample.with_gradient()
+    blocks = network(graph)
+    H = assemble(blocks, sample.sizes).detach()
+    weight = 2.0 * (differentiable_density(H, sample.n_pairs) - torch.diag(sample.reference))
+    onsite, pairs = block_cotangents(weight, blocks, sample.sizes)
+    (gradient,) = torch.autograd.grad([blocks.onsite, blocks.pairs], graph.pair_vectors, [onsite, pairs])
+    return BandTerm(float((weight * H).sum()), forces_from_pairs(gradient, graph))
+
+
+def energy_loss(network: HamiltonianNetwork, sample: Sample, band: BandTerm, weights: LossWeights) -> Tensor:
+    """Energy and forces of the double-counting term against the reference minus the electronic term."""
+    graph = sample.with_gradient()
+    energies = network.energies(graph)
+    (gradient,) = torch.autograd.grad(energies.sum(), graph.pair_vectors, create_graph=True)
+    forces = forces_from_pairs(gradient, graph) + band.forces
+    energy = energies.sum() + (band.energy - sample.binding)
+    return weighted_errors(energy, forces, sample, weights)
+
+
+def weighted_errors(energy_error: Tensor, forces: Tensor, sample: Sample, weights: LossWeights) -> Tensor:
+    """Weighted squared errors of the energy per atom and of the force components."""
+    per_atom = energy_error / sample.graph.n_atoms
+    return weights.energy * per_atom.square() + weights.forces * (forces - sample.forces).square().mean()
+
+
+def total_energy_and_forces(
+    network: HamiltonianNetwork, graph: Graph, sample: Sample
+) -> tuple[Blocks, Tensor, Tensor]:
+    """Blocks, binding energy and forces, differentiable in the parameters including the response of P."""
+    blocks = network(graph)
+    H = assemble(blocks, sample.sizes)
+    density = differentiable_density(H, sample.n_pairs)
+    weight = 2.0 * (density - torch.diag(sample.reference))
+    energy = (weight.detach() * H).sum() + blocks.energies.to(H.dtype).sum()
+    onsite, pairs = block_cotangents(weight, blocks, sample.sizes)
+    (gradient,) = torch.autograd.grad(
+        [blocks.onsite, blocks.pairs, blocks.energies],
+        graph.pair_vectors,
+        [onsite, pairs, torch.ones_like(blocks.energies)],
+        create_graph=True,
+    )
+    return blocks, energy, forces_from_pairs(gradient, graph)
+
+
+def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:
+    """All three errors with exact forces."""
+    blocks, energy, forces = total_energy_and_forces(network, sample.with_gradient(), sample)
+    error = (energy - sample.binding).to(forces.dtype)
+    return weights.hamiltonian * hamiltonian_loss(blocks, sample) + weighted_errors(
+        error, forces, sample, weights
+    )
+
+
+def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str, float]:
+    """Root of the loss, and the mean absolute error of the occupied eigenvalues, in meV."""
+    with torch.no_grad():
+        H = assemble(network(sample.graph), sample.sizes)
+    difference = shift_free(H - sample.hamiltonian)
+    levels = torch.linalg.eigvalsh(H)[: sample.n_pairs] - sample.occupied
+    return {
+        "H_mae_meV": 1e3 * float(difference.abs().mean()),
+        "H_rms_per_atom_meV": 1e3 * float((difference.square().sum() / sample.graph.n_atoms).sqrt()),
+        "levels_mae_meV": 1e3 * float((levels - levels.mean()).abs().mean()),
+    }
+
+
+def energy_errors(energy_error: float, forces: Tensor, sample: Sample) -> dict[str, float]:
+    """Signed energy error in meV per atom, and force RMSE in meV/Å."""
+    return {
+        "energy_meV_atom": 1e3 * energy_error / sample.graph.n_atoms,
+        "forces_rmse_meV_A": 1e3 * float((forces - sample.forces).square().mean().sqrt()),
+    }

@@ -1,0 +1,59 @@
+"""A first pair repulsion by least squares.
+
+The double-counting energy is what repulsion is in tight binding: steep and mostly pairwise. Its pair part
+is linear in its coefficients, so it is fitted in closed form to the energies and forces that the
+electronic term leaves, before the network learns the many-body rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.training.objectives import BandTerm
+from mlh_driver.training.samples import Sample, forces_from_pairs
+from mlh_driver.training.settings import LossWeights
+
+RIDGE = 1e-4
+
+
+def fit_repulsion(
+    network: HamiltonianNetwork, samples: list[Sample], bands: dict[str, BandTerm], weights: LossWeights
+) -> None:
+    """Set ``network.repulsion`` and the output of the energy heads to the fit."""
+    systems = [_equations(network, sample, bands[sample.name], weights) for sample in samples]
+    matrix = np.concatenate([a for a, _ in systems])
+    target = np.concatenate([b for _, b in systems])
+    n = matrix.shape[1]
+    ridge = RIDGE * np.sqrt(len(samples)) * np.eye(n)
+    solution, *_ = np.linalg.lstsq(
+        np.concatenate([matrix, ridge]), np.concatenate([target, np.zeros(n)]), rcond=None
+    )
+    with torch.no_grad():
+        network.repulsion.copy_(torch.tensor(solution).reshape(network.repulsion.shape))
+        for head in network.energy:
+            head.layers[-1].weight.mul_(0.1)
+
+
+def _equations(
+    network: HamiltonianNetwork, sample: Sample, band: BandTerm, weights: LossWeights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted linear equations of one structure for the coefficients of the repulsion."""
+    graph = sample.with_gradient()
+    distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
+    radial = network.message_radial(distances)
+    kinds = torch.repeat_interleave(torch.arange(len(network.kinds)), torch.tensor(graph.kind_sizes))
+    energies, forces = [], []
+    for kind in range(len(network.kinds)):
+        for column in range(radial.shape[1]):
+            energy = radial[kinds == kind, column].sum()
+            (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, retain_graph=True)
+            energies.append(float(energy.detach()))
+            forces.append(forces_from_pairs(gradient, graph).flatten().numpy())
+    n_atoms = graph.n_atoms
+    energy_weight = np.sqrt(weights.energy) / n_atoms
+    force_weight = np.sqrt(weights.forces / (3 * n_atoms))
+    matrix = np.concatenate([energy_weight * np.array(energies)[None], force_weight * np.array(forces).T])
+    missing = force_weight * (sample.forces - band.forces).flatten().numpy()
+    return matrix, np.concatenate([[energy_weight * (sample.binding - band.energy)], missing])

@@ -1,0 +1,76 @@
+"""Labelled structures as tensors, with the graph built once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mlh_driver.basis import OrbitalBasis
+from mlh_driver.data import LabelledStructure
+from mlh_driver.errors import InputError
+from mlh_driver.graph import Graph, GraphBuilder
+
+DTYPE = torch.float32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One structure ready for training.
+
+    sizes:       (N,) orbitals per atom
+    reference:   (n,) diagonal of P0
+    hamiltonian: (n, n) eV
+    occupied:    (n_pairs,) eV
+    binding:     energy minus isolated atoms in eV
+    forces:      (N, 3) eV/Å
+    """
+
+    name: str
+    graph: Graph
+    sizes: Tensor
+    reference: Tensor
+    n_pairs: int
+    hamiltonian: Tensor
+    occupied: Tensor
+    binding: float
+    forces: Tensor
+
+    def with_gradient(self) -> Graph:
+        """A graph whose pair vectors are a fresh leaf that records derivatives."""
+        return replace(self.graph, pair_vectors=self.graph.pair_vectors.clone().requires_grad_())
+
+
+def make_sample(
+    label: LabelledStructure, basis: OrbitalBasis, atom_energies: tuple[float, ...], cutoff: float
+) -> Sample:
+    """Build the graph and convert the labels; raises InputError if H does not fit the basis."""
+    graph = GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
+    species = graph.species.numpy()
+    reference = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
+    n = len(reference)
+    if label.hamiltonian.shape != (n, n):
+        raise InputError(
+            f"{label.name}: the Hamiltonian is {label.hamiltonian.shape}, but the basis has {n} orbitals "
+            "for this structure; the settings' species do not match the data"
+        )
+    isolated = sum(atom_energies[s] for s in species)
+    return Sample(
+        name=label.name,
+        graph=graph,
+        sizes=torch.tensor(basis.sizes[species]),
+        reference=reference,
+        n_pairs=round(float(reference.sum())),
+        hamiltonian=torch.tensor(label.hamiltonian, dtype=DTYPE),
+        occupied=torch.tensor(label.occupied),
+        binding=label.energy - isolated,
+        forces=torch.tensor(label.forces, dtype=DTYPE),
+    )
+
+
+def forces_from_pairs(gradient: Tensor, graph: Graph) -> Tensor:
+    """(N, 3) forces from g = dE/d pair_vectors, (P, 3): a pair vector is r_j - r_i, so F_i gains g."""
+    i, j = graph.pair_index
+    forces = gradient.new_zeros(graph.n_atoms, 3)
+    return forces.index_add(0, i, gradient).index_add(0, j, -gradient)

@@ -1,0 +1,123 @@
+"""Settings of a training run, read from a TOML file; unknown keys are an error."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlh_driver.basis import OrbitalBasis
+from mlh_driver.errors import InputError
+from mlh_driver.network.network import NetworkSettings
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpeciesSettings(_Settings):
+    """One element: its shells, the occupation of each shell in the neutral atom, its energy.
+
+    shells:      angular momentum of each shell, such as [0, 1]
+    electrons:   electrons (both spins) in each shell of the neutral atom
+    atom_energy_eV: total energy of the isolated atom on the reference's scale
+    """
+
+    symbol: str
+    shells: tuple[int, ...]
+    electrons: tuple[float, ...]
+    atom_energy_eV: float
+
+
+class DataSettings(_Settings):
+    """A data folder and the splits to take from it."""
+
+    folder: Path
+    train: tuple[str, ...] = ("train",)
+    validation: tuple[str, ...] = ("validation",)
+
+
+class StageSettings(_Settings):
+    """One stage: Adam with a short warm-up and a cosine decay of the learning rate, one structure a step."""
+
+    steps: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    validate_every: int = Field(default=200, gt=0)
+    patience: int = Field(default=20, gt=0, description="validations without improvement before stopping")
+
+
+class LossWeights(_Settings):
+    """Weights of the squared errors: H per atom in eV, energy per atom in eV, forces in eV/Å."""
+
+    hamiltonian: float = 1.0
+    energy: float = 100.0
+    forces: float = 1.0
+
+
+class TrainSettings(_Settings):
+    """Everything that ``mlh-driver train`` needs; see ``examples/training/asio2-minimal.toml``."""
+
+    name: str
+    output: Path
+    reference: str
+    valid_range: str
+    species: tuple[SpeciesSettings, ...]
+    data: tuple[DataSettings, ...]
+    network: NetworkSettings = NetworkSettings()
+    hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)
+    energy: StageSettings = StageSettings(steps=3000, learning_rate=3e-3)
+    joint: StageSettings = StageSettings(steps=1000, learning_rate=5e-4, validate_every=100)
+    weights: LossWeights = LossWeights()
+    average_decay: float = Field(default=0.998, ge=0, lt=1)
+    checkpoint_every_s: float = Field(default=120.0, gt=0)
+    seed: int = 0
+
+    def basis(self) -> OrbitalBasis:
+        species = sorted(self.species, key=lambda entry: _atomic_number(entry.symbol))
+        return OrbitalBasis(
+            species=tuple(entry.symbol for entry in species),
+            shells=tuple(entry.shells for entry in species),
+            occupations=tuple(_spread(entry) for entry in species),
+        )
+
+    def atom_energies(self) -> tuple[float, ...]:
+        """Isolated-atom energies in eV, in the order of the basis."""
+        by_symbol = {entry.symbol: entry.atom_energy_eV for entry in self.species}
+        return tuple(by_symbol[symbol] for symbol in self.basis().species)
+
+
+def _atomic_number(symbol: str) -> int:
+    from ase.data import atomic_numbers
+
+    if symbol not in atomic_numbers:
+        raise InputError(f"species: {symbol!r} is not a chemical symbol")
+    return int(atomic_numbers[symbol])
+
+
+def _spread(entry: SpeciesSettings) -> tuple[float, ...]:
+    """Spin-less occupation of each orbital: a shell's electrons, spread evenly."""
+    if len(entry.shells) != len(entry.electrons):
+        raise InputError(f"{entry.symbol}: {len(entry.shells)} shells, but {len(entry.electrons)} electron counts")
+    return tuple(
+        0.5 * electrons / (2 * l + 1)
+        for l, electrons in zip(entry.shells, entry.electrons, strict=True)
+        for _ in range(2 * l + 1)
+    )
+
+
+def read_settings(path: Path) -> TrainSettings:
+    """Read a TOML file; folders in it are relative to the file. Raises InputError with all problems."""
+    try:
+        raw = tomllib.loads(path.read_text())
+        settings = TrainSettings.model_validate(raw)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(f"{path}: {problems}") from error
+    base = path.resolve().parent
+    data = tuple(entry.model_copy(update={"folder": base / entry.folder}) for entry in settings.data)
+    return settings.model_copy(update={"data": data, "output": base / settings.output})

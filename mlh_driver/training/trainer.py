@@ -1,0 +1,255 @@
+"""The training loop: three stages, checkpoints, resume, early stopping, and a log of JSON lines."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlh_driver.data import read_split
+from mlh_driver.errors import InputError
+from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.training.objectives import (
+    BandTerm,
+    band_term,
+    energy_errors,
+    energy_loss,
+    hamiltonian_errors,
+    hamiltonian_loss,
+    joint_loss,
+    total_energy_and_forces,
+)
+from mlh_driver.training.pair_potential import fit_repulsion
+from mlh_driver.training.samples import DTYPE, Sample, forces_from_pairs, make_sample
+from mlh_driver.training.settings import StageSettings, TrainSettings
+
+STAGES = ("hamiltonian", "energy", "joint")
+ENERGY_PARTS = ("energy_features", "energy", "repulsion")
+WARM_UP_STEPS = 100
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclass
+class Position:
+    """Where a run stands; what a checkpoint holds besides tensors."""
+
+    stage: int = 0
+    step: int = 0
+    best: float = math.inf
+    since_best: int = 0
+    seconds: float = 0.0
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a network on the data that the settings name.
+
+    Files in ``settings.output``: ``checkpoint.pt`` (everything needed to resume) and ``log.jsonl`` (one
+    JSON object per validation: stage, step, seconds, learning_rate, train_loss and the errors).
+    """
+
+    def __init__(self, settings: TrainSettings, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self.progress = progress
+        torch.manual_seed(settings.seed)
+        self.rng = np.random.default_rng(settings.seed)
+        self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        self.average = copy.deepcopy(self.network)
+        self.train = self._samples("train")
+        self.validation = self._samples("validation")
+        if not self.train:
+            raise InputError("the settings name no training structures")
+        self.position = Position()
+        self.optimizer = self._new_optimizer()
+        self.bands: dict[str, BandTerm] = {}
+        settings.output.mkdir(parents=True, exist_ok=True)
+        self._last_checkpoint = time.monotonic()
+
+    def run(self, resume: bool = False) -> HamiltonianNetwork:
+        """Train from the start, or from the checkpoint; returns the averaged network."""
+        if resume:
+            self.load_checkpoint()
+        else:
+            (self.settings.output / "log.jsonl").unlink(missing_ok=True)
+        while self.position.stage < len(STAGES):
+            self._run_stage(STAGES[self.position.stage])
+            self.position = Position(stage=self.position.stage + 1, seconds=self.position.seconds)
+            self.network.load_state_dict(self.average.state_dict())
+            self.optimizer = self._new_optimizer()
+            self.save_checkpoint()
+        return self.average
+
+    def _samples(self, role: str) -> list[Sample]:
+        settings = self.settings
+        return [
+            make_sample(label, self.network.basis, settings.atom_energies(), settings.network.pair_cutoff_A)
+            for source in settings.data
+            for split in getattr(source, role)
+            for label in read_split(source.folder, split)
+        ]
+
+    def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
+        def belongs(name: str) -> bool:
+            is_energy = name.split(".")[0] in ENERGY_PARTS
+            return stage == "joint" or is_energy == (stage == "energy")
+
+        return [p for name, p in self.network.named_parameters() if belongs(name)]
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self.position.stage >= len(STAGES):
+            return torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+        parameters = self._stage_parameters(STAGES[self.position.stage])
+        return torch.optim.Adam(parameters, lr=1.0, betas=(0.9, 0.99))
+
+    def _run_stage(self, stage: str) -> None:
+        plan: StageSettings = getattr(self.settings, stage)
+        if stage == "energy" and plan.steps:
+            self._prepare_energy_stage()
+        losses: list[float] = []
+        started = time.monotonic() - self.position.seconds
+        while self.position.step < plan.steps:
+            losses.append(self._step(stage, plan))
+            self.position.step += 1
+            self.position.seconds = time.monotonic() - started
+            if self.progress:
+                self.progress(stage, self.position.step, plan.steps, self.position.errors)
+            if self.position.step % plan.validate_every == 0 or self.position.step == plan.steps:
+                self._validate(stage, plan, float(np.mean(losses)))
+                losses.clear()
+                if self.position.since_best >= plan.patience:
+                    break
+            if time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
+                self.save_checkpoint()
+
+    def _prepare_energy_stage(self) -> None:
+        """The electronic term of every structure, and a first pair repulsion by least squares."""
+        self.bands = {s.name: band_term(self.network, s) for s in [*self.train, *self.validation]}
+        if self.position.step == 0:
+            fit_repulsion(self.network, self.train, self.bands, self.settings.weights)
+            self.average.load_state_dict(self.network.state_dict())
+
+    def _step(self, stage: str, plan: StageSettings) -> float:
+        sample = self.train[int(self.rng.integers(len(self.train)))]
+        rate = learning_rate(plan, self.position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._loss(stage, sample)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for p in self._stage_parameters(stage) if p.grad is not None]
+        nn.utils.clip_grad_norm_(parameters, 10.0 if stage == "hamiltonian" else 30.0)
+        self.optimizer.step()
+        self._update_average()
+        return float(loss.detach())
+
+    def _loss(self, stage: str, sample: Sample) -> Tensor:
+        if stage == "hamiltonian":
+            return hamiltonian_loss(self.network(sample.graph), sample)
+        if stage == "energy":
+            return energy_loss(self.network, sample, self.bands[sample.name], self.settings.weights)
+        return joint_loss(self.network, sample, self.settings.weights)
+
+    def _update_average(self) -> None:
+        decay = min(self.settings.average_decay, (1 + self.position.step) / (10 + self.position.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(value, 1.0 - decay)
+
+    def _validate(self, stage: str, plan: StageSettings, train_loss: float) -> None:
+        errors = mean_errors(self._errors(stage, sample) for sample in self.validation)
+        score = errors.get("score", train_loss)
+        position = self.position
+        if score < position.best:
+            position.best, position.since_best = score, 0
+        else:
+            position.since_best += 1
+        position.errors = errors
+        record = {
+            "stage": stage,
+            "step": position.step,
+            "seconds": round(position.seconds, 1),
+            "learning_rate": learning_rate(plan, position.step - 1),
+            "train_loss": train_loss,
+            **errors,
+        }
+        with open(self.settings.output / "log.jsonl", "a") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def _errors(self, stage: str, sample: Sample) -> dict[str, float]:
+        """Errors of the averaged network on one structure; ``score`` decides on early stopping."""
+        if stage == "hamiltonian":
+            errors = hamiltonian_errors(self.average, sample)
+            return {**errors, "score": errors["H_rms_per_atom_meV"]}
+        graph = sample.with_gradient()
+        if stage == "energy":
+            band = self.bands[sample.name]
+            energies = self.average.energies(graph)
+            (gradient,) = torch.autograd.grad(energies.sum(), graph.pair_vectors)
+            forces = forces_from_pairs(gradient, graph) + band.forces
+            errors = energy_errors(float(energies.sum()) + band.energy - sample.binding, forces, sample)
+        else:
+            _, energy, forces = total_energy_and_forces(self.average, graph, sample)
+            errors = energy_errors(float(energy) - sample.binding, forces.detach(), sample)
+            errors |= hamiltonian_errors(self.average, sample)
+        return {**errors, "score": errors["forces_rmse_meV_A"]}
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.settings.output / "checkpoint.pt"
+
+    def save_checkpoint(self) -> None:
+        """Write the checkpoint beside the old one, then replace it: a crash leaves one of the two."""
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": vars(self.position),
+            "rng": self.rng.bit_generator.state,
+        }
+        temporary = self.checkpoint_path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.checkpoint_path)
+        self._last_checkpoint = time.monotonic()
+
+    def load_checkpoint(self) -> None:
+        """Continue where the last checkpoint was written; raises InputError when there is none."""
+        if not self.checkpoint_path.exists():
+            raise InputError(f"there is no checkpoint {self.checkpoint_path}; start without --resume")
+        state = torch.load(self.checkpoint_path, weights_only=True)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.checkpoint_path} was written with other network settings; restore them, or start "
+                "without --resume"
+            ) from error
+        self.position = Position(**state["position"])
+        self.optimizer = self._new_optimizer()
+        if self.position.stage < len(STAGES):
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = state["rng"]
+
+
+def learning_rate(plan: StageSettings, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    if step < WARM_UP_STEPS:
+        return plan.learning_rate * (step + 1) / WARM_UP_STEPS
+    progress = (step - WARM_UP_STEPS) / max(1, plan.steps - WARM_UP_STEPS)
+    return plan.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, Any]:
+    """Mean of the magnitude of every error over the structures."""
+    rows = list(errors)
+    return {key: float(np.mean([abs(row[key]) for row in rows])) for key in rows[0]} if rows else {}
