@@ -1,0 +1,217 @@
+"""The server and the remote engine, as separate processes on real sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+from ipi.interfaces.sockets import Driver, Status
+from processes import DRIVER, FAKE, Launcher, launching, sheared, write_ipi_xyz
+
+from mlh_driver.errors import ConnectionLost, InputError, NonFiniteError, StructureError
+from mlh_driver.interfaces.address import Address, listen
+from mlh_driver.interfaces.remote import RemoteEngine
+from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT
+from mlh_driver.results import Results
+from mlh_driver.system import System
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Launcher]:
+    with launching(tmp_path) as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def system() -> System:
+    """Forty atoms, triclinic, with positions outside the cell."""
+    rng = np.random.default_rng(3)
+    cell = 10.0 * np.eye(3) + np.tril(np.ones((3, 3)), -1)
+    return System(rng.choice([8, 14], 40), rng.uniform(-20, 30, (40, 3)), cell)
+
+
+def serve(start: Launcher, model: str = "fake", *options: str):
+    """A server on a unix socket in the folder of the test, ready to be dialed."""
+    program = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", model, *options)
+    program.wait_for("listening on unix socket")
+    return program
+
+
+def dial(start: Launcher) -> RemoteEngine:
+    return RemoteEngine(f"unix:{start.folder}/socket")
+
+
+def assert_same(a: Results, b: Results, tolerance: float = 1e-11) -> None:
+    for name, value in vars(a).items():
+        if name != "timings":
+            np.testing.assert_allclose(getattr(b, name), value, rtol=1e-14, atol=tolerance, err_msg=name)
+
+
+def test_all_results_come_through(start: Launcher, system: System) -> None:
+    from fake_engine import Engine
+
+    serve(start)
+    with dial(start) as remote:
+        local = Engine()
+        for step in range(3):
+            moved = System(system.numbers, system.positions + 0.1 * step, system.cell)
+            expected, got = local.compute(moved), remote.compute(moved)
+            assert_same(expected, got)
+            assert got.timings == {"model": 0.0}
+
+
+def test_several_engines_take_turns(start: Launcher, system: System) -> None:
+    program = serve(start, "fake,slow=0.05")
+    answers: dict[int, list[int]] = {}
+
+    def run(n_atoms: int) -> None:
+        part = System(system.numbers[:n_atoms], system.positions[:n_atoms], system.cell)
+        with dial(start) as remote:
+            answers[n_atoms] = [len(remote.compute(part).forces) for _ in range(5)]
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in (10, 20, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert answers == {n: 5 * [n] for n in (10, 20, 40)}
+    program.process.terminate()
+    assert program.status(10.0) == 0
+    assert program.output.count("5 structures in") == 3
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_server_removes_its_socket(start: Launcher, system: System, sign: int) -> None:
+    program = serve(start)
+    remote = dial(start)
+    remote.compute(system)
+    program.process.send_signal(sign)
+    assert program.status(10.0) == 0
+    assert not (start.folder / "socket").exists()
+    with pytest.raises(ConnectionLost, match="lost the server at unix socket"):
+        remote.compute(system)
+
+
+def test_killed_server_is_an_error_and_its_socket_is_taken_over(start: Launcher, system: System) -> None:
+    program = serve(start, "fake,slow=1")
+    remote = dial(start)
+    remote.check_species(system.numbers)
+    killer = threading.Timer(0.5, program.process.kill)
+    killer.start()
+    with pytest.raises(ConnectionLost, match="start `mlh-driver serve` again"):
+        remote.compute(system)
+    killer.join()
+    program.status(10.0)
+    assert (start.folder / "socket").exists()
+    with pytest.raises(ConnectionLost, match="left over from a crashed run"):
+        RemoteEngine(f"unix:{start.folder}/socket", wait_s=0.2)
+    serve(start)
+    with dial(start) as again:
+        again.compute(system)
+
+
+def test_killed_engine_leaves_the_server_up(start: Launcher, system: System) -> None:
+    program = serve(start)
+    gone = dial(start)
+    gone._channel.abort()
+    gone.close()
+    program.wait_for("engine 1: disconnected")
+    with dial(start) as remote:
+        remote.compute(system)
+
+
+def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -> None:
+    serve(start, "fake,nan=2")
+    with dial(start) as remote:
+        remote.compute(system)
+        with pytest.raises(NonFiniteError, match=r"the first is atom 1 .*reported by the server"):
+            remote.compute(system)
+    with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[1\]"):
+        remote.check_species([1, 8])
+
+
+def test_one_server_per_address(start: Launcher) -> None:
+    serve(start)
+    second = start(*FAKE, "serve", "--unix", f"{start.folder}/socket")
+    assert second.status(30.0) == 1
+    assert "another server listens at" in second.output
+    (start.folder / "file").write_text("not a socket")
+    with pytest.raises(InputError, match="is not a socket"):
+        listen(Address.unix(f"{start.folder}/file"))
+
+
+def test_something_else_at_the_address(tmp_path: Path) -> None:
+    """A server of web pages is not taken for ours."""
+    listener = listen(Address.unix(f"{tmp_path}/socket"))
+
+    def answer() -> None:
+        connection, _ = listener.socket.accept()
+        connection.recv(12)
+        connection.sendall(b"HTTP/1.1 400 Bad Request")
+        connection.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(ConnectionLost, match="is it an mlh-driver server"):
+        RemoteEngine(f"unix:{tmp_path}/socket")
+    thread.join()
+    listener.close()
+    assert not (tmp_path / "socket").exists()
+
+
+def test_plain_framing_with_a_template(start: Launcher, host: ase.Atoms) -> None:
+    """i-PI's own implementation of the engine's side, dialing in by TCP without naming elements."""
+    write_ipi_xyz(host, start.folder / "init.xyz")
+    port = 20000 + os.getpid() % 40000
+    program = start(*FAKE, "serve", "--port", str(port), "--template", "init.xyz", "--model", "fake")
+    program.wait_for(f"listening on localhost:{port}")
+    with socket.create_connection(("localhost", port)) as connection, Driver(connection) as driver:
+        driver.get_status()
+        driver.initialize(0, " ")
+        driver.get_status()
+        h = host.cell.array.T * ANGSTROM
+        driver.sendpos(host.positions.ravel() * ANGSTROM, (h, np.linalg.inv(h)))
+        driver.get_status()
+        energy, forces, virial, extras = driver.getforce()
+        driver.shutdown()
+    assert energy / ELECTRONVOLT == pytest.approx(96 * -330, abs=1.0)
+    assert forces.shape == (288,)
+    assert virial[2, 2] / ELECTRONVOLT == pytest.approx(-0.03 * host.get_volume())
+    assert extras["band_gap"] == 5.5
+    program.wait_for("engine 1: done", 10.0)
+
+
+def test_positions_without_elements_are_refused(start: Launcher, host: ase.Atoms) -> None:
+    program = serve(start)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{start.folder}/socket")
+        with Driver(connection) as driver:
+            driver.get_status()
+            driver.initialize(0, " ")
+            driver.get_status()
+            driver.sendpos(host.positions.ravel(), (np.eye(3), np.eye(3)))
+            program.wait_for("start with --template init.xyz", 10.0)
+            driver.get_status()
+            assert driver.status == Status.Disconnected
+
+
+def test_same_numbers_as_the_engine(start: Launcher, host: ase.Atoms) -> None:
+    """The model that ships, float64, triclinic and off the origin: the same to rounding."""
+    from mlh_driver.engine import Engine
+
+    options = ["--unix", f"{start.folder}/socket", "--dtype", "float64"]
+    program = start(*DRIVER, "serve", *options)
+    system = System.from_ase(sheared(host))
+    expected = Engine("asio2-minimal", dtype="float64").compute(system)
+    program.wait_for("listening")
+    with dial(start) as remote:
+        got = remote.compute(system)
+    assert abs(got.energy - expected.energy) < 1e-8 * len(system)
+    assert_same(expected, got, tolerance=1e-7)
