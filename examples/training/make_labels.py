@@ -27,7 +27,10 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Frame:
-    """A structure to label. Test frames are chosen here, before any label exists: the last of each class."""
+    """A structure to label. Test frames are chosen here, before any label exists.
+
+    They are the last of each class in the first round (4000 K, 3000 K, compressed, glass, vacancy).
+    """
 
     name: str
     make: Callable[[], Atoms]
@@ -62,20 +65,21 @@ def vacancy_frame(name: str, seed: int, si_si_A: float, *, test: bool = False) -
     return Frame(name, lambda: structures.vacancy(host(seed), 600.0, seed, si_si_A), test)
 
 
+# Classes alternate, so that an early stop leaves some of each.
 FRAMES = (
     liquid_frame("liq4000_0", 4000.0, seed=1, snapshots=1),
     liquid_frame("liq4000_1", 4000.0, seed=2),
     liquid_frame("liq4000_2", 4000.0, seed=3, test=True),
-    liquid_frame("liq3000_0", 3000.0, seed=4),
-    liquid_frame("liq3000_1", 3000.0, seed=5, test=True),
-    liquid_frame("liq5000_0", 5000.0, seed=6),
     glass_frame("comp093_0", seed=201, temperature_K=600.0, scale=0.93),
+    liquid_frame("liq3000_0", 3000.0, seed=4),
     glass_frame("comp096_0", seed=202, temperature_K=600.0, scale=0.96, test=True),
-    glass_frame("exp103_0", seed=201, temperature_K=600.0, scale=1.03),
+    liquid_frame("liq3000_1", 3000.0, seed=5, test=True),
     glass_frame("glass0300_0", seed=203, temperature_K=300.0),
-    glass_frame("glass1500_0", seed=205, temperature_K=1500.0),
+    glass_frame("exp103_0", seed=201, temperature_K=600.0, scale=1.03),
     glass_frame("glass0900_0", seed=204, temperature_K=900.0, test=True),
     vacancy_frame("vac0600_0", seed=203, si_si_A=2.35),
+    liquid_frame("liq5000_0", 5000.0, seed=6),
+    glass_frame("glass1500_0", seed=205, temperature_K=1500.0),
     vacancy_frame("vac0600_1", seed=204, si_si_A=2.5, test=True),
     liquid_frame("liq4000_3", 4000.0, seed=7),
     liquid_frame("liq3000_2", 3000.0, seed=8),
