@@ -30,9 +30,10 @@ numbers.
 Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
 So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own
 *in the same force evaluation*, before anything is integrated or written: each bound fix is followed by a
-``fix indent`` on an empty group whose radius divides by :data:`STATUS`, which is 1 and becomes 0 when a
-force call has failed. No line of the script runs after that (a forced timeout would end the run, and the
-rest of the script would go on). The kept exception is then raised in place of LAMMPS'.
+``fix indent`` on an empty group, whose radius, an internal variable, is set to -1 when a force call has
+failed; LAMMPS refuses that as soon as it comes to this fix. No line of the script runs after that (a forced
+timeout would end the run, and the rest of the script would go on). The kept exception is then raised in
+place of LAMMPS'.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ from mlh_driver.interfaces.lammps_units import lammps_units
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import Array, System
 
-STATUS = "mlh_status"
 GUARD = "mlh_guard"
+"""Name of the fix that stops LAMMPS, and of the variable with its radius."""
+
 EMPTY_GROUP = "mlh_none"
+_RUN, _STOP = 0.0, -1.0
 
 _WARNING = 0
 """``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
@@ -140,7 +143,7 @@ class ForceCallback:
 
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
-        self._lmp.set_internal_variable(STATUS, 0.0)
+        self._lmp.set_internal_variable(GUARD, _STOP)
         reason = (
             f"the force call of fix {self._fix_id} at step {step} failed: {type(error).__name__}: {error}"
         )
@@ -151,7 +154,7 @@ class ForceCallback:
     def errors_raised(self) -> Iterator[None]:
         """Around LAMMPS commands: raise the error of a force call as it was, LAMMPS' own as LammpsError."""
         self.error = None
-        self._lmp.set_internal_variable(STATUS, 1.0)
+        self._lmp.set_internal_variable(GUARD, _RUN)
         try:
             yield
         except Exception as error:  # the wrapper raises a bare Exception
@@ -173,7 +176,7 @@ def bind(
         lmp = open_lammps()                       # finds the MPI library of the wheel
         lmp.file("setup.in")                      # contains: fix mlh all external pf/callback 1 1
         callback = bind(lmp, "mlh", Engine("asio2-minimal"))
-        with callback.errors_raised():            # otherwise LAMMPS' "Divide by 0" hides the reason
+        with callback.errors_raised():            # raises the model's error, not LAMMPS' "Illegal radius"
             lmp.command("run 100")
 
     ``elements`` names the element of each atom type; without it, type labels or masses decide. Bind again
@@ -194,8 +197,7 @@ def _attach(lmp: Any, fix_id: str, callback: ForceCallback) -> list[str]:
     lmp.fix_external_set_vector_length(fix_id, len(OBSERVABLES))
     return [
         f"fix_modify {fix_id} energy yes virial yes",
-        f"variable {STATUS} internal 1.0",
-        f"variable {GUARD} equal 0.0/v_{STATUS}",
+        f"variable {GUARD} internal {_RUN}",
         f"group {EMPTY_GROUP} empty",
         *([f"unfix {GUARD}"] if lmp.has_id("fix", GUARD) else []),
         f"fix {GUARD} {EMPTY_GROUP} indent 0.0 sphere 0.0 0.0 0.0 v_{GUARD} units box",

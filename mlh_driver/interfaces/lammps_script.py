@@ -39,7 +39,7 @@ QUESTION = "mlh_question"
 ARGUMENT = "mlh_argument"
 
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
-_READ = re.compile(r"^\s*(include|jump)\s+(\S+)(.*)$", re.DOTALL)
+_READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
 _QUOTED_READ = re.compile(r"""(["']\s*(?:include|jump)\s+)([^\s"'$]+)""")
 
 

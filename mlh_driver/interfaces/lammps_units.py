@@ -37,8 +37,8 @@ UNITS = {
     "electron": LammpsUnits(units.Bohr, units.Hartree, 1.0),
     "si": LammpsUnits(_M, _J, _KG),
     "cgs": LammpsUnits(1e-2 * _M, 1e-7 * _J, 1e-3 * _KG),
-    "micro": LammpsUnits(1e-6 * _M, 1e-15 * _J, 1e-18 * _KG),
-    "nano": LammpsUnits(1e-9 * _M, 1e-21 * _J, 1e-24 * _KG),
+    "micro": LammpsUnits(1e-6 * _M, 1e-15 * _J, 1e-15 * _KG),
+    "nano": LammpsUnits(1e-9 * _M, 1e-21 * _J, 1e-21 * _KG),
 }
 """By the name that the ``units`` command takes; ``lj`` has no absolute scale."""
 
