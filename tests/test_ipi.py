@@ -175,6 +175,12 @@ def test_nan_never_reaches_ipi(start: Launcher) -> None:
     assert "nan" not in (start.folder / "nve.out").read_text()
 
 
+@pytest.mark.parametrize("batch", ["", "<batch_size>2</batch_size>"])
+def test_shared_memory_is_refused(start: Launcher, batch: str) -> None:
+    edit(start.folder / "input.xml", {'mode="unix"': 'mode="shm"', "<timeout>": batch + "<timeout>"})
+    failing(start, "fake", 'make it mode="unix"')
+
+
 def test_wrong_number_of_atoms(start: Launcher) -> None:
     lines = (start.folder / "init.xyz").read_text().splitlines()
     (start.folder / "short.xyz").write_text("\n".join(["95", *lines[1:-1]]) + "\n")
@@ -237,7 +243,7 @@ def test_killed_ipi_fails_the_client(start: Launcher) -> None:
     time.sleep(0.7)
     server.process.kill()
     assert left.status(20.0) == 1
-    assert "left without saying EXIT" in left.output
+    assert "before it said EXIT" in left.output
 
 
 # With the model that ships

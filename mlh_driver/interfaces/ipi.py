@@ -57,11 +57,11 @@ def run_client(
         except ConnectionLost as error:
             if not reconnect:
                 raise ConnectionLost(
-                    f"i-PI at {address} left without saying EXIT ({error}): it was killed or crashed. "
-                    "Look at the end of its output; restart it from its RESTART file"
+                    f"lost i-PI at {address} before it said EXIT: {error}. If it was killed or crashed, the "
+                    "end of its output says why; restart it from its RESTART file"
                 ) from None
             finished = finished and progress.evaluations == before
-            progress.say(f"i-PI left without saying EXIT ({error})")
+            progress.say(f"lost i-PI before it said EXIT: {error}")
         finally:
             if progress.evaluations > before:
                 progress.report()

@@ -21,7 +21,7 @@ from mlh_driver.interfaces.wire import (
     to_atomic_units,
 )
 from mlh_driver.results import Results
-from mlh_driver.system import System
+from mlh_driver.system import Array, System
 
 PER_ATOM = ("charges", "energies", "extrapolations")
 """Arrays of (N,) that a RemoteEngine gets in the extras; i-PI gets the charges only."""
@@ -152,15 +152,23 @@ class DriverSession:
             )
         channel, n_structures = self._channel, self._batch_size
         if n_structures > 1:
-            n_atoms = channel.read_int()
-            self._template.check_count(n_atoms)
-            cells = channel.read_reals(n_structures, 2, 9)
+            self._template.check_count(n_atoms := channel.read_int())
+            cells = self._read_cells(n_structures)
         else:
-            cells = channel.read_reals(1, 2, 9)
-            n_atoms = channel.read_int()
-            self._template.check_count(n_atoms)
+            cells = self._read_cells(1)
+            self._template.check_count(n_atoms := channel.read_int())
         positions = channel.read_reals(n_structures, 3 * n_atoms)
         return [self._assemble(h[0], x) for h, x in zip(cells, positions, strict=True)]
+
+    def _read_cells(self, n_structures: int) -> Array:
+        """(B, 2, 9): h and its inverse per structure; the first number is judged before waiting for more."""
+        first = self._channel.read_reals(1)
+        if first[0] and not 1e-100 < abs(first[0]) < 1e100:
+            raise InputError(
+                "the positions do not come in the socket's layout. If i-PI's input has <ffsocket "
+                'mode="shm">, make it mode="unix"'
+            )
+        return np.concatenate((first, self._channel.read_reals(18 * n_structures - 1))).reshape(-1, 2, 9)
 
     def _answer_forces(self) -> None:
         if self._reply is None:

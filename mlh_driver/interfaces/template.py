@@ -54,13 +54,9 @@ class Template:
         """Raise StructureError unless the MD engine sends as many atoms as there are here."""
         if n_atoms == len(self.numbers):
             return
-        hint = (
-            'a number like this comes from a different message layout: use mode="unix" or "inet", not "shm"'
-            if not 0 < n_atoms < 10**8
-            else "give the file that the MD engine starts from"
-        )
         raise StructureError(
-            f"the MD engine sends {n_atoms} atoms, but {self.source} has {len(self.numbers)}: {hint}"
+            f"the MD engine sends {n_atoms} atoms, but {self.source} has {len(self.numbers)}: give the file "
+            "that the MD engine starts from"
         )
 
     def check_order(self, system: System) -> None:
