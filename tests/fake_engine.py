@@ -25,6 +25,7 @@ class Engine:
     """Harmonic springs to the first positions; knows O and Si."""
 
     def __init__(self, model: str = "fake", **settings: Any) -> None:
+        self.model = model
         faults = dict(item.split("=") for item in model.split(",")[1:])
         self._nan_at = int(faults.get("nan", 0))
         self._seconds = float(faults.get("slow", 0.0))

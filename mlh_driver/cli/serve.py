@@ -52,16 +52,21 @@ def serve(
       mlh-driver serve --unix asio2 --model asio2-minimal &
       mlh-driver lammps -in in.lammps --server unix:asio2
     """
+    from mlh_driver.engine import Engine
     from mlh_driver.interfaces.address import Address, listen
     from mlh_driver.interfaces.server import Server
     from mlh_driver.interfaces.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    first = build_engine(model, solver, electronic_temperature, dtype, device)
     if elements:
-        engine.check_species(elements.numbers)
+        first.check_species(elements.numbers)
+
+    def make_engine() -> Engine:
+        return Engine(first.model, solver=solver, electronic_temperature=electronic_temperature)
+
     console = Console()
     listener = listen(target)
     console.print(f"listening on {target}, model {model}", markup=False, highlight=False, soft_wrap=True)
-    Server(engine, elements, console).serve(listener)
+    Server(make_engine, elements, console).serve(listener)

@@ -7,7 +7,7 @@ import itertools
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 class Server:
     """One thread per MD engine for the socket, and one thread for all computations.
 
-    engine:   the model; structures of all connections are computed one after the other
-    template: the elements for MD engines that do not name them, or None
+    make_engine: gives every connection its own engine (they may share a model), so that neighbor lists
+                 are kept from step to step; structures of all connections are computed in turn
+    template:    the elements for MD engines that do not name them, or None
     """
 
-    def __init__(self, engine: Engine, template: Template | None, console: Console) -> None:
-        self._engine = engine
+    def __init__(
+        self, make_engine: Callable[[], Engine], template: Template | None, console: Console
+    ) -> None:
+        self._make_engine = make_engine
         self._template = template
         self._console = console
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -65,10 +68,10 @@ class Server:
     def _run_session(self, channel: Channel, progress: Progress) -> None:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
         progress.say("connected")
-        check = self._engine.check_species
+        engine = self._make_engine()
         try:
-            compute = partial(self._compute_in_turn, channel)
-            DriverSession(channel, compute, check, self._template, progress).run()
+            compute = partial(self._compute_in_turn, channel, engine)
+            DriverSession(channel, compute, engine.check_species, self._template, progress).run()
             progress.say("done")
         except MLHError as error:
             progress.say(f"disconnected: {error}")
@@ -77,10 +80,10 @@ class Server:
             if progress.evaluations:
                 progress.report()
 
-    def _compute_in_turn(self, channel: Channel, system: System) -> Results:
+    def _compute_in_turn(self, channel: Channel, engine: Engine, system: System) -> Results:
         """Wait for the thread that computes; raises ConnectionLost when the server stops meanwhile."""
         try:
-            future = self._worker.submit(self._compute_if_wanted, channel, system)
+            future = self._worker.submit(_compute_if_wanted, channel, engine, system)
         except RuntimeError:  # the worker takes no more jobs
             raise ConnectionLost("the server stops") from None
         try:
@@ -88,16 +91,17 @@ class Server:
         except CancelledError:
             raise ConnectionLost("the server stops") from None
 
-    def _compute_if_wanted(self, channel: Channel, system: System) -> Results:
-        if channel.peer_is_gone():
-            raise ConnectionLost("it left before its turn came")
-        return self._engine.compute(system)
-
     def _stop(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
         for thread, channel in self._sessions.items():
             channel.abort()
             thread.join(timeout=5.0)
+
+
+def _compute_if_wanted(channel: Channel, engine: Engine, system: System) -> Results:
+    if channel.peer_is_gone():
+        raise ConnectionLost("it left before its turn came")
+    return engine.compute(system)
 
 
 @contextlib.contextmanager
