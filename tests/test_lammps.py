@@ -26,7 +26,6 @@ from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
 
 INPUTS = Path(__file__).parents[1] / "lammps_inputs"
-MODEL = "asio2-minimal"
 SYMBOLS = ("Si", "O")
 UNITS = ("metal", "real", "electron", "si", "cgs", "micro", "nano")
 QUIET = ("-log", "none", "-screen", "none")
@@ -43,20 +42,6 @@ def no_hang() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(MODEL, dtype="float64")
-
-
-@pytest.fixture(scope="module")
-def host() -> Atoms:
-    """96 atoms of glass."""
-    lines = (INPUTS / "nve" / "host.data").read_text().splitlines()
-    side = float(lines[5].split()[1])
-    rows = np.array([line.split() for line in lines[16:]], dtype=float)
-    return Atoms([SYMBOLS[int(kind) - 1] for kind in rows[:, 1]], rows[:, 2:5], cell=[side] * 3, pbc=True)
 
 
 class Recorder:
@@ -178,19 +163,19 @@ def assert_parity(
 
 
 @pytest.mark.parametrize("units", ["metal", "real"])
-def test_static_parity_triclinic_off_origin_shuffled(host: Atoms, engine: Engine, units: str) -> None:
+def test_static_parity_triclinic_off_origin_shuffled(host: Atoms, engine64: Engine, units: str) -> None:
     atoms = sheared(host)
     atoms.positions += np.random.default_rng(1).normal(0.0, 0.05, atoms.positions.shape)
     shuffled = np.random.default_rng(2).permutation(len(atoms)) + 1
     write_data(atoms, "a.data", ids=shuffled, origin=np.array([-7.0, 3.0, 110.0]), units=units)
-    run_text(SETUP.format(units=units, data="a.data") + REPORT.format(steps=0), engine)
+    run_text(SETUP.format(units=units, data="a.data") + REPORT.format(steps=0), engine64)
     rows, report = read_report()
-    expected = engine.compute(System.from_ase(atoms))
+    expected = engine64.compute(System.from_ase(atoms))
     rows = rows[shuffled - 1]  # back to the order of `atoms`
     assert_parity(expected, atoms.cell.volume, units, rows, report)
 
 
-def test_parity_while_atoms_leave_the_box_and_are_reordered(host: Atoms, engine: Engine) -> None:
+def test_parity_while_atoms_leave_the_box_and_are_reordered(host: Atoms, engine64: Engine) -> None:
     """No wrapping and no new order for 6 steps; then, with sorting in every step, again."""
     write_data(host, "a.data")
     move = "pair_style zero 2.0\npair_coeff * *\nfix move all nve\nvelocity all set 60.0 50.0 -55.0\n"
@@ -198,14 +183,14 @@ def test_parity_while_atoms_leave_the_box_and_are_reordered(host: Atoms, engine:
         "neigh_modify once yes\n",
         "atom_modify sort 1 3.0\nneigh_modify every 1 delay 0 check no\n",
     ):
-        recorder = Recorder(engine)
+        recorder = Recorder(engine64)
         setup = SETUP.format(units="metal", data="a.data").replace(
             "read_data", "atom_modify map array\nread_data"
         )
         run_text(setup + move + rule + REPORT.format(steps=6), recorder)
         rows, report = read_report()
         drifted = System(recorder.systems[-1].numbers, rows[:, 2:5], host.cell.array)
-        expected = engine.compute(drifted)
+        expected = engine64.compute(drifted)
         assert np.abs(rows[:, 5:8] - expected.forces).max() < 1e-6
         assert abs(report[0][0] - expected.energy) < 1e-7 * len(host)
         assert (recorder.systems[-1].numbers == host.numbers).all()
@@ -267,10 +252,10 @@ def test_unclear_elements_are_errors(host: Atoms, elements: list[str] | None, me
         run_text(SETUP.format(units="metal", data="a.data") + "run 1\n", FakeEngine(), elements=elements)
 
 
-def test_element_that_the_model_does_not_know(host: Atoms, engine: Engine) -> None:
+def test_element_that_the_model_does_not_know(host: Atoms, engine64: Engine) -> None:
     write_data(host, "a.data", masses=(28.085, 14.007))
     with pytest.raises(MLHError, match="knows only O, Si"):
-        run_text(SETUP.format(units="metal", data="a.data") + "run 1\n", engine)
+        run_text(SETUP.format(units="metal", data="a.data") + "run 1\n", engine64)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -345,12 +330,14 @@ def test_box_follows_the_stress(host: Atoms) -> None:
 
 
 @pytest.mark.slow
-def test_box_relax_lowers_the_enthalpy(host: Atoms, engine: Engine) -> None:
+def test_box_relax_lowers_the_enthalpy(host: Atoms, engine64: Engine) -> None:
     write_data(host, "a.data")
     text = SETUP.format(units="metal", data="a.data") + "fix cell all box/relax aniso 0.0 vmax 0.002\n"
-    run_text(text + 'thermo 1\nminimize 0 0 3 10\nprint "$(pe:%.12g) $(lx)" file box.txt screen no\n', engine)
+    run_text(
+        text + 'thermo 1\nminimize 0 0 3 10\nprint "$(pe:%.12g) $(lx)" file box.txt screen no\n', engine64
+    )
     energy, x = map(float, Path("box.txt").read_text().split())
-    assert energy < engine.compute(System.from_ase(host)).energy
+    assert energy < engine64.compute(System.from_ase(host)).energy
     assert x != pytest.approx(host.cell[0, 0], rel=1e-6)
 
 
