@@ -92,10 +92,11 @@ def lammps(
     """
     from mlh_driver.interfaces.lammps import run_script
     from mlh_driver.interfaces.lammps_library import refuse_launched_ranks
+    from mlh_driver.interfaces.lammps_script import existing_script
 
-    arguments = read_arguments(context.args)
-    script = Path(single_script(arguments))
     refuse_launched_ranks()
+    arguments = read_arguments(context.args)
+    script = existing_script(Path(single_script(arguments)))
     engine: ForceEngine
     if server is None:
         engine = build_engine(model, solver, electronic_temperature, dtype, device)

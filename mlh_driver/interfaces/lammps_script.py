@@ -79,9 +79,7 @@ class ScriptRunner:
         Raises InputError for a script that cannot be read or a fix that cannot be served, LammpsError when
         LAMMPS reports an error, and whatever ``on_fix`` raised.
         """
-        if not script.is_file():
-            raise InputError(f"the LAMMPS script {str(script)!r} does not exist")
-        copy = self._copy(script)
+        copy = self._copy(existing_script(script))
         try:
             self._lmp.file(str(copy))
         except Exception as error:  # the wrapper raises a bare Exception
@@ -152,6 +150,13 @@ class ScriptRunner:
             self._error = error
             self._lmp.set_show_error(False)
             return "mlh_driver_stop\n"  # no such command: LAMMPS leaves the script
+
+
+def existing_script(script: Path) -> Path:
+    """The path itself; raises InputError if there is no such file."""
+    if not script.is_file():
+        raise InputError(f"the LAMMPS script {str(script)!r} does not exist; name an existing one")
+    return script
 
 
 def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, *, line: str) -> None:
