@@ -120,7 +120,7 @@ class ScriptRunner:
     def _ask(self, question: str, argument: str) -> str:
         """Script lines with which LAMMPS asks this process something."""
         return (
-            f"variable {QUESTION} string {question}\n"
+            f"variable {QUESTION} string {question} # this and what it includes come from mlh-driver\n"
             f"variable {ARGUMENT} string {argument}\n"
             f"include {self._pipe}\n"
         )

@@ -1,0 +1,54 @@
+"""The scripts in examples/ do what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import ENVIRONMENT, REPOSITORY
+
+LOG = """
+   Step          Temp          PotEng           gap
+         0   300            -31500.5       5.5
+        10   280.5          -31500.25      5.25
+Loop time of 1 on 1 procs for 10 steps with 96 atoms
+   Step          Temp          PotEng           gap
+        10   280.5          -31500.25      5.25
+WARNING: something in between
+        20   260            -31500.0       -nan
+Loop time of 1 on 1 procs for 10 steps with 96 atoms
+"""
+
+
+def example(name: str, *arguments: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "examples" / name), *arguments],
+        cwd=folder, env=ENVIRONMENT | {"MPLBACKEND": "Agg"}, capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_vacancy_relaxation(tmp_path: Path) -> None:
+    printed = example("relax_vacancy.py", "--steps", "2", "--cell", folder=tmp_path)
+    start, end = (line for line in printed.splitlines() if "Si-Si" in line)
+    assert start.startswith("start")
+    assert float(end.split("energy ")[1].split()[0]) < float(start.split("energy ")[1].split()[0])
+    assert (tmp_path / "relaxed.xyz").read_text().startswith("95\n")
+
+
+@pytest.mark.slow
+def test_defect_levels(tmp_path: Path) -> None:
+    printed = example("defect_levels.py", folder=tmp_path)
+    carriers = [line.split()[0] for line in printed.split("mean of the element\n")[1].splitlines()[:2]]
+    assert carriers == ["Si", "Si"]  # the pair that faces the missing oxygen
+    assert (tmp_path / "defect_levels.png").stat().st_size > 10_000
+
+
+def test_plot_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "log.lammps").write_text(LOG)
+    example("plot_md.py", "log.lammps", folder=tmp_path)
+    assert (tmp_path / "md.png").stat().st_size > 10_000
