@@ -22,7 +22,7 @@ from mlh_driver.cli.lammps import read_arguments
 from mlh_driver.engine import Engine
 from mlh_driver.errors import ConnectionLost, InputError, MLHError, NonFiniteError
 from mlh_driver.interfaces.lammps import LammpsError, bind, open_lammps, run_script
-from mlh_driver.interfaces.lammps_script import logical_lines, strip_comment
+from mlh_driver.interfaces.lammps_script import logical_lines, remove_leftovers, strip_comment
 from mlh_driver.interfaces.remote import RemoteEngine
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
@@ -543,12 +543,14 @@ def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, sta
     setup = SETUP.format(units="metal", data="a.data")
     Path("in.test").write_text(setup + "fix move all nve\nrun ${n}\nprint 'all done'\n")
     Path("in.bad").write_text("units metal\nfoo bar\n")
+    Path("in.quit").write_text(setup + "run 2\nif '2 > 1' then 'quit 7'\nprint 'all done'\n")
     _, address = serve(start, "fake,nan=20")
     for arguments, status, message in [
         (("-in", "in.test", "-var", "n", "10"), 0, ""),
         (("-in", "in.test", "-var", "n", "100"), 1, "forces on 1 atoms"),
         (("-in", "in.test", "-var", "n", "10", "--elements", "Si"), 1, "names 1 elements"),
         (("-in", "in.bad"), 1, "Unknown command: foo bar"),
+        (("-in", "in.quit"), 7, ""),
         (("-in", "nowhere.in"), 1, "'nowhere.in' does not exist"),
     ]:
         done = command(*arguments, "-log", "none", "--server", address)
@@ -556,6 +558,17 @@ def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, sta
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert ("all done" in done.stdout) == (status == 0)
+
+
+def test_folders_of_dead_processes_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for owner in (dead.pid, os.getpid(), 1):
+        (tmp_path / f"mlh-driver-lammps-{owner}-x").mkdir()
+    remove_leftovers()
+    left = {path.name.split("-")[3] for path in tmp_path.iterdir()}
+    assert left == {str(os.getpid()), "1"}
 
 
 def test_a_killed_server_ends_the_run(host: Atoms, start: Launcher) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from mlh_driver.interfaces.lammps_library import LammpsError
 QUESTION = "mlh_question"
 ARGUMENT = "mlh_argument"
 
+_PREFIX = "mlh-driver-lammps-"
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
 _READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
 _QUOTED_READ = re.compile(r"""(["']\s*(?:include|jump)\s+)([^\s"'$]+)""")
@@ -59,7 +61,8 @@ class ScriptRunner:
         self._closing = False
 
     def __enter__(self) -> ScriptRunner:
-        self._folder = tempfile.TemporaryDirectory(prefix="mlh-driver-")
+        remove_leftovers()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
         self._pipe = Path(self._folder.name) / "ask"
         os.mkfifo(self._pipe)
         self._thread = threading.Thread(target=self._answer_questions, name="lammps-script", daemon=True)
@@ -150,6 +153,24 @@ class ScriptRunner:
             self._error = error
             self._lmp.set_show_error(False)
             return "mlh_driver_stop\n"  # no such command: LAMMPS leaves the script
+
+
+def remove_leftovers() -> None:
+    """Remove the folders of processes that are gone: killed ones, and those whose script said ``quit``."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, and belongs to somebody else
+        return True
+    return True
 
 
 def existing_script(script: Path) -> Path:
