@@ -218,8 +218,11 @@ def run_script(
 
     LAMMPS' command ``quit`` ends the process. Raises LammpsError for an error of LAMMPS itself, the
     engine's error if a force call failed, and InputError for a script that never defines the fix or cannot
-    be served. """ check_elements(elements or ()) lmp = open_lammps(arguments) callbacks:
-    list[ForceCallback] = []
+    be served.
+    """
+    check_elements(elements or ())
+    lmp = open_lammps(arguments)
+    callbacks: list[ForceCallback] = []
 
     def on_fix(fix_id: str) -> list[str]:
         callback = ForceCallback(lmp, fix_id, engine, elements)
