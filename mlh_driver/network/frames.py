@@ -78,7 +78,7 @@ class FrameRotation(nn.Module):
     def pack(self, wigner: list[Tensor]) -> Tensor:
         """(P, n_rows, (lmax + 1)^2) packed rotation of features into the frames."""
         n = len(wigner[0])
-        parts = [d.reshape(n, -1) for d in wigner]
+        parts = [d.flatten(1) for d in wigner]
         constants = wigner[0].new_tensor([0.0, 1.0]).expand(n, 2)
         entries = torch.cat([*parts, constants], dim=1)
-        return entries.index_select(1, self.gather).reshape(n, self.n_rows, -1)
+        return entries.index_select(1, self.gather).unflatten(1, (self.n_rows, -1))

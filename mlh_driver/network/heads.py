@@ -67,6 +67,7 @@ class PairHead(nn.Module):
     ) -> None:
         super().__init__()
         self.copies = copies
+        hidden = hidden[: 1 + len(coupling.n_complex)]
         self.layout = [(frames.lmax + 1 - m, 1 if m == 0 else 2) for m in range(len(hidden))]
         widths_in = [2 * channels * n_l for n_l, _ in self.layout]
         self.hidden = hidden
@@ -103,7 +104,8 @@ class PairHead(nn.Module):
 
     def _mix(self, x: Tensor, weights: list[Tensor]) -> list[Tensor]:
         """Hidden numbers per m: (P, 1 or 2, hidden[m])."""
-        rows = x.split([n_l * copies for n_l, copies in self.layout], dim=1)
+        sizes = [n_l * copies for n_l, copies in self.layout]
+        rows = x[:, : sum(sizes)].split(sizes, dim=1)
         return [
             (row.reshape(len(x), copies, -1) @ mixer) * weight[:, None]
             for row, (_, copies), mixer, weight in zip(rows, self.layout, self.mix, weights, strict=True)

@@ -168,12 +168,11 @@ class HamiltonianNetwork(nn.Module):
     ) -> Tensor:
         """(P, copies, n, n) blocks of pairs sorted by kind, zero-padded."""
         parts = zip(*(tensor.split(kind_sizes) for tensor in (x_i, x_j, radial, *wigner)), strict=True)
-        return torch.cat(
-            [
-                _pad(head(a, b, functions, list(rotation)), self.n)
-                for head, (a, b, functions, *rotation) in zip(heads, parts, strict=True)
-            ]
-        )
+        found = [x_i.new_zeros(0, heads[0].head.copies, self.n, self.n)]
+        for head, (a, b, functions, *rotation) in zip(heads, parts, strict=True):
+            if len(a):
+                found.append(_pad(head(a, b, functions, rotation), self.n))
+        return torch.cat(found)
 
     def _hop_blocks(
         self, graph: Graph, distances: Tensor, x_i: Tensor, x_j: Tensor, radial: Tensor,

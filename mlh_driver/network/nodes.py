@@ -170,7 +170,7 @@ class Messages(nn.Module):
         columns = weights.split([mixer.shape[1] for mixer in self.mixers], dim=1)
         parts = []
         for row, column, mixer, n in zip(rows, columns, self.mixers, copies, strict=True):
-            block = (row.reshape(len(x), n, -1) @ mixer) * column[:, None]
+            block = (row.reshape(len(x), n, len(mixer)) @ mixer) * column[:, None]
             parts.append(block.reshape(row.shape))
         return torch.cat(parts, dim=1)
 

@@ -1,0 +1,71 @@
+"""``mlh-driver evaluate``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mlh_driver.cli.options import (
+    DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    DEFAULT_MODEL,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    Precision,
+    PrecisionOption,
+    SolverOption,
+    TemperatureOption,
+    build_engine,
+)
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled structures (.npz, optional split.json).")],
+    model: ModelOption = DEFAULT_MODEL,
+    solver: SolverOption = "auto",
+    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    dtype: PrecisionOption = Precision.float32,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a model with labelled structures: Hamiltonian, levels, energy, forces, stress.
+
+    Example: [bold]mlh-driver evaluate data/asio2 --model asio2-minimal[/]
+    """
+    from mlh_driver.data import read_splits, read_structure
+    from mlh_driver.evaluation import CONVENTION, evaluate_structure, mean_summary
+
+    splits = read_splits(data)
+    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    console = Console()
+    report: dict[str, dict[str, dict[str, float]]] = {}
+    for split, names in splits.items():
+        steps = track(names, description=split, console=Console(stderr=True), transient=True)
+        errors = [evaluate_structure(engine, read_structure(data / f"{name}.npz")) for name in steps]
+        report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
+    if as_json:
+        typer.echo(json.dumps({"convention": CONVENTION, "splits": report}, indent=2))
+        return
+    for split, rows in report.items():
+        console.print(_table(split, rows))
+    console.print(CONVENTION)
+
+
+def _table(split: str, rows: dict[str, dict[str, float]]) -> Table:
+    """Mean and largest magnitude of every figure, and the structure with the largest."""
+    table = Table(title=f"{split}: {len(rows) - 1} structures")
+    table.add_column("figure")
+    table.add_column("mean", justify="right")
+    table.add_column("largest", justify="right")
+    table.add_column("in")
+    structures = {name: values for name, values in rows.items() if name != "mean"}
+    for figure, mean in rows["mean"].items():
+        worst = max(structures, key=lambda name: abs(structures[name][figure]))
+        table.add_row(figure, f"{mean:.2f}", f"{structures[worst][figure]:.2f}", worst)
+    return table

@@ -1,0 +1,116 @@
+"""``mlh-driver predict``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlh_driver.cli.options import (
+    DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    DEFAULT_MODEL,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    Precision,
+    PrecisionOption,
+    SolverOption,
+    TemperatureOption,
+    build_engine,
+)
+
+if TYPE_CHECKING:
+    from mlh_driver.results import Results
+    from mlh_driver.system import System
+
+
+def predict(
+    structure: Annotated[Path, typer.Argument(help="Any periodic structure that ASE reads.")],
+    model: ModelOption = DEFAULT_MODEL,
+    solver: SolverOption = "auto",
+    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    dtype: PrecisionOption = Precision.float32,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Energy, forces, stress, gap, charges and timings of one structure.
+
+    Example: [bold]mlh-driver predict glass.cif --model asio2-minimal[/]
+    """
+    system = read_system(structure)
+    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    results = engine.compute(system)
+    if as_json:
+        typer.echo(json.dumps(_report(system, results), indent=2))
+    else:
+        _print(system, results)
+
+
+def read_system(path: Path) -> System:
+    """Read a structure with ASE; raises InputError when the file is missing or unreadable."""
+    import ase.io
+
+    from mlh_driver.errors import InputError
+    from mlh_driver.system import System
+
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE raises anything, depending on the format
+        raise InputError(f"cannot read a structure from {path}: {error or type(error).__name__}") from error
+    return System.from_ase(atoms)
+
+
+def _report(system: System, results: Results) -> dict[str, Any]:
+    return {
+        "n_atoms": len(system),
+        "energy": results.energy,
+        "free_energy": results.free_energy,
+        "forces_norm": float(np.linalg.norm(results.forces)),
+        "forces_max": float(np.linalg.norm(results.forces, axis=1).max()),
+        "forces": results.forces.tolist(),
+        "stress": results.stress.tolist(),
+        "energies": results.energies.tolist(),
+        "charges": results.charges.tolist(),
+        **results.observables(),
+        "timings": results.timings,
+    }
+
+
+def _print(system: System, results: Results) -> None:
+    from ase.data import chemical_symbols
+    from ase.units import GPa
+
+    rows = [
+        ("atoms", f"{len(system)}", ""),
+        ("energy", f"{results.energy:.6f}", "eV"),
+        ("energy per atom", f"{results.energy / len(system):.6f}", "eV"),
+        ("forces, norm", f"{np.linalg.norm(results.forces):.4f}", "eV/Å"),
+        ("forces, largest", f"{np.linalg.norm(results.forces, axis=1).max():.4f}", "eV/Å"),
+        ("pressure", f"{-np.trace(results.stress) / 3 / GPa:.3f}", "GPa"),
+    ]
+    rows += [
+        (name.replace("_", " "), f"{value:.4f}", "" if name == "extrapolation" else "eV")
+        for name, value in results.observables().items()
+    ]
+    for number in np.unique(system.numbers):
+        charges = results.charges[system.numbers == number]
+        spread = f"{charges.mean():+.3f} ({charges.min():+.3f} ... {charges.max():+.3f})"
+        rows.append((f"charge of {chemical_symbols[number]}, mean (range)", spread, "e"))
+    rows += [(f"time, {stage}", f"{1e3 * seconds:.1f}", "ms") for stage, seconds in results.timings.items()]
+    table = Table(show_header=False)
+    for column in ("left", "right", "left"):
+        table.add_column(justify=column)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    if results.extrapolation > 1:
+        console.print(
+            f"[yellow]extrapolation is {results.extrapolation:.2f}: beyond the edge (1) of the training data, "
+            "do not trust these numbers without a check against DFT[/]"
+        )

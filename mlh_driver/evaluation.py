@@ -1,0 +1,105 @@
+"""Errors of a model on labelled structures.
+
+The zero of potential of the reference is arbitrary, so Hamiltonians are compared up to one constant per
+structure, the mean of the diagonal of H_model - H_reference; eigenvalues are compared after the same
+shift. Energies, forces and stresses are compared as they are, on the reference's scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlh_driver.data import LabelledStructure
+from mlh_driver.engine import Engine
+from mlh_driver.system import Array
+
+SHELLS_A = (0.0, 2.0, 3.0, 4.0, 5.0, 7.0, np.inf)
+CONVENTION = (
+    "H and levels are compared up to one constant per structure (the mean diagonal of H_model - H_reference); "
+    "energies, forces and stresses as they are."
+)
+
+
+@dataclass(frozen=True)
+class StructureErrors:
+    """Errors on one structure. Arrays hold every single error; the rest are means over the structure.
+
+    hamiltonian_eV: (n, n) difference after the shift
+    shells: (n, n) index of the distance shell of each element, -1 on site
+    """
+
+    name: str
+    hamiltonian_eV: Array
+    shells: np.ndarray
+    levels_eV: Array
+    band_energy_eV_atom: float
+    energy_eV_atom: float
+    forces_eV_A: Array
+    stress_eV_A3: Array | None
+    extrapolation: float
+
+    def summary(self) -> dict[str, float]:
+        """The reported figures by name and unit; energies are signed."""
+        error = np.abs(self.hamiltonian_eV)
+        figures = {
+            "H_mae_meV": error.mean(),
+            "H_onsite_mae_meV": error[self.shells < 0].mean(),
+        }
+        for k, (low, high) in enumerate(zip(SHELLS_A[:-1], SHELLS_A[1:], strict=True)):
+            if (self.shells == k).any():
+                figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
+        figures |= {
+            "levels_mae_meV": np.abs(self.levels_eV).mean(),
+            "band_energy_meV_atom": self.band_energy_eV_atom,
+            "energy_meV_atom": self.energy_eV_atom,
+            "forces_mae_meV_A": np.abs(self.forces_eV_A).mean(),
+            "forces_rmse_meV_A": np.sqrt((self.forces_eV_A**2).mean()),
+        }
+        if self.stress_eV_A3 is not None:
+            figures["stress_mae_meV_A3"] = np.abs(self.stress_eV_A3).mean()
+        return {key: 1e3 * float(value) for key, value in figures.items()} | {
+            "extrapolation": self.extrapolation
+        }
+
+
+def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErrors:
+    """Compare the engine with the labels of one structure."""
+    results = engine.compute(label.system)
+    predicted = engine.hamiltonian(label.system)
+    difference = predicted - label.hamiltonian
+    shift = np.diagonal(difference).mean()
+    n_pairs = len(label.occupied)
+    levels = np.linalg.eigvalsh(predicted)[:n_pairs] - label.occupied - shift
+    return StructureErrors(
+        name=label.name,
+        hamiltonian_eV=difference - shift * np.eye(len(difference)),
+        shells=_shell_of_elements(engine, label),
+        levels_eV=levels,
+        band_energy_eV_atom=2.0 * levels.sum() / len(label.system),
+        energy_eV_atom=(results.energy - label.energy) / len(label.system),
+        forces_eV_A=results.forces - label.forces,
+        stress_eV_A3=None if label.stress is None else results.stress - label.stress,
+        extrapolation=results.extrapolation,
+    )
+
+
+def _shell_of_elements(engine: Engine, label: LabelledStructure) -> np.ndarray:
+    """(n, n) shell of the nearest-image distance between the atoms of each element of H; -1 on site."""
+    distances = label.system.to_ase().get_all_distances(mic=True)
+    shells = np.searchsorted(SHELLS_A, distances, side="right") - 1
+    np.fill_diagonal(shells, -1)
+    basis = engine.model.basis
+    sizes = basis.sizes[basis.species_index(label.system.numbers)]
+    return shells.repeat(sizes, axis=0).repeat(sizes, axis=1)
+
+
+def mean_summary(errors: list[StructureErrors]) -> dict[str, float]:
+    """Mean over structures of the magnitude of every figure; forces RMSE over all components."""
+    rows = [error.summary() for error in errors]
+    keys = [key for key in rows[0] if all(key in row for row in rows)]
+    mean = {key: float(np.mean([abs(row[key]) for row in rows])) for key in keys}
+    forces = np.concatenate([error.forces_eV_A.ravel() for error in errors])
+    mean["forces_rmse_meV_A"] = 1e3 * float(np.sqrt((forces**2).mean()))
+    return mean

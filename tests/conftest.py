@@ -1,0 +1,101 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from mlh_driver.basis import MINIMAL_SIO2, OrbitalBasis
+from mlh_driver.engine import Engine
+from mlh_driver.extrapolation import fit_indicator
+from mlh_driver.graph import GraphBuilder
+from mlh_driver.model import Model, ModelMetadata, load_model
+from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
+from mlh_driver.system import System
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL_NETWORK = NetworkSettings(
+    channels=8,
+    pair_channels=6,
+    pair_hidden=(16, 8, 8),
+    n_radial=6,
+    hop_copies=2,
+    hop_hidden=(8, 4, 4),
+    energy_channels=8,
+    energy_width=8,
+    pair_cutoff_A=5.0,
+    message_cutoff_A=4.0,
+    hop_cutoff_A=3.0,
+)
+
+
+def glass(case: str) -> Atoms:
+    """The start structure of one of the i-PI inputs."""
+    lines = (REPOSITORY / "ipi_inputs" / case / "init.xyz").read_text().splitlines()
+    cell = [float(word) for word in lines[1].split()[2:8]]
+    rows = [line.split() for line in lines[2:]]
+    positions = np.array([row[1:4] for row in rows], dtype=float)
+    return Atoms([row[0] for row in rows], positions, cell=cell, pbc=True)
+
+
+@pytest.fixture(scope="session")
+def host() -> Atoms:
+    """96 atoms of a-SiO2."""
+    return glass("nve")
+
+
+@pytest.fixture(scope="session")
+def vacancy() -> Atoms:
+    """The same size with one oxygen missing: 95 atoms."""
+    return glass("vacancy_relaxation")
+
+
+@pytest.fixture(scope="session")
+def model64() -> Model:
+    return load_model("asio2-minimal", dtype="float64")
+
+
+@pytest.fixture
+def engine64(model64: Model) -> Engine:
+    return Engine(model64)
+
+
+def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings = SMALL_NETWORK) -> Model:
+    """An untrained model in double precision: enough for every property that holds by construction."""
+    torch.manual_seed(1)
+    network = HamiltonianNetwork(basis, settings).double()
+    with torch.no_grad():
+        network.repulsion.normal_()
+    network.eval().requires_grad_(False)
+    system = small_system(seed=3)
+    if set(basis.species) != {"O", "Si"}:
+        system = System(basis.numbers[np.arange(len(system)) % len(basis.numbers)], system.positions, system.cell)
+    graph = GraphBuilder(basis, settings.pair_cutoff_A).build(system)
+    indicator = fit_indicator(network(graph).descriptors, graph.species, len(basis.species))
+    metadata = ModelMetadata(
+        name="random",
+        basis=basis,
+        network=settings,
+        atom_energies_eV=(-400.0,) * len(basis.species),
+        reference="none",
+        valid_range="none",
+        training_data=(),
+    )
+    return Model(metadata, network, indicator)
+
+
+def small_system(seed: int = 0, n_atoms: int = 12) -> System:
+    """Si4O8 at random places, at least 1.5 Å apart, in a triclinic cell smaller than the cutoff."""
+    rng = np.random.default_rng(seed)
+    cell = np.array([[5.8, 0.0, 0.0], [0.7, 6.1, 0.0], [-0.5, 0.9, 5.6]])
+    atoms = Atoms(cell=cell, pbc=True)
+    while len(atoms) < n_atoms:
+        trial = atoms + Atoms("O" if len(atoms) % 3 else "Si", positions=[rng.random(3) @ cell])
+        others = list(range(len(atoms)))
+        if not others or trial.get_distances(-1, others, mic=True).min() > 1.5:
+            atoms = trial
+    return System.from_ase(atoms)

@@ -1,0 +1,165 @@
+"""Energy, forces, stress and observables of the engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import make_supercell
+
+from conftest import random_model, small_system
+from mlh_driver import Engine, MLHCalculator, System
+from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
+from mlh_driver.model import Model
+from mlh_driver.results import OBSERVABLES
+
+
+def directional_derivative(energy, step: float) -> float:
+    """Central difference of fourth order at zero."""
+    e = [energy(k * step) for k in (-2, -1, 1, 2)]
+    return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * step)
+
+
+def strained(system: System, strain: np.ndarray) -> System:
+    F = np.eye(3) + strain
+    return System(system.numbers, system.positions @ F, system.cell @ F)
+
+
+@pytest.mark.parametrize("temperature_K", [0.0, 300.0, 8000.0])
+def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
+    """Small triclinic cell, several images per pair, with and without fractional occupations."""
+    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    system = small_system()
+    direction = np.random.default_rng(1).normal(size=(len(system), 3))
+
+    def energy(x: float) -> float:
+        return engine.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
+
+    exact = -(engine.compute(system).forces * direction).sum()
+    assert directional_derivative(energy, 1e-3) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature_K", [0.0, 8000.0])
+def test_stress_is_the_derivative_of_the_energy(temperature_K: float) -> None:
+    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    system = small_system()
+    results = engine.compute(system)
+    for k in range(3):
+        strain = np.random.default_rng(k).normal(size=(3, 3))
+        strain = strain + strain.T
+        numerical = directional_derivative(lambda x, e=strain: engine.compute(strained(system, x * e)).energy, 1e-4)
+        exact = system.volume * (results.stress * strain).sum()
+        assert numerical == pytest.approx(exact, rel=1e-6)
+
+
+def test_shipped_model_has_exact_forces_and_stress(engine64: Engine, host: Atoms) -> None:
+    host = host.copy()
+    host.rattle(0.05, seed=2)
+    system = System.from_ase(host)
+    rng = np.random.default_rng(3)
+    direction, strain = rng.normal(size=(len(host), 3)), rng.normal(size=(3, 3))
+    strain = 0.5 * (strain + strain.T)
+    results = engine64.compute(system)
+
+    def moved(x: float) -> float:
+        return engine64.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
+
+    force = -(results.forces * direction).sum()
+    assert directional_derivative(moved, 2e-3) == pytest.approx(force, rel=1e-6)
+    stress = system.volume * (results.stress * strain).sum()
+    numerical = directional_derivative(lambda x: engine64.compute(strained(system, x * strain)).energy, 5e-4)
+    assert numerical == pytest.approx(stress, rel=1e-6)
+
+
+def test_energy_is_extensive(engine64: Engine, host: Atoms) -> None:
+    """Doubling a cell that is large enough for Gamma doubles the energy and repeats the forces."""
+    single = engine64.compute(System.from_ase(host))
+    doubled = engine64.compute(System.from_ase(make_supercell(host, np.diag([2, 1, 1]))))
+    per_atom = (doubled.energy - 2 * single.energy) / (2 * len(host))
+    assert abs(per_atom) < 5e-3
+    blocks = doubled.forces.reshape(2, len(host), 3)
+    np.testing.assert_allclose(blocks[0], blocks[1], atol=1e-8)
+
+
+def test_local_terms_are_exactly_extensive() -> None:
+    """The double-counting energies of a repeated cell repeat, images or not."""
+    engine, system = Engine(random_model()), small_system()
+    twice = System.from_ase(make_supercell(system.to_ase(), np.diag([1, 2, 1])))
+    one = engine.model.network(engine.graphs.build(system)).energies
+    two = engine.model.network(engine.graphs.build(twice)).energies
+    np.testing.assert_allclose(two.reshape(2, -1), np.stack([one, one]), atol=1e-12)
+
+
+def test_observables_are_consistent(engine64: Engine, vacancy: Atoms) -> None:
+    results = engine64.compute(System.from_ase(vacancy))
+    assert results.energies.sum() == pytest.approx(results.energy, abs=1e-9)
+    assert results.charges.sum() == pytest.approx(0.0, abs=1e-9)
+    assert results.charges[vacancy.numbers == 14].mean() > 1 > results.charges[vacancy.numbers == 8].mean()
+    assert results.homo < results.fermi_level < results.lumo
+    assert results.band_gap == pytest.approx(results.lumo - results.homo)
+    assert set(results.observables()) == set(OBSERVABLES)
+    assert results.extrapolation == pytest.approx(results.extrapolations.max())
+    assert {"graph", "network", "solver", "gradient"} <= set(results.timings)
+
+
+def test_extrapolation_rises_away_from_the_training_data(engine64: Engine, host: Atoms) -> None:
+    values = [engine64.compute(System.from_ase(host)).extrapolation]
+    for scale in (0.9, 0.8):
+        squeezed = host.copy()
+        squeezed.set_cell(host.cell * scale, scale_atoms=True)
+        values.append(engine64.compute(System.from_ase(squeezed)).extrapolation)
+    assert values == sorted(values)
+    assert values[0] < 1 < values[-1]
+
+
+def test_neighbor_list_reuse_changes_nothing() -> None:
+    """A walk with wraps, strain and a jump: one engine that reuses, a fresh one each time."""
+    model, rng = random_model(), np.random.default_rng(5)
+    reusing, system = Engine(model), small_system()
+    for step in range(12):
+        jump = 0.6 if step == 8 else 0.01
+        cell = system.cell @ (np.eye(3) + 0.002 * rng.normal(size=(3, 3)))
+        images = rng.integers(-2, 3, size=(len(system), 3))
+        positions = system.positions + jump * rng.normal(size=system.positions.shape) + images @ cell
+        system = System(system.numbers, positions, cell)
+        kept, fresh = reusing.compute(system), Engine(model).compute(system)
+        assert kept.energy == pytest.approx(fresh.energy, abs=1e-9)
+        np.testing.assert_allclose(kept.forces, fresh.forces, atol=1e-9)
+    assert 1 < reusing.graphs.rebuilds < 12
+
+
+def test_calculator_serves_ase(model64: Model, host: Atoms) -> None:
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import FIRE
+
+    atoms = host.copy()
+    atoms.calc = MLHCalculator(model64)
+    before = atoms.get_potential_energy()
+    assert atoms.get_stress().shape == (6,)
+    assert {"energy", "free_energy", "forces", "stress", "energies", "charges", "band_gap", "fermi_level",
+            "extrapolation"} <= set(atoms.calc.results)
+    FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=3)
+    assert atoms.get_potential_energy() < before
+    assert atoms.calc.results["energy"] == atoms.calc.results["free_energy"]
+
+
+def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> None:
+    engine = Engine(model64)
+    with pytest.raises(StructureError, match=r"atom 1 is C .*knows only O, Si"):
+        engine.compute(System(np.array([8, 6]), np.zeros((2, 3)), 9 * np.eye(3)))
+    with pytest.raises(StructureError, match="position of atom 0"):
+        System(np.array([8]), np.array([[np.nan, 0, 0]]), 9 * np.eye(3))
+    with pytest.raises(StructureError, match="singular"):
+        System(np.array([8]), np.zeros((1, 3)), np.diag([9.0, 9.0, 0.0]))
+    with pytest.raises(StructureError, match="pbc"):
+        System.from_ase(Atoms("O", cell=[9, 9, 9]))
+    with pytest.raises(InputError, match="-5"):
+        Engine(model64, electronic_temperature=-5)
+    with pytest.raises(InputError, match="magic"):
+        Engine(model64, solver="magic")
+
+
+def test_atoms_on_top_of_each_other_are_refused(model64: Model) -> None:
+    system = System(np.array([8, 8, 14]), np.array([[0.0, 0, 0], [0, 0, 0], [3, 0, 0]]), 12 * np.eye(3))
+    with pytest.raises((NonFiniteError, SolverError, StructureError)):
+        Engine(model64).compute(system)
