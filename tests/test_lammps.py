@@ -483,8 +483,8 @@ def run_input(case: str, script: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_input_nve() -> None:
-    printed = run_input("nve", "in.nve", "-var", "steps", "40", "-var", "every", "1")
-    (table,) = thermo("test.log")
+    printed = run_input("nve", "in.nve", "-var", "settle", "10", "-var", "steps", "40", "-var", "every", "1")
+    _, table = thermo("test.log")
     assert len(table) == 41
     total, potential = table[:, 3], table[:, 2]
     assert np.ptp(potential) > 0.3
