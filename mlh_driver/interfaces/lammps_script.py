@@ -61,6 +61,11 @@ class ScriptRunner:
         self._closing = False
 
     def __enter__(self) -> ScriptRunner:
+        if re.search(r"[\s\"'$&#]", tempfile.gettempdir()):
+            raise InputError(
+                f"the folder for temporary files is {tempfile.gettempdir()!r}, a name that LAMMPS scripts "
+                "cannot hold; set TMPDIR to one without blanks"
+            )
         remove_leftovers()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
         self._pipe = Path(self._folder.name) / "ask"
