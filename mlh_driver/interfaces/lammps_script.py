@@ -24,6 +24,7 @@ variable.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -57,6 +58,7 @@ class ScriptRunner:
         self._lmp = lmp
         self._on_fix = on_fix
         self._copies: dict[Path, Path] = {}
+        self._counter = itertools.count()
         self._error: BaseException | None = None
         self._closing = False
 
@@ -100,7 +102,7 @@ class ScriptRunner:
         source = script.resolve()
         copy = self._copies.get(source)
         if copy is None or copy.stat().st_mtime_ns < source.stat().st_mtime_ns:
-            copy = Path(self._folder.name) / f"{len(self._copies)}-{source.name.replace(' ', '_')}"
+            copy = Path(self._folder.name) / f"{next(self._counter)}-{source.name.replace(' ', '_')}"
             self._copies[source] = copy
             text = source.read_text(encoding="utf-8", errors="surrogateescape")
             lines = [self._rewritten(physical, logical) for physical, logical in logical_lines(text)]
