@@ -15,7 +15,10 @@ import ase
 import numpy as np
 
 REPOSITORY = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",  # several programs run at once; their threads would fight for the cores
+}
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 DRIVER = [sys.executable, "-m", "mlh_driver.cli.main"]
 PATIENCE_S = 90.0
