@@ -64,8 +64,9 @@ def ipi(
 ) -> None:
     """Serve energies, forces, stress and observables to a running i-PI.
 
-    Start as many clients as you like, in any order with i-PI. The exit status is 0 when i-PI
-    was done, and 1 when the model failed or i-PI was lost.
+    Start as many clients as you like, before or after i-PI.
+
+    Exit status: 0 when i-PI was done, 1 when the model failed or i-PI was lost.
 
     [bold]Example[/]
 
