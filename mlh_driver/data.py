@@ -61,7 +61,9 @@ def read_structure(path: Path) -> LabelledStructure:
             stress=arrays.get("stress_eV_A3"),
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a labelled structure: {error!r}; see mlh_driver.data for the format") from error
+        raise InputError(
+            f"{path} is not a labelled structure: {error!r}; see mlh_driver.data for the format"
+        ) from error
 
 
 def read_splits(folder: Path) -> dict[str, list[str]]:

@@ -138,7 +138,7 @@ class Engine:
 
     def eigenvalues(self, system: System) -> Array:
         """(n,) ascending eigenvalues of the predicted Hamiltonian in eV."""
-        return np.linalg.eigvalsh(self.hamiltonian(system))
+        return np.asarray(np.linalg.eigvalsh(self.hamiltonian(system)), dtype=np.float64)
 
     def _graph(self, system: System) -> Graph:
         graph = self.graphs.build(system, self._dtype)
@@ -188,8 +188,16 @@ class Engine:
         return forces.cpu().numpy(), stress.cpu().numpy()
 
     def _results(
-        self, system: System, blocks: Blocks, H: Tensor, weight: Tensor, state: ElectronicState,
-        atoms: _Atoms, forces: Array, stress: Array, timings: dict[str, float],
+        self,
+        system: System,
+        blocks: Blocks,
+        H: Tensor,
+        weight: Tensor,
+        state: ElectronicState,
+        atoms: _Atoms,
+        forces: Array,
+        stress: Array,
+        timings: dict[str, float],
     ) -> Results:
         n_atoms = len(system)
 

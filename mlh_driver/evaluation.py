@@ -8,6 +8,7 @@ shift. Energies, forces and stresses are compared as they are, on the reference'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from mlh_driver.system import Array
 
 SHELLS_A = (0.0, 2.0, 3.0, 4.0, 5.0, 7.0, np.inf)
 CONVENTION = (
-    "H and levels are compared up to one constant per structure (the mean diagonal of H_model - H_reference); "
-    "energies, forces and stresses as they are."
+    "H and levels are compared up to one constant per structure (the mean diagonal of "
+    "H_model - H_reference); energies, forces and stresses as they are."
 )
 
 
@@ -47,7 +48,7 @@ class StructureErrors:
             "H_mae_meV": error.mean(),
             "H_onsite_mae_meV": error[self.shells < 0].mean(),
         }
-        for k, (low, high) in enumerate(zip(SHELLS_A[:-1], SHELLS_A[1:], strict=True)):
+        for k, (low, high) in enumerate(pairwise(SHELLS_A)):
             if (self.shells == k).any():
                 figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
         figures |= {

@@ -73,7 +73,9 @@ def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings =
     network.eval().requires_grad_(False)
     system = small_system(seed=3)
     if set(basis.species) != {"O", "Si"}:
-        system = System(basis.numbers[np.arange(len(system)) % len(basis.numbers)], system.positions, system.cell)
+        system = System(
+            basis.numbers[np.arange(len(system)) % len(basis.numbers)], system.positions, system.cell
+        )
     graph = GraphBuilder(basis, settings.pair_cutoff_A).build(system)
     indicator = fit_indicator(network(graph).descriptors, graph.species, len(basis.species))
     metadata = ModelMetadata(

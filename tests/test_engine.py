@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import make_supercell
-
 from conftest import random_model, small_system
+
 from mlh_driver import Engine, MLHCalculator, System
 from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.model import Model
@@ -47,7 +47,9 @@ def test_stress_is_the_derivative_of_the_energy(temperature_K: float) -> None:
     for k in range(3):
         strain = np.random.default_rng(k).normal(size=(3, 3))
         strain = strain + strain.T
-        numerical = directional_derivative(lambda x, e=strain: engine.compute(strained(system, x * e)).energy, 1e-4)
+        numerical = directional_derivative(
+            lambda x, e=strain: engine.compute(strained(system, x * e)).energy, 1e-4
+        )
         exact = system.volume * (results.stress * strain).sum()
         assert numerical == pytest.approx(exact, rel=1e-6)
 
@@ -136,8 +138,17 @@ def test_calculator_serves_ase(model64: Model, host: Atoms) -> None:
     atoms.calc = MLHCalculator(model64)
     before = atoms.get_potential_energy()
     assert atoms.get_stress().shape == (6,)
-    assert {"energy", "free_energy", "forces", "stress", "energies", "charges", "band_gap", "fermi_level",
-            "extrapolation"} <= set(atoms.calc.results)
+    assert {
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "energies",
+        "charges",
+        "band_gap",
+        "fermi_level",
+        "extrapolation",
+    } <= set(atoms.calc.results)
     FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=3)
     assert atoms.get_potential_energy() < before
     assert atoms.calc.results["energy"] == atoms.calc.results["free_energy"]

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from conftest import random_model, small_system
 from scipy.spatial.transform import Rotation
 
-from conftest import random_model, small_system
 from mlh_driver.basis import MINIMAL_SIO2, OrbitalBasis
 from mlh_driver.engine import Engine
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings
@@ -82,7 +82,6 @@ def test_bonds_along_the_axes_have_finite_derivatives() -> None:
     assert np.isfinite(results.forces).all()
 
 
-
 @pytest.mark.parametrize("cutoff", ["pair_cutoff_A", "message_cutoff_A", "hop_cutoff_A"])
 def test_energy_and_two_derivatives_are_continuous_at_the_cutoffs(cutoff: str) -> None:
     """Third differences across the cutoff vanish with the step as those of a C2 function do."""
@@ -129,7 +128,9 @@ def test_wigner_matrices_are_those_of_e3nn() -> None:
     for l, matrix in enumerate(frames.wigner(R), start=1):
         expected = o3.Irrep(l, (-1) ** l).D_from_matrix(R)
         torch.testing.assert_close(matrix, expected, atol=3e-6, rtol=0)  # e3nn goes through angles
-        torch.testing.assert_close(matrix @ matrix.transpose(1, 2), torch.eye(2 * l + 1).double().expand_as(matrix))
+        torch.testing.assert_close(
+            matrix @ matrix.transpose(1, 2), torch.eye(2 * l + 1).double().expand_as(matrix)
+        )
 
 
 def test_sphere_products_are_exactly_equivariant_and_of_third_order() -> None:
@@ -137,7 +138,9 @@ def test_sphere_products_are_exactly_equivariant_and_of_third_order() -> None:
     x = torch.randn(6, 16, 4, dtype=torch.float64)
     species = torch.zeros(6, dtype=torch.long)
     rotation = torch.tensor(Rotation.random(random_state=2).as_matrix())[None]
-    D = torch.block_diag(torch.eye(1).double(), *(d[0] for d in FrameRotation(3, 2).double().wigner(rotation)))
+    D = torch.block_diag(
+        torch.eye(1).double(), *(d[0] for d in FrameRotation(3, 2).double().wigner(rotation))
+    )
     torch.testing.assert_close(product(D @ x, species), D @ product(x, species))
     second, third = product(x, species).chunk(2, dim=-1)
     second2, third2 = product(2 * x, species).chunk(2, dim=-1)
@@ -166,8 +169,15 @@ def test_a_basis_with_d_shells_and_different_sizes_works_too() -> None:
         occupations=(MINIMAL_SIO2.occupations[0], (*MINIMAL_SIO2.occupations[1], *[0.0] * 5)),
     )
     settings = NetworkSettings(
-        lmax=4, channels=4, pair_channels=4, pair_hidden=(8, 6, 4, 4, 2), hop_hidden=(4, 4, 2, 2, 2),
-        pair_cutoff_A=4.5, message_cutoff_A=4.0, hop_cutoff_A=2.8, energy_channels=4,
+        lmax=4,
+        channels=4,
+        pair_channels=4,
+        pair_hidden=(8, 6, 4, 4, 2),
+        hop_hidden=(4, 4, 2, 2, 2),
+        pair_cutoff_A=4.5,
+        message_cutoff_A=4.0,
+        hop_cutoff_A=2.8,
+        energy_channels=4,
     )
     engine = Engine(random_model(basis, settings), electronic_temperature=2000.0)
     system = small_system(n_atoms=6)

@@ -41,5 +41,7 @@ def info(
         metadata = load_model(name).metadata
         size = find_model(name).stat().st_size / 1e6
         elements = ", ".join(metadata.basis.species)
-        table.add_row(f"model {name}", f"{elements}; {metadata.reference}; {size:.1f} MB\n{metadata.valid_range}")
+        table.add_row(
+            f"model {name}", f"{elements}; {metadata.reference}; {size:.1f} MB\n{metadata.valid_range}"
+        )
     console.print(table)

@@ -11,7 +11,8 @@ from rich.console import Console
 from mlh_driver.errors import MLHError
 
 COMMANDS = ("info", "predict", "train", "evaluate", "ipi", "lammps", "serve")
-"""Each is the function of this name in the module ``mlh_driver.cli.NAME``."""
+"""Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
+there are any, say how options are parsed."""
 
 app = typer.Typer(
     name="mlh-driver",
@@ -22,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _name in COMMANDS:
-    app.command(_name)(getattr(import_module(f"mlh_driver.cli.{_name}"), _name))
+    _module = import_module(f"mlh_driver.cli.{_name}")
+    app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(getattr(_module, _name))
 
 
 def run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -54,15 +54,16 @@ def predict(
 def read_system(path: Path) -> System:
     """Read a structure with ASE; raises InputError when the file is missing or unreadable."""
     import ase.io
+    from ase import Atoms
 
     from mlh_driver.errors import InputError
     from mlh_driver.system import System
 
     try:
-        atoms = ase.io.read(path)
+        atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE raises anything, depending on the format
         raise InputError(f"cannot read a structure from {path}: {error or type(error).__name__}") from error
-    return System.from_ase(atoms)
+    return System.from_ase(cast(Atoms, atoms))
 
 
 def _report(system: System, results: Results) -> dict[str, Any]:
@@ -111,6 +112,6 @@ def _print(system: System, results: Results) -> None:
     console.print(table)
     if results.extrapolation > 1:
         console.print(
-            f"[yellow]extrapolation is {results.extrapolation:.2f}: beyond the edge (1) of the training data, "
-            "do not trust these numbers without a check against DFT[/]"
+            f"[yellow]extrapolation is {results.extrapolation:.2f}: beyond the edge (1) of the training "
+            "data, do not trust these numbers without a check against DFT[/]"
         )

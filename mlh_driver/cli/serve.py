@@ -66,7 +66,4 @@ def serve(
     def make_engine() -> Engine:
         return Engine(first.model, solver=solver, electronic_temperature=electronic_temperature)
 
-    console = Console()
-    listener = listen(target)
-    console.print(f"listening on {target}, model {model}", markup=False, highlight=False, soft_wrap=True)
-    Server(make_engine, elements, console).serve(listener)
+    Server(make_engine, elements, Console()).serve(listen(target))

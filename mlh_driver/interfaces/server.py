@@ -48,14 +48,18 @@ class Server:
         """Accept and serve until SIGTERM or Ctrl-C; then close every connection and remove the socket."""
         with _stop_on_signals():
             try:
+                self._say(f"listening on {listener.address}")
                 for number in itertools.count(1):
                     sock, _ = listener.socket.accept()
                     self._start_session(sock, Progress(self._console, f"engine {number}: "))
             except KeyboardInterrupt:
-                self._console.print("stopping", highlight=False)
+                self._say("stopping")
             finally:
                 listener.close()
                 self._stop()
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def _start_session(self, sock: socket.socket, progress: Progress) -> None:
         channel = Channel(sock)
@@ -68,8 +72,8 @@ class Server:
     def _run_session(self, channel: Channel, progress: Progress) -> None:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
         progress.say("connected")
-        engine = self._make_engine()
         try:
+            engine = self._make_engine()
             compute = partial(self._compute_in_turn, channel, engine)
             DriverSession(channel, compute, engine.check_species, self._template, progress).run()
             progress.say("done")

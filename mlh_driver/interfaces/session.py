@@ -85,7 +85,8 @@ class DriverSession:
         except MLHError as error:
             if self._extras is extras_for_remote and not isinstance(error, ConnectionLost):
                 report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
-                self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
+                with contextlib.suppress(ConnectionLost):
+                    self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
             raise
 
     def _next_message(self) -> str:

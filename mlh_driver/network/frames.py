@@ -41,6 +41,9 @@ class FrameRotation(nn.Module):
     Columns: the (lmax + 1)^2 components of a feature.
     """
 
+    gather: Tensor
+    parity: Tensor
+
     def __init__(self, lmax: int, m_max: int) -> None:
         super().__init__()
         self.lmax = lmax

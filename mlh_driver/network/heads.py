@@ -56,6 +56,8 @@ class ComplexProducts(nn.Module):
 class PairHead(nn.Module):
     """Blocks of one kind of pair in the bond frame, from the two atoms' features in that frame."""
 
+    to_block: Tensor
+
     def __init__(
         self,
         frames: FrameRotation,
@@ -126,6 +128,9 @@ class BondBlocks(nn.Module):
     of (j, i) is the transpose of that of (i, j) to the last digit.
     """
 
+    signs: Tensor
+    parity: Tensor
+
     def __init__(
         self,
         frames: FrameRotation,
@@ -171,11 +176,15 @@ def orbital_rotation(wigner: list[Tensor], shells: tuple[int, ...]) -> Tensor:
 class OnsiteBlocks(nn.Module):
     """Symmetric on-site blocks of one species, from its atoms' features."""
 
+    coupling0: Tensor
+
     def __init__(self, lmax: int, shells: tuple[int, ...], channels: int) -> None:
         super().__init__()
         couplings = onsite_couplings(shells)
         self.n_l = min(len(couplings), lmax + 1)
-        self.scalars = nn.Sequential(nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels), nn.SiLU())
+        self.scalars = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels), nn.SiLU()
+        )
         self.out = nn.ParameterList()
         for l in range(self.n_l):
             self.register_buffer(f"coupling{l}", couplings[l], persistent=False)
@@ -185,7 +194,9 @@ class OnsiteBlocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, C) -> (N, n, n)."""
         s = self.scalars(x[:, 0])
-        block = torch.einsum("np,pab->nab", torch.cat([s, x[:, 0]], -1) @ self.out[0] + self.constant, self.coupling0[:, 0])
+        block = torch.einsum(
+            "np,pab->nab", torch.cat([s, x[:, 0]], -1) @ self.out[0] + self.constant, self.coupling0[:, 0]
+        )
         for l in range(1, self.n_l):
             features = x[:, l * l : (l + 1) ** 2]
             numbers = torch.cat([features * s[:, None], features], dim=-1) @ self.out[l]
@@ -204,6 +215,11 @@ class EnergyHead(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
         )
+
+    def shrink(self, factor: float) -> None:
+        """Scale the output weights."""
+        for parameter in self.layers[-1].parameters():
+            parameter.data.mul_(factor)
 
     def forward(self, scalars: Tensor) -> Tensor:
         """(N, C) -> (N,)"""

@@ -10,6 +10,7 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,45 @@ class Blocks:
     descriptors: Tensor
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Features of pairs that are sorted by kind.
+
+    x_i, x_j: (P, rows, C) features of both atoms in the frame of the bond
+    radial:   (P, n_radial)
+    wigner:   D^1, D^2, ... of the bond rotations, each (P, 2l + 1, 2l + 1)
+    sizes:    pairs of each kind
+    """
+
+    x_i: Tensor
+    x_j: Tensor
+    radial: Tensor
+    wigner: list[Tensor]
+    sizes: tuple[int, ...]
+
+    def select(self, index: Tensor, sizes: tuple[int, ...]) -> _Pairs:
+        """The pairs of an ascending index, ``sizes`` of each kind."""
+        x_i, x_j, radial, *wigner = (
+            tensor.index_select(0, index) for tensor in (self.x_i, self.x_j, self.radial, *self.wigner)
+        )
+        return _Pairs(x_i, x_j, radial, wigner, sizes)
+
+    def blocks(self, heads: nn.ModuleList, copies: int, n: int) -> Tensor:
+        """(P, copies, n, n) zero-padded blocks, each kind evaluated by its own head."""
+        tensors = (self.x_i, self.x_j, self.radial, *self.wigner)
+        parts = zip(*(tensor.split(self.sizes) for tensor in tensors), strict=True)
+        found = [self.x_i.new_zeros(0, copies, n, n)]
+        for head, (x_i, x_j, radial, *wigner) in zip(heads, parts, strict=True):
+            if len(x_i):
+                found.append(_pad(head(x_i, x_j, radial, wigner), n))
+        return torch.cat(found)
+
+
 class HamiltonianNetwork(nn.Module):
     """Maps a graph to :class:`Blocks`; equivariant, Hermitian and smooth by construction."""
+
+    kind_of: Tensor
+    atomic_numbers: Tensor
 
     def __init__(self, basis: OrbitalBasis, settings: NetworkSettings) -> None:
         super().__init__()
@@ -97,7 +135,9 @@ class HamiltonianNetwork(nn.Module):
         self.onsite = nn.ModuleList(OnsiteBlocks(lmax, shells, channels) for shells in basis.shells)
         self.bonds = self._pair_heads(settings.pair_hidden, 1)
         self.hops = self._pair_heads(settings.hop_hidden, 2 * settings.hop_copies)
-        self.energy = nn.ModuleList(EnergyHead(settings.energy_channels, settings.energy_width) for _ in basis.species)
+        self.energy = nn.ModuleList(
+            EnergyHead(settings.energy_channels, settings.energy_width) for _ in basis.species
+        )
         self.repulsion = nn.Parameter(torch.zeros(len(self.kinds), settings.n_radial))
         kind_of = torch.zeros(n_species, n_species, dtype=torch.long)
         for kind, (a, b) in enumerate(self.kinds):
@@ -133,13 +173,17 @@ class HamiltonianNetwork(nn.Module):
         features = self.features(species, *near)
         pair_features = self.pair_features(features, species)
         i, j = graph.pair_index
-        x_i = torch.bmm(packed, pair_features.index_select(0, i))
-        x_j = torch.bmm(packed, pair_features.index_select(0, j))
-        radial = self.pair_radial(distances)
-        bonds = self._evaluate(self.bonds, x_i, x_j, radial, wigner, graph.kind_sizes)[:, 0]
+        pairs = _Pairs(
+            x_i=torch.bmm(packed, pair_features.index_select(0, i)),
+            x_j=torch.bmm(packed, pair_features.index_select(0, j)),
+            radial=self.pair_radial(distances),
+            wigner=wigner,
+            sizes=graph.kind_sizes,
+        )
         decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
-        bonds = bonds * (decay * envelope(distances, settings.pair_cutoff_A))[:, None, None]
-        hops, hop_index = self._hop_blocks(graph, distances, x_i, x_j, radial, wigner)
+        strength = decay * envelope(distances, settings.pair_cutoff_A)
+        bonds = pairs.blocks(self.bonds, 1, self.n)[:, 0] * strength[:, None, None]
+        hops, hop_index = self._hop_blocks(graph, distances, pairs)
         return Blocks(
             onsite=self._onsite_blocks(features, species),
             pairs=torch.cat([bonds, hops]),
@@ -155,6 +199,11 @@ class HamiltonianNetwork(nn.Module):
         packed = self.frames.pack(self.frames.wigner(rotations))
         return self._energies(graph.species, self._near_pairs(graph, distances, packed))
 
+    def shrink_many_body_energy(self, factor: float) -> None:
+        """Scale the output of the many-body term, so that the pair repulsion leads at first."""
+        for head in self.energy:
+            cast(EnergyHead, head).shrink(factor)
+
     def _near_pairs(self, graph: Graph, distances: Tensor, packed: Tensor) -> tuple[Tensor, ...]:
         """Pairs within the message cutoff: (2, M) atoms, vectors, packed rotations, radial functions."""
         near = torch.nonzero(distances.detach() < self.settings.message_cutoff_A)[:, 0]
@@ -162,32 +211,13 @@ class HamiltonianNetwork(nn.Module):
         radial = self.message_radial(distances.index_select(0, near))
         return graph.pair_index[:, near], vectors, packed.index_select(0, near), radial
 
-    def _evaluate(
-        self, heads: nn.ModuleList, x_i: Tensor, x_j: Tensor, radial: Tensor, wigner: list[Tensor],
-        kind_sizes: tuple[int, ...],
-    ) -> Tensor:
-        """(P, copies, n, n) blocks of pairs sorted by kind, zero-padded."""
-        parts = zip(*(tensor.split(kind_sizes) for tensor in (x_i, x_j, radial, *wigner)), strict=True)
-        found = [x_i.new_zeros(0, heads[0].head.copies, self.n, self.n)]
-        for head, (a, b, functions, *rotation) in zip(heads, parts, strict=True):
-            if len(a):
-                found.append(_pad(head(a, b, functions, rotation), self.n))
-        return torch.cat(found)
-
-    def _hop_blocks(
-        self, graph: Graph, distances: Tensor, x_i: Tensor, x_j: Tensor, radial: Tensor,
-        wigner: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
         cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
         short = torch.nonzero(distances.detach() < cutoff)[:, 0]
         first, second = graph.species[graph.pair_index[:, short]]
         sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
-        blocks = self._evaluate(
-            self.hops, *(t.index_select(0, short) for t in (x_i, x_j, radial)),
-            [d.index_select(0, short) for d in wigner],
-            sizes,
-        )
+        blocks = pairs.select(short, sizes).blocks(self.hops, 2 * copies, self.n)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
         i, j = graph.pair_index[:, short]
         ends, centers = torch.cat([i, j]), torch.cat([j, i])
@@ -237,7 +267,12 @@ def core_repulsion(distances: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
     x = distances * (z_i**0.23 + z_j**0.23) / 0.46850
     screening = sum(
         amplitude * torch.exp(-rate * x)
-        for amplitude, rate in ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
+        for amplitude, rate in (
+            (0.18175, 3.19980),
+            (0.50986, 0.94229),
+            (0.28022, 0.40290),
+            (0.02817, 0.20162),
+        )
     )
     return coulomb_eV_A * z_i * z_j / distances * screening * envelope(distances, CORE_RADIUS_A)
 

@@ -24,6 +24,8 @@ def degrees(lmax: int) -> Tensor:
 class NodeLinear(nn.Module):
     """Mixes channels with a matrix for every l (and every species of the atom, if given)."""
 
+    degrees: Tensor
+
     def __init__(self, lmax: int, n_in: int, n_out: int, n_species: int = 0) -> None:
         super().__init__()
         self.n_species = n_species
@@ -47,6 +49,9 @@ class SphereProduct(nn.Module):
     uniform in the azimuth) integrates polynomials of degree 4 lmax exactly, so the operation is exactly
     equivariant.
     """
+
+    to_sphere: Tensor
+    from_sphere: Tensor
 
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
@@ -77,6 +82,8 @@ class NodeUpdate(nn.Module):
     Every term vanishes with its input, so an atom without neighbors has no features at all.
     """
 
+    degrees: Tensor
+
     def __init__(self, lmax: int, n_in: int, channels: int, n_species: int) -> None:
         super().__init__()
         self.lmax = lmax
@@ -99,6 +106,8 @@ class NodeUpdate(nn.Module):
 
 class AtomDensity(nn.Module):
     """Neighbor density of each atom, by species of the neighbor, radial function and (l, m)."""
+
+    parity: Tensor
 
     def __init__(self, lmax: int, n_species: int, n_radial: int) -> None:
         super().__init__()
@@ -149,7 +158,9 @@ class Messages(nn.Module):
         source = self.prepare(x, species)
         from_j = torch.bmm(rotations, source.index_select(0, j))
         from_i = torch.bmm(rotations, source.index_select(0, i)) * parity
-        kinds = torch.cat([species[i] * self.n_species + species[j], species[j] * self.n_species + species[i]])
+        kinds = torch.cat(
+            [species[i] * self.n_species + species[j], species[j] * self.n_species + species[i]]
+        )
         weights = self._radial_weights(torch.cat([radial, radial]), kinds)
         to_i, to_j = self._mix(torch.cat([from_j, from_i]), weights).chunk(2)
         back = rotations.transpose(1, 2)
@@ -187,8 +198,10 @@ class AtomFeatures(nn.Module):
         self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
         self.register_buffer("parity", frames.parity, persistent=False)
 
-    def forward(self, species: Tensor, pairs: Tensor, vectors: Tensor, packed: Tensor, radial: Tensor) -> Tensor:
-        """From (2, P) pairs within the message cutoff, their vectors, packed rotations and radial functions."""
+    def forward(
+        self, species: Tensor, pairs: Tensor, vectors: Tensor, packed: Tensor, radial: Tensor
+    ) -> Tensor:
+        """From (2, P) pairs within the message cutoff: vectors, packed rotations, radial functions."""
         x = self.first(self.density(species, pairs, vectors, radial), species)
         message = self.messages(x, species, pairs, packed, radial, self.parity)
         return self.second(torch.cat([x, message], dim=-1), species)

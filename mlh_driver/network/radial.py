@@ -25,6 +25,8 @@ class RadialBasis(nn.Module):
     oscillate on the scale of a bond need.
     """
 
+    centers: Tensor
+
     def __init__(self, size: int, cutoff: float, start: float = 0.6) -> None:
         super().__init__()
         self.cutoff = cutoff

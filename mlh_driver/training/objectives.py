@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlh_driver.graph import Graph
 from mlh_driver.hamiltonian import assemble, block_cotangents
 from mlh_driver.network.network import Blocks, HamiltonianNetwork
 from mlh_driver.solvers.dense import differentiable_density
-from mlh_driver.training.samples import Sample, forces_from_pairs
+from mlh_driver.training.samples import Derivatives, Sample
 from mlh_driver.training.settings import LossWeights
 
 
@@ -35,10 +34,10 @@ def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
 
 @dataclass(frozen=True)
 class BandTerm:
-    """Electronic energy 2 Tr[(P - P0) H] in eV and its forces (N, 3) in eV/Å."""
+    """Electronic energy 2 Tr[(P - P0) H] in eV and its derivatives."""
 
     energy: float
-    forces: Tensor
+    derivatives: Derivatives
 
 
 def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
@@ -49,29 +48,41 @@ def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
     weight = 2.0 * (differentiable_density(H, sample.n_pairs) - torch.diag(sample.reference))
     onsite, pairs = block_cotangents(weight, blocks, sample.sizes)
     (gradient,) = torch.autograd.grad([blocks.onsite, blocks.pairs], graph.pair_vectors, [onsite, pairs])
-    return BandTerm(float((weight * H).sum()), forces_from_pairs(gradient, graph))
+    derivatives = Derivatives.of_pairs(gradient, sample.graph)
+    return BandTerm(float((weight * H).sum()), derivatives)
+
+
+def double_counting(
+    network: HamiltonianNetwork, sample: Sample, band: BandTerm, create_graph: bool = False
+) -> tuple[Tensor, Derivatives]:
+    """Binding energy and derivatives: the network's double-counting energy plus the fixed electronic term."""
+    graph = sample.with_gradient()
+    energy = network.energies(graph).sum()
+    (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, create_graph=create_graph)
+    return energy + band.energy, Derivatives.of_pairs(gradient, sample.graph) + band.derivatives
 
 
 def energy_loss(network: HamiltonianNetwork, sample: Sample, band: BandTerm, weights: LossWeights) -> Tensor:
-    """Energy and forces of the double-counting term against the reference minus the electronic term."""
+    """Errors of energy, forces and virial when only the double-counting energy is trained."""
+    energy, derivatives = double_counting(network, sample, band, create_graph=True)
+    return weighted_errors(energy - sample.binding, derivatives, sample, weights)
+
+
+def weighted_errors(
+    energy_error: Tensor, derivatives: Derivatives, sample: Sample, weights: LossWeights
+) -> Tensor:
+    """Weighted squared errors of the energy per atom, the force components, and the virial per atom."""
+    n_atoms = sample.graph.n_atoms
+    loss = weights.energy * (energy_error / n_atoms).square()
+    loss = loss + weights.forces * (derivatives.forces - sample.forces).square().mean()
+    if sample.virial is not None:
+        loss = loss + weights.virial * ((derivatives.virial - sample.virial) / n_atoms).square().mean()
+    return loss
+
+
+def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, Tensor, Derivatives]:
+    """Blocks, binding energy and derivatives, differentiable in the parameters, response of P included."""
     graph = sample.with_gradient()
-    energies = network.energies(graph)
-    (gradient,) = torch.autograd.grad(energies.sum(), graph.pair_vectors, create_graph=True)
-    forces = forces_from_pairs(gradient, graph) + band.forces
-    energy = energies.sum() + (band.energy - sample.binding)
-    return weighted_errors(energy, forces, sample, weights)
-
-
-def weighted_errors(energy_error: Tensor, forces: Tensor, sample: Sample, weights: LossWeights) -> Tensor:
-    """Weighted squared errors of the energy per atom and of the force components."""
-    per_atom = energy_error / sample.graph.n_atoms
-    return weights.energy * per_atom.square() + weights.forces * (forces - sample.forces).square().mean()
-
-
-def total_energy_and_forces(
-    network: HamiltonianNetwork, graph: Graph, sample: Sample
-) -> tuple[Blocks, Tensor, Tensor]:
-    """Blocks, binding energy and forces, differentiable in the parameters including the response of P."""
     blocks = network(graph)
     H = assemble(blocks, sample.sizes)
     density = differentiable_density(H, sample.n_pairs)
@@ -84,15 +95,15 @@ def total_energy_and_forces(
         [onsite, pairs, torch.ones_like(blocks.energies)],
         create_graph=True,
     )
-    return blocks, energy, forces_from_pairs(gradient, graph)
+    return blocks, energy, Derivatives.of_pairs(gradient, sample.graph)
 
 
 def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:
-    """All three errors with exact forces."""
-    blocks, energy, forces = total_energy_and_forces(network, sample.with_gradient(), sample)
-    error = (energy - sample.binding).to(forces.dtype)
+    """All errors together, with exact forces."""
+    blocks, energy, derivatives = total_energy(network, sample)
+    error = (energy - sample.binding).to(sample.forces.dtype)
     return weights.hamiltonian * hamiltonian_loss(blocks, sample) + weighted_errors(
-        error, forces, sample, weights
+        error, derivatives, sample, weights
     )
 
 
@@ -109,9 +120,10 @@ def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str,
     }
 
 
-def energy_errors(energy_error: float, forces: Tensor, sample: Sample) -> dict[str, float]:
+def energy_errors(energy: Tensor, derivatives: Derivatives, sample: Sample) -> dict[str, float]:
     """Signed energy error in meV per atom, and force RMSE in meV/Å."""
     return {
-        "energy_meV_atom": 1e3 * energy_error / sample.graph.n_atoms,
-        "forces_rmse_meV_A": 1e3 * float((forces - sample.forces).square().mean().sqrt()),
+        "energy_meV_atom": 1e3 * (float(energy.detach()) - sample.binding) / sample.graph.n_atoms,
+        "forces_rmse_meV_A": 1e3
+        * float((derivatives.forces.detach() - sample.forces).square().mean().sqrt()),
     }

@@ -21,7 +21,7 @@ RIDGE = 1e-4
 def fit_repulsion(
     network: HamiltonianNetwork, samples: list[Sample], bands: dict[str, BandTerm], weights: LossWeights
 ) -> None:
-    """Set ``network.repulsion`` and the output of the energy heads to the fit."""
+    """Set ``network.repulsion`` to the fit, and make the many-body rest start small."""
     systems = [_equations(network, sample, bands[sample.name], weights) for sample in samples]
     matrix = np.concatenate([a for a, _ in systems])
     target = np.concatenate([b for _, b in systems])
@@ -32,8 +32,7 @@ def fit_repulsion(
     )
     with torch.no_grad():
         network.repulsion.copy_(torch.tensor(solution).reshape(network.repulsion.shape))
-        for head in network.energy:
-            head.layers[-1].weight.mul_(0.1)
+        network.shrink_many_body_energy(0.1)
 
 
 def _equations(
@@ -55,5 +54,5 @@ def _equations(
     energy_weight = np.sqrt(weights.energy) / n_atoms
     force_weight = np.sqrt(weights.forces / (3 * n_atoms))
     matrix = np.concatenate([energy_weight * np.array(energies)[None], force_weight * np.array(forces).T])
-    missing = force_weight * (sample.forces - band.forces).flatten().numpy()
+    missing = force_weight * (sample.forces - band.derivatives.forces).flatten().numpy()
     return matrix, np.concatenate([[energy_weight * (sample.binding - band.energy)], missing])

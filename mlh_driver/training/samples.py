@@ -25,6 +25,7 @@ class Sample:
     occupied:    (n_pairs,) eV
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
+    virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
     """
 
     name: str
@@ -36,6 +37,7 @@ class Sample:
     occupied: Tensor
     binding: float
     forces: Tensor
+    virial: Tensor | None
 
     def with_gradient(self) -> Graph:
         """A graph whose pair vectors are a fresh leaf that records derivatives."""
@@ -66,6 +68,9 @@ def make_sample(
         occupied=torch.tensor(label.occupied),
         binding=label.energy - isolated,
         forces=torch.tensor(label.forces, dtype=DTYPE),
+        virial=None
+        if label.stress is None
+        else torch.tensor(-label.system.volume * label.stress, dtype=DTYPE),
     )
 
 
@@ -74,3 +79,20 @@ def forces_from_pairs(gradient: Tensor, graph: Graph) -> Tensor:
     i, j = graph.pair_index
     forces = gradient.new_zeros(graph.n_atoms, 3)
     return forces.index_add(0, i, gradient).index_add(0, j, -gradient)
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Forces (N, 3) in eV/Å and virial (3, 3) in eV of some energy."""
+
+    forces: Tensor
+    virial: Tensor
+
+    @classmethod
+    def of_pairs(cls, gradient: Tensor, graph: Graph) -> Derivatives:
+        """From g = dE/d pair_vectors, (P, 3): virial = -sum r (outer) g, made symmetric."""
+        virial = -graph.pair_vectors.T @ gradient
+        return cls(forces_from_pairs(gradient, graph), 0.5 * (virial + virial.T))
+
+    def __add__(self, other: Derivatives) -> Derivatives:
+        return Derivatives(self.forces + other.forces, self.virial + other.virial)

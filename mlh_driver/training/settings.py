@@ -48,11 +48,12 @@ class StageSettings(_Settings):
 
 
 class LossWeights(_Settings):
-    """Weights of the squared errors: H per atom in eV, energy per atom in eV, forces in eV/Å."""
+    """Weights of the squared errors: H, energy and virial (-V stress) per atom in eV, forces in eV/Å."""
 
     hamiltonian: float = 1.0
-    energy: float = 100.0
+    energy: float = 300.0
     forces: float = 1.0
+    virial: float = 3.0
 
 
 class TrainSettings(_Settings):
@@ -65,6 +66,7 @@ class TrainSettings(_Settings):
     species: tuple[SpeciesSettings, ...]
     data: tuple[DataSettings, ...]
     network: NetworkSettings = NetworkSettings()
+    start_from: str | None = Field(default=None, description="name or path of a model to fine-tune")
     hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)
     energy: StageSettings = StageSettings(steps=3000, learning_rate=3e-3)
     joint: StageSettings = StageSettings(steps=1000, learning_rate=5e-4, validate_every=100)
@@ -98,7 +100,9 @@ def _atomic_number(symbol: str) -> int:
 def _spread(entry: SpeciesSettings) -> tuple[float, ...]:
     """Spin-less occupation of each orbital: a shell's electrons, spread evenly."""
     if len(entry.shells) != len(entry.electrons):
-        raise InputError(f"{entry.symbol}: {len(entry.shells)} shells, but {len(entry.electrons)} electron counts")
+        raise InputError(
+            f"{entry.symbol}: {len(entry.shells)} shells, but {len(entry.electrons)} electron counts"
+        )
     return tuple(
         0.5 * electrons / (2 * l + 1)
         for l, electrons in zip(entry.shells, entry.electrons, strict=True)
@@ -120,4 +124,7 @@ def read_settings(path: Path) -> TrainSettings:
         raise InputError(f"{path}: {problems}") from error
     base = path.resolve().parent
     data = tuple(entry.model_copy(update={"folder": base / entry.folder}) for entry in settings.data)
-    return settings.model_copy(update={"data": data, "output": base / settings.output})
+    changes = {"data": data, "output": base / settings.output}
+    if settings.start_from and (base / settings.start_from).is_file():
+        changes["start_from"] = str(base / settings.start_from)
+    return settings.model_copy(update=changes)

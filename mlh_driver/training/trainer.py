@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from mlh_driver.data import read_split
 from mlh_driver.errors import InputError
+from mlh_driver.model import load_model
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.objectives import (
     BandTerm,
     band_term,
+    double_counting,
     energy_errors,
     energy_loss,
     hamiltonian_errors,
     hamiltonian_loss,
     joint_loss,
-    total_energy_and_forces,
+    total_energy,
 )
 from mlh_driver.training.pair_potential import fit_repulsion
-from mlh_driver.training.samples import DTYPE, Sample, forces_from_pairs, make_sample
+from mlh_driver.training.samples import DTYPE, Sample, make_sample
 from mlh_driver.training.settings import StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint")
@@ -64,6 +66,8 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
         self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        if settings.start_from:
+            self._load_weights(settings.start_from)
         self.average = copy.deepcopy(self.network)
         self.train = self._samples("train")
         self.validation = self._samples("validation")
@@ -88,6 +92,16 @@ class Trainer:
             self.optimizer = self._new_optimizer()
             self.save_checkpoint()
         return self.average
+
+    def _load_weights(self, name: str) -> None:
+        """Start from the weights of an existing model with the same basis and network settings."""
+        model = load_model(name)
+        if (model.basis, model.network.settings) != (self.network.basis, self.settings.network):
+            raise InputError(
+                f"start_from = {name}: that model has another basis or other network settings; "
+                "use the settings of its metadata (mlh-driver info --model NAME)"
+            )
+        self.network.load_state_dict(model.network.state_dict())
 
     def _samples(self, role: str) -> list[Sample]:
         settings = self.settings
@@ -190,17 +204,12 @@ class Trainer:
         if stage == "hamiltonian":
             errors = hamiltonian_errors(self.average, sample)
             return {**errors, "score": errors["H_rms_per_atom_meV"]}
-        graph = sample.with_gradient()
         if stage == "energy":
-            band = self.bands[sample.name]
-            energies = self.average.energies(graph)
-            (gradient,) = torch.autograd.grad(energies.sum(), graph.pair_vectors)
-            forces = forces_from_pairs(gradient, graph) + band.forces
-            errors = energy_errors(float(energies.sum()) + band.energy - sample.binding, forces, sample)
+            energy, derivatives = double_counting(self.average, sample, self.bands[sample.name])
+            errors = energy_errors(energy, derivatives, sample)
         else:
-            _, energy, forces = total_energy_and_forces(self.average, graph, sample)
-            errors = energy_errors(float(energy) - sample.binding, forces.detach(), sample)
-            errors |= hamiltonian_errors(self.average, sample)
+            _, energy, derivatives = total_energy(self.average, sample)
+            errors = energy_errors(energy, derivatives, sample) | hamiltonian_errors(self.average, sample)
         return {**errors, "score": errors["forces_rmse_meV_A"]}
 
     @property

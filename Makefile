@@ -1,0 +1,33 @@
+# make demo    set everything up, then run LAMMPS and i-PI with the shipped model
+# make test    set everything up, then run all tests
+# make check   lint and types
+
+PYTHON ?= python3
+# The CPU build is enough; set TORCH to install another one.
+TORCH ?= torch==2.13.0
+BIN = .venv/bin
+
+.PHONY: demo test check install clean
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py
+
+test: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mlh_driver
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,label]'
+	touch $@
+
+clean:
+	rm -rf .venv demo_output

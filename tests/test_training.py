@@ -1,0 +1,254 @@
+"""Training on a small scale: the derivatives it relies on, its files, and its errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.units import Bohr, Hartree
+from typer.testing import CliRunner
+
+from conftest import REPOSITORY, random_model, small_system
+from mlh_driver.cli.main import app
+from mlh_driver.data import read_split, read_structure
+from mlh_driver.engine import Engine
+from mlh_driver.errors import InputError
+from mlh_driver.model import Model, load_model
+from mlh_driver.training.objectives import joint_loss, shift_free, total_energy
+from mlh_driver.training.samples import make_sample
+from mlh_driver.training.settings import LossWeights, TrainSettings, read_settings
+from mlh_driver.training.trainer import Trainer
+
+SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
+
+CONFIG = """
+name = "tiny"
+output = "run"
+reference = "a random model"
+valid_range = "nothing"
+
+[[data]]
+folder = "data"
+
+[[species]]
+symbol = "Si"
+shells = [0, 1]
+electrons = [2, 2]
+atom_energy_eV = -400.0
+
+[[species]]
+symbol = "O"
+shells = [0, 1]
+electrons = [2, 4]
+atom_energy_eV = -400.0
+
+[network]
+channels = 8
+pair_channels = 6
+pair_hidden = [16, 8, 8]
+n_radial = 6
+hop_copies = 2
+hop_hidden = [8, 4, 4]
+energy_channels = 8
+energy_width = 8
+pair_cutoff_A = 5.0
+message_cutoff_A = 4.0
+hop_cutoff_A = 3.0
+
+[hamiltonian]
+steps = 12
+learning_rate = 1e-2
+validate_every = 4
+
+[energy]
+steps = 8
+learning_rate = 1e-2
+validate_every = 4
+
+[joint]
+steps = 4
+learning_rate = 1e-3
+validate_every = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Model:
+    return random_model()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, teacher: Model) -> Path:
+    """A settings file and three structures labelled by a random model, H shifted by an arbitrary constant."""
+    engine = Engine(teacher, electronic_temperature=0.0)
+    (tmp_path / "data").mkdir()
+    for k in range(3):
+        system = small_system(seed=k)
+        results, H = engine.compute(system), engine.hamiltonian(system)
+        H = H + 7.0 * np.eye(len(H))
+        np.savez(
+            tmp_path / "data" / f"s{k}.npz",
+            numbers=system.numbers,
+            positions=system.positions,
+            cell=system.cell,
+            energy_Ha=results.energy / Hartree,
+            forces_Ha_bohr=results.forces * Bohr / Hartree,
+            h_min_Ha=H / Hartree,
+            eig_Ha=np.linalg.eigvalsh(H) / Hartree,
+            nocc=32,
+            stress_eV_A3=results.stress,
+        )
+    (tmp_path / "data" / "split.json").write_text('{"train": ["s0", "s1"], "validation": ["s2"]}')
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def sample_of(folder: Path, settings: TrainSettings, dtype: torch.dtype = torch.float32):
+    label = read_structure(folder / "data" / "s0.npz")
+    sample = make_sample(label, settings.basis(), settings.atom_energies(), 5.0)
+    if dtype == torch.float32:
+        return sample
+    return replace(
+        sample,
+        graph=replace(sample.graph, pair_vectors=sample.graph.pair_vectors.double()),
+        hamiltonian=sample.hamiltonian.double(),
+        forces=sample.forces.double(),
+        virial=sample.virial.double(),
+    )
+
+
+def test_the_teacher_has_no_error_on_its_own_labels(folder: Path, teacher: Model) -> None:
+    """Energies, forces, virial and H of training are those of the engine, whatever the zero of H."""
+    settings = read_settings(folder / "tiny.toml")
+    sample = sample_of(folder, settings, torch.float64)
+    _, energy, derivatives = total_energy(teacher.network, sample)
+    assert float(energy) == pytest.approx(sample.binding, abs=1e-3)
+    torch.testing.assert_close(derivatives.forces, sample.forces, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(derivatives.virial, sample.virial, atol=1e-3, rtol=1e-4)
+    assert float(joint_loss(teacher.network, sample, LossWeights())) < 1e-6
+
+
+def test_joint_loss_has_exact_parameter_gradients(folder: Path) -> None:
+    """Including the response of the density matrix to the Hamiltonian."""
+    settings = read_settings(folder / "tiny.toml")
+    sample = sample_of(folder, settings, torch.float64)
+    sample = replace(sample, hamiltonian=torch.zeros_like(sample.hamiltonian), forces=0 * sample.forces)
+    network = random_model().network.requires_grad_()
+    weight = network.bonds[1].head.out_even
+    (gradient,) = torch.autograd.grad(joint_loss(network, sample, LossWeights()), weight)
+    direction = torch.randn_like(weight)
+    values = []
+    for x in (-1e-5, 1e-5):
+        with torch.no_grad():
+            weight += x * direction
+        values.append(float(joint_loss(network, sample, LossWeights()).detach()))
+        with torch.no_grad():
+            weight -= x * direction
+    assert (values[1] - values[0]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["train", str(folder / "tiny.toml"), "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["stage"] for r in records] == ["hamiltonian"] * 3 + ["energy"] * 2 + ["joint"]
+    assert records[2]["train_loss"] < records[0]["train_loss"]
+    model = load_model(folder / "run" / "tiny.pt")
+    assert model.metadata.training_data == ("s0", "s1")
+    for label in read_split(folder / "data", "train"):
+        assert Engine(model, electronic_temperature=3000).compute(label.system).extrapolation <= 1 + 1e-3
+
+
+def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    through = Trainer(settings).run()
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(stage: str, step: int, steps: int, errors: dict[str, float]) -> None:
+        if stage == "energy" and step == 5:
+            trainer.save_checkpoint()
+            raise Interrupted
+
+    trainer = Trainer(settings, interrupt)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    resumed = Trainer(settings).run(resume=True)
+    for a, b in zip(through.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_early_stopping_ends_a_stage(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    stage = settings.hamiltonian.model_copy(
+        update={"steps": 400, "patience": 2, "learning_rate": 1e-12, "validate_every": 1}
+    )
+    nothing = settings.energy.model_copy(update={"steps": 0})
+    trainer = Trainer(settings.model_copy(update={"hamiltonian": stage, "energy": nothing, "joint": nothing}))
+    trainer.run()
+    records = (settings.output / "log.jsonl").read_text().splitlines()
+    assert len(records) < 100
+
+
+def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    text = CONFIG.replace('valid_range = "nothing"', 'valid_range = "nothing"\nstart_from = "teacher.pt"')
+    (folder / "tiny.toml").write_text(text)
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    for a, b in zip(trainer.network.parameters(), teacher.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b.float())
+    (folder / "tiny.toml").write_text(text.replace("channels = 8", "channels = 10", 1))
+    with pytest.raises(InputError, match=r"teacher\.pt.*network settings"):
+        Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_a_constant_in_the_hamiltonian_is_free() -> None:
+    A = torch.randn(5, 5)
+    torch.testing.assert_close(shift_free(A + 3.0 * torch.eye(5)), shift_free(A), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 12", "stepps = 12", "hamiltonian.stepps"),
+        ("learning_rate = 1e-3", "learning_rate = -1", "joint.learning_rate"),
+        ('folder = "data"', 'folder = "nowhere"', "nowhere does not exist"),
+        ('symbol = "O"', 'symbol = "Xx"', "'Xx' is not a chemical symbol"),
+        ("electrons = [2, 4]", "electrons = [2]", "2 shells, but 1 electron"),
+        ("hop_cutoff_A = 3.0", "hop_cutoff_A = 9.0", "hop <= message <= pair"),
+        ("name =", "name", "not valid TOML"),
+    ],
+)
+def test_bad_settings_are_named(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "tiny.toml").write_text(CONFIG.replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_resume_without_a_checkpoint_says_so(folder: Path) -> None:
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        Trainer(read_settings(folder / "tiny.toml")).run(resume=True)
+
+
+def test_damaged_data_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_text("nonsense")
+    with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+        read_split(tmp_path, "all")
+    (tmp_path / "split.json").write_text('{"train": ["b"]}')
+    with pytest.raises(InputError, match="names b"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference data {SHARED} are not here")
+def test_reference_data_are_read_with_their_splits() -> None:
+    validation = read_split(SHARED, "validation")
+    assert [label.name for label in validation] == ["h106_min", "v106_0", "v106_1"]
+    label = validation[0]
+    levels = np.linalg.eigvalsh(label.hamiltonian)[: len(label.occupied)]
+    np.testing.assert_allclose(levels, label.occupied, atol=1e-5)
+    assert label.energy == pytest.approx(-31477.5, abs=1.0)
