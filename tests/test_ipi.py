@@ -319,7 +319,8 @@ def test_input_folder(tmp_path: Path, name: str) -> None:
     if name == "vacancy_relaxation":
         assert rows[-1, 1] < rows[0, 1] - 0.1
     else:
-        assert np.ptp(rows[:, 2]) < 5e-3 * 96  # the conserved energy, also in the melt
+        meV_per_atom = 1e3 * np.ptp(rows[:, 2]) / 96  # of the conserved energy
+        assert meV_per_atom < (0.02 if name == "nve" else 5.0)  # the melt at 4000 K has steps of 1 fs
     gap = float((folder / f"{prefix}.observables_0").read_text().split("\n", 2)[1].split()[0])
     assert 0.0 < gap < 12.0
 
