@@ -70,6 +70,7 @@ def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings =
     network = HamiltonianNetwork(basis, settings).double()
     with torch.no_grad():
         network.repulsion.normal_()
+        network.onsite[0].constant -= 8.0  # low levels on oxygen open a gap
     network.eval().requires_grad_(False)
     system = small_system(seed=3)
     if set(basis.species) != {"O", "Si"}:

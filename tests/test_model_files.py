@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from ase import Atoms
+from conftest import REPOSITORY, random_model, small_system
 from typer.testing import CliRunner
 
-from conftest import REPOSITORY, random_model, small_system
 from mlh_driver import Engine, __version__, load_model
 from mlh_driver.cli.main import COMMANDS, app
 from mlh_driver.data import read_splits
@@ -42,7 +42,7 @@ def test_shipped_model_says_what_it_is() -> None:
 
 
 def test_unusable_model_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="no model 'graphene'.*asio2-minimal"):
+    with pytest.raises(ModelFileError, match=r"no model 'graphene'.*asio2-minimal"):
         load_model("graphene")
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(find_model("asio2-minimal").read_bytes()[:5000])
