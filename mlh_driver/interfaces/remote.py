@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import struct
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlh_driver import errors
 from mlh_driver.errors import ConnectionLost, MLHError
 from mlh_driver.interfaces.address import Address, connect
+from mlh_driver.interfaces.session import PER_ATOM
 from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
@@ -116,15 +118,13 @@ class RemoteEngine:
         forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
         virial = channel.read_reals(3, 3) / ELECTRONVOLT
         extras: dict[str, Any] = json.loads(channel.read_text())
+        extras |= {name: np.frombuffer(base64.b64decode(extras[name])).copy() for name in PER_ATOM}
         return Results(
             energy=energy,
             forces=forces,
             stress=-virial / system.volume,
-            energies=np.array(extras["energies"]),
-            charges=np.array(extras["charges"]),
-            extrapolations=np.array(extras["extrapolations"]),
             timings=extras["timings"],
-            **{name: extras[name] for name in OBSERVABLES},
+            **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
         )
 
 
