@@ -1,0 +1,74 @@
+"""Does the extrapolation indicator rise with the true error? Model against DFT, per structure.
+
+    python examples/extrapolation.py DATA [DATA ...] [--output extrapolation.png]
+
+Each DATA is a folder of labelled structures, such as ``examples/training/data`` (liquids, strained and new
+glasses). Prints a table sorted by the indicator, the rank correlation with the force error, and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from scipy.stats import spearmanr
+
+from mlh_driver import Engine
+from mlh_driver.data import read_splits, read_structure
+from mlh_driver.evaluation import StructureErrors, evaluate_structure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--model", default="asio2-minimal")
+    parser.add_argument("--output", type=Path, default=Path("extrapolation.png"))
+    options = parser.parse_args()
+    engine = Engine(options.model)
+    known = set(engine.model.metadata.training_data)
+    names = [
+        (folder, name) for folder in options.data for split in read_splits(folder).values() for name in split
+    ]
+    errors = [evaluate_structure(engine, read_structure(folder / f"{name}.npz")) for folder, name in names]
+    errors.sort(key=lambda error: error.extrapolation)
+    print(f"{'structure':16s} {'trained on':>10s} {'extrapolation':>13s} {'forces RMSE (meV/Å)':>20s} "
+          f"{'energy (meV/atom)':>18s} {'levels MAE (meV)':>17s}")  # fmt: skip
+    for error in errors:
+        s = error.summary()
+        print(f"{error.name:16s} {'yes' if error.name in known else 'no':>10s} {error.extrapolation:13.2f} "
+              f"{s['forces_rmse_meV_A']:20.0f} {s['energy_meV_atom']:18.1f} {s['levels_mae_meV']:17.1f}")  # fmt: skip
+    unseen = [error for error in errors if error.name not in known]
+    report("all structures", errors)
+    report("structures not trained on", unseen)
+    plot(errors, known, options.output)
+
+
+def force_error(error: StructureErrors) -> float:
+    return error.summary()["forces_rmse_meV_A"]
+
+
+def report(title: str, errors: list[StructureErrors]) -> None:
+    rank = spearmanr([e.extrapolation for e in errors], [force_error(e) for e in errors]).statistic
+    print(f"rank correlation of indicator and force error, {len(errors)} {title}: {rank:.2f}")
+
+
+def plot(errors: list[StructureErrors], known: set[str], path: Path) -> None:
+    figure, axis = plt.subplots(layout="constrained")
+    for error in errors:
+        color = "C0" if error.name in known else "C3"
+        axis.plot(error.extrapolation, force_error(error), "o", color=color)
+        axis.annotate(error.name, (error.extrapolation, force_error(error)), fontsize=6)
+    axis.set(xlabel="extrapolation (1 = edge of the training data)", ylabel="force RMSE against DFT (meV/Å)")
+    axis.set(yscale="log", title="blue: trained on, red: not")
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
