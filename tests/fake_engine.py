@@ -1,7 +1,8 @@
 """A stand-in for the engine that fails on demand, and the command line that runs with it.
 
 ``python fake_engine.py ipi --model "fake,nan=3" ...`` is ``mlh-driver ipi`` with atoms tied to where they
-were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``slow=SECONDS`` (each call takes that long).
+were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``slow=SECONDS`` (each call takes that long),
+``strange=1`` (an extrapolation that doubles with each call).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Engine:
         self.model = model
         faults = dict(item.split("=") for item in model.split(",")[1:])
         self._nan_at = int(faults.get("nan", 0))
+        self._strange = "strange" in faults
         self._seconds = float(faults.get("slow", 0.0))
         self._origin: np.ndarray | None = None
         self._calls = 0
@@ -58,7 +60,7 @@ class Engine:
             lumo=2.85,
             band_energy=-100.0,
             electronic_entropy=0.0,
-            extrapolation=0.5,
+            extrapolation=2.0**self._calls if self._strange else 0.5,
             extrapolations=np.full(len(system), 0.5),
             timings={"model": self._seconds},
         )

@@ -201,6 +201,14 @@ def test_unknown_element_is_refused_before_connecting(start: Launcher) -> None:
     assert "does not know the elements [32]" in refused.output
 
 
+def test_warning_far_from_the_training_data(start: Launcher) -> None:
+    server = i_pi(start)
+    warned = client(start, "fake,strange=1")
+    assert (warned.status(), server.status()) == (0, 0)
+    assert warned.output.count("is far outside the training data") == 3  # at 4, 16 and 64
+    assert "structure 2 is far outside the training data (extrapolation 4.0" in warned.output
+
+
 def test_killed_client_ends_ipi(start: Launcher) -> None:
     server = i_pi(start)
     victim = client(start, "fake,slow=1")

@@ -9,6 +9,8 @@ from rich.console import Console
 from mlh_driver.results import Results
 
 REPORT_S = 60.0
+EXTRAPOLATION_LIMIT = 2.0
+"""Extrapolation above which a warning is printed; the next one at twice the value, and so on."""
 
 
 class Progress:
@@ -24,6 +26,7 @@ class Progress:
         self._last_report = self._start
         self._seconds: dict[str, float] = {"wait": 0.0}
         self._latest: Results | None = None
+        self._limit = EXTRAPOLATION_LIMIT
         self.evaluations = 0
 
     def say(self, message: str) -> None:
@@ -36,6 +39,12 @@ class Progress:
     def computed(self, results: Results) -> None:
         self.evaluations += 1
         self._latest = results
+        if results.extrapolation > self._limit:
+            self._limit = 2 * results.extrapolation
+            self.say(
+                f"warning: structure {self.evaluations} is far outside the training data (extrapolation "
+                f"{results.extrapolation:.1f}, 1 is the edge): its energy and forces may be wrong"
+            )
         for stage, seconds in results.timings.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
