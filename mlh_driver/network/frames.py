@@ -35,30 +35,35 @@ def ladder(l: int) -> Tensor:
 
 
 class FrameRotation(nn.Module):
-    """Wigner matrices from bond rotations, rows sorted by |m| and cut at ``m_max``.
+    """Wigner matrices of bond rotations, and their rows sorted by |m| up to ``m_max``.
 
-    Rows: all m = 0 (l = 0 ... lmax), then for m = 1 ... m_max all +m and all -m (l = m ... lmax).
-    Columns: the (lmax + 1)^2 components of a feature.
+    A feature in the frame is a list over m = 0 ... m_max of tensors (P, copies * n_l, C) with the components
+    l = m ... lmax (n_l of them): once for m = 0, twice for m > 0, first all +m, then all -m.
     """
-
-    gather: Tensor
-    parity: Tensor
 
     def __init__(self, lmax: int, m_max: int) -> None:
         super().__init__()
-        self.lmax = lmax
+        self.lmax, self.m_max = lmax, m_max
         for l in range(1, lmax):
             self.register_buffer(f"ladder{l}", ladder(l), persistent=False)
-        rows = [(l, 0) for l in range(lmax + 1)]
-        for m in range(1, m_max + 1):
-            rows += [(l, sign * m) for sign in (1, -1) for l in range(m, lmax + 1)]
-        self.n_rows = len(rows)
-        self.register_buffer("gather", self._gather_index(rows), persistent=False)
-        parity = torch.tensor([(-1.0) ** l for l, _ in rows], dtype=torch.float64)
-        self.register_buffer("parity", parity[:, None], persistent=False)
+        for m in range(m_max + 1):
+            rows = [(l, sign * m) for sign in ((1, -1) if m else (1,)) for l in range(m, lmax + 1)]
+            self.register_buffer(f"gather{m}", self._gather_index(rows), persistent=False)
+
+    def copies(self, m: int) -> int:
+        """How many components +m, -m there are."""
+        return 2 if m else 1
+
+    def n_l(self, m: int) -> int:
+        """How many l have a component m."""
+        return self.lmax + 1 - m
+
+    def parity(self, m: int) -> Tensor:
+        """(n_l,) signs (-1)^l for l = m ... lmax."""
+        return (-1.0) ** torch.arange(m, self.lmax + 1)
 
     def _gather_index(self, rows: list[tuple[int, int]]) -> Tensor:
-        """Where each entry of the packed matrix is found in [D1 | D2 | ... | 0 | 1]."""
+        """Where each entry of the rows is found in [D1 | D2 | ... | 0 | 1]."""
         sizes = [(2 * l + 1) ** 2 for l in range(1, self.lmax + 1)]
         zero, one = sum(sizes), sum(sizes) + 1
         index = torch.full((len(rows), (self.lmax + 1) ** 2), zero)
@@ -78,10 +83,15 @@ class FrameRotation(nn.Module):
             matrices.append(coupling.T @ (product @ coupling))
         return matrices
 
-    def pack(self, wigner: list[Tensor]) -> Tensor:
-        """(P, n_rows, (lmax + 1)^2) packed rotation of features into the frames."""
+    def by_order(self, wigner: list[Tensor]) -> list[Tensor]:
+        """Per m, (P, copies * n_l, (lmax + 1)^2) rotation of features into the frames."""
         n = len(wigner[0])
-        parts = [d.flatten(1) for d in wigner]
         constants = wigner[0].new_tensor([0.0, 1.0]).expand(n, 2)
-        entries = torch.cat([*parts, constants], dim=1)
-        return entries.index_select(1, self.gather).unflatten(1, (self.n_rows, -1))
+        entries = torch.cat([*(d.flatten(1) for d in wigner), constants], dim=1)
+        columns = (self.lmax + 1) ** 2
+        return [
+            entries.index_select(1, getattr(self, f"gather{m}")).reshape(
+                n, self.copies(m) * self.n_l(m), columns
+            )
+            for m in range(self.m_max + 1)
+        ]

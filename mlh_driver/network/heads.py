@@ -70,10 +70,16 @@ class PairHead(nn.Module):
         super().__init__()
         self.copies = copies
         hidden = hidden[: 1 + len(coupling.n_complex)]
-        self.layout = [(frames.lmax + 1 - m, 1 if m == 0 else 2) for m in range(len(hidden))]
-        widths_in = [2 * channels * n_l for n_l, _ in self.layout]
-        self.hidden = hidden
-        self.mix = nn.ParameterList([random_weights(a, b) for a, b in zip(widths_in, hidden, strict=True)])
+        self.channels, self.hidden = channels, hidden
+        self.layout = [(frames.n_l(m), frames.copies(m)) for m in range(len(hidden))]
+        self.mix = nn.ParameterList(
+            [
+                random_weights(2 * channels * n_l, width)
+                for (n_l, _), width in zip(self.layout, hidden, strict=True)
+            ]
+        )
+        for m in range(len(hidden)):
+            self.register_buffer(f"parity{m}", frames.parity(m)[:, None, None], persistent=False)
         self.radial = random_weights(n_radial, sum(hidden) + hidden[0])
         self.products = ComplexProducts(hidden)
         width = hidden[0]
@@ -88,12 +94,14 @@ class PairHead(nn.Module):
         )
         self.register_buffer("to_block", coupling.matrix, persistent=False)
 
-    def forward(self, x_i: Tensor, x_j: Tensor, radial: Tensor) -> Tensor:
-        """(P, rows, C) features of both atoms, (P, n_radial) -> (P, copies, n_i * n_j)."""
-        x = torch.cat([x_i, x_j], dim=-1)
+    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor, both_ways: bool) -> Tensor:
+        """Features of both atoms per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j).
+
+        With ``both_ways`` the pairs are also taken in the other direction: (2 P, copies, n_i * n_j).
+        """
         *weights, bias = (radial @ self.radial).split([*self.hidden, self.hidden[0]], dim=1)
-        z = self._mix(x, weights)
-        scalars = z[0][:, 0] + bias
+        z = [self._mix(m, x_i[m], x_j[m], weight, both_ways) for m, weight in enumerate(weights)]
+        scalars = z[0][:, 0] + (torch.cat([bias, bias]) if both_ways else bias)
         even, odd, new = self.products(z)
         s = silu(self.scalars1(torch.cat([scalars, even], dim=-1)))
         s = silu(self.scalars2(s))
@@ -101,17 +109,27 @@ class PairHead(nn.Module):
         parts = [torch.cat([s, scalars], dim=-1) @ self.out_even, (odd * odd_gate) @ self.out_odd]
         for m in range(1, len(z)):
             numbers = torch.cat([z[m], *new[m]], dim=-1) * (1 + gates[m - 1])[:, None]
-            parts.append((numbers @ self.out[m - 1]).flatten(1))
+            parts.append((numbers.flatten(0, 1) @ self.out[m - 1]).reshape(len(s), -1))
         return self._collect(parts) @ self.to_block
 
-    def _mix(self, x: Tensor, weights: list[Tensor]) -> list[Tensor]:
-        """Hidden numbers per m: (P, 1 or 2, hidden[m])."""
-        sizes = [n_l * copies for n_l, copies in self.layout]
-        rows = x[:, : sum(sizes)].split(sizes, dim=1)
-        return [
-            (row.reshape(len(x), copies, -1) @ mixer) * weight[:, None]
-            for row, (_, copies), mixer, weight in zip(rows, self.layout, self.mix, weights, strict=True)
-        ]
+    def _mix(self, m: int, x_i: Tensor, x_j: Tensor, weight: Tensor, both_ways: bool) -> Tensor:
+        """Hidden numbers: (P or 2 P, 1 or 2, hidden[m]).
+
+        Seen from the other end, atoms change places and features change by (-1)^l, a sign that is put on
+        the mixing weights.
+        """
+        n_l, copies = self.layout[m]
+        width, channels = self.hidden[m], self.channels
+        first, second = self.mix[m].reshape(n_l, 2, channels, width).unbind(1)
+        if both_ways:
+            parity = getattr(self, f"parity{m}")
+            first, second = torch.cat([first, parity * second], -1), torch.cat([second, parity * first], -1)
+        first, second = first.flatten(0, 1), second.flatten(0, 1)
+        shape = (len(x_i) * copies, n_l * channels)
+        mixed = torch.addmm(x_i.reshape(shape) @ first, x_j.reshape(shape), second)
+        directions = 2 if both_ways else 1
+        mixed = mixed.reshape(len(x_i), copies, directions, width) * weight[:, None, None]
+        return mixed.permute(2, 0, 1, 3).reshape(directions * len(x_i), copies, width)
 
     def _collect(self, parts: list[Tensor]) -> Tensor:
         """Order the outputs as the coupling does, for each copy: (P, copies, n)."""
@@ -129,7 +147,6 @@ class BondBlocks(nn.Module):
     """
 
     signs: Tensor
-    parity: Tensor
 
     def __init__(
         self,
@@ -145,18 +162,15 @@ class BondBlocks(nn.Module):
         self.same_species = same_species
         signs = [parity_signs(s) for s in shells]
         self.register_buffer("signs", signs[0][:, None] * signs[1], persistent=False)
-        self.register_buffer("parity", frames.parity, persistent=False)
 
-    def forward(self, x_i: Tensor, x_j: Tensor, radial: Tensor, wigner: list[Tensor]) -> Tensor:
+    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor, wigner: list[Tensor]) -> Tensor:
         """(P, copies, n_i, n_j); ``wigner`` holds D^1, D^2, ... of the bond rotations, each (P, ., .)."""
         shape = (-1, self.head.copies, *self.signs.shape)
         if self.same_species:
-            first = torch.cat([x_i, x_j * self.parity])
-            second = torch.cat([x_j, x_i * self.parity])
-            forward, backward = self.head(first, second, radial.repeat(2, 1)).reshape(shape).chunk(2)
+            forward, backward = self.head(x_i, x_j, radial, both_ways=True).reshape(shape).chunk(2)
             local = 0.5 * (forward + (backward * self.signs).transpose(-1, -2))
         else:
-            local = self.head(x_i, x_j, radial).reshape(shape)
+            local = self.head(x_i, x_j, radial, both_ways=False).reshape(shape)
         left, right = (orbital_rotation(wigner, shells)[:, None] for shells in self.shells)
         return left.transpose(-1, -2) @ local @ right
 

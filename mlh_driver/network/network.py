@@ -9,6 +9,7 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -76,35 +77,58 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class _Near:
+    """Pairs within the message cutoff.
+
+    pair_index: (2, M);  vectors: (M, 3);  rotations: per m, (M, rows, K);  radial: (M, n_radial)
+    """
+
+    pair_index: Tensor
+    vectors: Tensor
+    rotations: list[Tensor]
+    radial: Tensor
+
+
+@dataclass(frozen=True)
 class _Pairs:
     """Features of pairs that are sorted by kind.
 
-    x_i, x_j: (P, rows, C) features of both atoms in the frame of the bond
+    x_i, x_j: features of both atoms in the frame of the bond, per m (P, copies * n_l, C)
     radial:   (P, n_radial)
     wigner:   D^1, D^2, ... of the bond rotations, each (P, 2l + 1, 2l + 1)
     sizes:    pairs of each kind
     """
 
-    x_i: Tensor
-    x_j: Tensor
+    x_i: list[Tensor]
+    x_j: list[Tensor]
     radial: Tensor
     wigner: list[Tensor]
     sizes: tuple[int, ...]
 
     def select(self, index: Tensor, sizes: tuple[int, ...]) -> _Pairs:
         """The pairs of an ascending index, ``sizes`` of each kind."""
-        x_i, x_j, radial, *wigner = (
-            tensor.index_select(0, index) for tensor in (self.x_i, self.x_j, self.radial, *self.wigner)
+        return _Pairs(
+            x_i=[x.index_select(0, index) for x in self.x_i],
+            x_j=[x.index_select(0, index) for x in self.x_j],
+            radial=self.radial.index_select(0, index),
+            wigner=[d.index_select(0, index) for d in self.wigner],
+            sizes=sizes,
         )
-        return _Pairs(x_i, x_j, radial, wigner, sizes)
+
+    def by_kind(self) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]]:
+        """x_i, x_j, radial and wigner of the pairs of each kind."""
+        x_i, x_j, wigner = (
+            zip(*(tensor.split(self.sizes) for tensor in tensors), strict=True)
+            for tensors in (self.x_i, self.x_j, self.wigner)
+        )
+        for a, b, radial, d in zip(x_i, x_j, self.radial.split(self.sizes), wigner, strict=True):
+            yield list(a), list(b), radial, list(d)
 
     def blocks(self, heads: nn.ModuleList, copies: int, n: int) -> Tensor:
         """(P, copies, n, n) zero-padded blocks, each kind evaluated by its own head."""
-        tensors = (self.x_i, self.x_j, self.radial, *self.wigner)
-        parts = zip(*(tensor.split(self.sizes) for tensor in tensors), strict=True)
-        found = [self.x_i.new_zeros(0, copies, n, n)]
-        for head, (x_i, x_j, radial, *wigner) in zip(heads, parts, strict=True):
-            if len(x_i):
+        found = [self.radial.new_zeros(0, copies, n, n)]
+        for head, (x_i, x_j, radial, wigner) in zip(heads, self.by_kind(), strict=True):
+            if len(radial):
                 found.append(_pad(head(x_i, x_j, radial, wigner), n))
         return torch.cat(found)
 
@@ -127,9 +151,9 @@ class HamiltonianNetwork(nn.Module):
         self.frames = FrameRotation(lmax, m_max)
         self.message_radial = RadialBasis(settings.n_radial, settings.message_cutoff_A)
         self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
-        self.features = AtomFeatures(self.frames, m_max, channels, n_species, settings.n_radial)
+        self.features = AtomFeatures(self.frames, channels, n_species, settings.n_radial)
         self.energy_features = AtomFeatures(
-            self.frames, m_max, settings.energy_channels, n_species, settings.n_radial
+            self.frames, settings.energy_channels, n_species, settings.n_radial
         )
         self.pair_features = NodeLinear(lmax, channels, settings.pair_channels, n_species)
         self.onsite = nn.ModuleList(OnsiteBlocks(lmax, shells, channels) for shells in basis.shells)
@@ -166,16 +190,16 @@ class HamiltonianNetwork(nn.Module):
         settings = self.settings
         vectors, species = graph.pair_vectors, graph.species
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        rotations = bond_rotations(vectors, distances)
-        wigner = self.frames.wigner(rotations)
-        packed = self.frames.pack(wigner)
-        near = self._near_pairs(graph, distances, packed)
-        features = self.features(species, *near)
+        wigner = self.frames.wigner(bond_rotations(vectors, distances))
+        rotations = self.frames.by_order(wigner)
+        near = self._near_pairs(graph, distances, rotations)
+        features = self.features(species, near.pair_index, near.vectors, near.rotations, near.radial)
         pair_features = self.pair_features(features, species)
         i, j = graph.pair_index
+        x_i, x_j = pair_features.index_select(0, i), pair_features.index_select(0, j)
         pairs = _Pairs(
-            x_i=torch.bmm(packed, pair_features.index_select(0, i)),
-            x_j=torch.bmm(packed, pair_features.index_select(0, j)),
+            x_i=[torch.bmm(D, x_i) for D in rotations],
+            x_j=[torch.bmm(D, x_j) for D in rotations],
             radial=self.pair_radial(distances),
             wigner=wigner,
             sizes=graph.kind_sizes,
@@ -195,21 +219,23 @@ class HamiltonianNetwork(nn.Module):
     def energies(self, graph: Graph) -> Tensor:
         """(N,) double-counting energies alone, without the Hamiltonian."""
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
-        rotations = bond_rotations(graph.pair_vectors, distances)
-        packed = self.frames.pack(self.frames.wigner(rotations))
-        return self._energies(graph.species, self._near_pairs(graph, distances, packed))
+        wigner = self.frames.wigner(bond_rotations(graph.pair_vectors, distances))
+        near = self._near_pairs(graph, distances, self.frames.by_order(wigner))
+        return self._energies(graph.species, near)
 
     def shrink_many_body_energy(self, factor: float) -> None:
         """Scale the output of the many-body term, so that the pair repulsion leads at first."""
         for head in self.energy:
             cast(EnergyHead, head).shrink(factor)
 
-    def _near_pairs(self, graph: Graph, distances: Tensor, packed: Tensor) -> tuple[Tensor, ...]:
-        """Pairs within the message cutoff: (2, M) atoms, vectors, packed rotations, radial functions."""
+    def _near_pairs(self, graph: Graph, distances: Tensor, rotations: list[Tensor]) -> _Near:
         near = torch.nonzero(distances.detach() < self.settings.message_cutoff_A)[:, 0]
-        vectors = graph.pair_vectors.index_select(0, near)
-        radial = self.message_radial(distances.index_select(0, near))
-        return graph.pair_index[:, near], vectors, packed.index_select(0, near), radial
+        return _Near(
+            pair_index=graph.pair_index[:, near],
+            vectors=graph.pair_vectors.index_select(0, near),
+            rotations=[D.index_select(0, near) for D in rotations],
+            radial=self.message_radial(distances.index_select(0, near)),
+        )
 
     def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
@@ -237,16 +263,16 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
         return blocks
 
-    def _energies(self, species: Tensor, near: tuple[Tensor, ...]) -> Tensor:
+    def _energies(self, species: Tensor, near: _Near) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        features = self.energy_features(species, *near)
+        features = self.energy_features(species, near.pair_index, near.vectors, near.rotations, near.radial)
         energies = features.new_zeros(len(species))
         for k, head in enumerate(self.energy):
             atoms = torch.nonzero(species == k)[:, 0]
             energies = energies.index_add(0, atoms, head(features[atoms, 0]))
-        (i, j), vectors, _, radial = near
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        pair = (radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
+        i, j = near.pair_index
+        distances = torch.linalg.vector_norm(near.vectors, dim=1)
+        pair = (near.radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
         numbers = self.atomic_numbers[species]
         pair = 0.5 * (pair + core_repulsion(distances, numbers[i], numbers[j]))
         return energies.index_add(0, torch.cat([i, j]), torch.cat([pair, pair]))

@@ -137,71 +137,68 @@ class Messages(nn.Module):
     """Messages along bonds: an O(2)-equivariant linear map in the bond frame, weighted by distance.
 
     Both directions of a pair share one frame: turning the bond round is an inversion, under which
-    features of natural parity change by (-1)^l.
+    features of natural parity change by (-1)^l. These signs are put on the weights.
     """
 
-    def __init__(self, frames: FrameRotation, m_max: int, channels: int, n_species: int, n_radial: int):
+    def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
         self.n_species = n_species
-        self.lmax, self.m_max = frames.lmax, m_max
-        widths = [(frames.lmax + 1 - m) * channels for m in range(m_max + 1)]
-        self.mixers = nn.ParameterList([random_weights(width, width) for width in widths])
-        self.radial = random_weights(n_species * n_species, n_radial, sum(widths))
+        self.copies = [frames.copies(m) for m in range(frames.m_max + 1)]
+        self.widths = [frames.n_l(m) * channels for m in range(frames.m_max + 1)]
+        self.mixers = nn.ParameterList([random_weights(width, width) for width in self.widths])
+        self.radial = random_weights(n_species * n_species, n_radial, sum(self.widths))
         self.prepare = NodeLinear(frames.lmax, channels, channels, n_species)
         self.scale = 0.25
+        for m in range(frames.m_max + 1):
+            signs = frames.parity(m).repeat_interleave(channels)
+            self.register_buffer(f"signs{m}", signs[:, None] * signs, persistent=False)
 
     def forward(
-        self, x: Tensor, species: Tensor, pairs: Tensor, rotations: Tensor, radial: Tensor, parity: Tensor
+        self, x: Tensor, species: Tensor, pairs: Tensor, rotations: list[Tensor], radial: Tensor
     ) -> Tensor:
-        """(N, K, C) -> (N, K, C); ``rotations`` (P, rows, K) packed, ``radial`` (P, n_radial)."""
+        """(N, K, C) -> (N, K, C); ``rotations`` per m (P, rows, K), ``radial`` (P, n_radial)."""
         i, j = pairs
         source = self.prepare(x, species)
-        from_j = torch.bmm(rotations, source.index_select(0, j))
-        from_i = torch.bmm(rotations, source.index_select(0, i)) * parity
-        kinds = torch.cat(
-            [species[i] * self.n_species + species[j], species[j] * self.n_species + species[i]]
-        )
-        weights = self._radial_weights(torch.cat([radial, radial]), kinds)
-        to_i, to_j = self._mix(torch.cat([from_j, from_i]), weights).chunk(2)
-        back = rotations.transpose(1, 2)
-        messages = torch.cat([torch.bmm(back, to_i), torch.bmm(back, to_j * parity)])
-        return torch.zeros_like(x).index_add(0, torch.cat([i, j]), messages) * self.scale
+        source_i, source_j = source.index_select(0, i), source.index_select(0, j)
+        weights_i = self._radial_weights(radial, species[i] * self.n_species + species[j])
+        weights_j = self._radial_weights(radial, species[j] * self.n_species + species[i])
+        to_i = torch.zeros_like(source_i)
+        to_j = torch.zeros_like(source_j)
+        for m, (D, mixer) in enumerate(zip(rotations, self.mixers, strict=True)):
+            back = D.transpose(1, 2)
+            to_i = torch.baddbmm(to_i, back, self._mix(m, torch.bmm(D, source_j), mixer, weights_i[m]))
+            turned = mixer * getattr(self, f"signs{m}")
+            to_j = torch.baddbmm(to_j, back, self._mix(m, torch.bmm(D, source_i), turned, weights_j[m]))
+        return torch.zeros_like(x).index_add(0, i, to_i).index_add(0, j, to_j) * self.scale
 
-    def _radial_weights(self, radial: Tensor, kinds: Tensor) -> Tensor:
-        """(2P, sum of widths): radial functions of every ordered pair of species."""
-        n_kinds = self.n_species**2
-        one_hot = torch.nn.functional.one_hot(kinds, n_kinds).to(radial.dtype)
+    def _radial_weights(self, radial: Tensor, kinds: Tensor) -> tuple[Tensor, ...]:
+        """Per m, (P, width): the radial functions of every ordered pair of species."""
+        one_hot = torch.nn.functional.one_hot(kinds, self.n_species**2).to(radial.dtype)
         expanded = (one_hot[:, :, None] * radial[:, None, :]).flatten(1)
-        return expanded @ self.radial.flatten(0, 1)
+        return (expanded @ self.radial.flatten(0, 1)).split(self.widths, dim=1)
 
-    def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Mix l and channels for each m: (2P, rows, C) -> (2P, rows, C)."""
-        copies = [1] + [2] * self.m_max
-        rows = x.split([c * (self.lmax + 1 - m) for m, c in enumerate(copies)], dim=1)
-        columns = weights.split([mixer.shape[1] for mixer in self.mixers], dim=1)
-        parts = []
-        for row, column, mixer, n in zip(rows, columns, self.mixers, copies, strict=True):
-            block = (row.reshape(len(x), n, len(mixer)) @ mixer) * column[:, None]
-            parts.append(block.reshape(row.shape))
-        return torch.cat(parts, dim=1)
+    def _mix(self, m: int, x: Tensor, mixer: Tensor, weights: Tensor) -> Tensor:
+        """Mix l and channels: (P, copies * n_l, C) -> the same shape."""
+        flat = x.reshape(len(x) * self.copies[m], self.widths[m]) @ mixer
+        weighted = flat.reshape(len(x), self.copies[m], self.widths[m]) * weights[:, None]
+        return weighted.reshape(x.shape)
 
 
 class AtomFeatures(nn.Module):
     """Density -> products -> one layer of messages -> products: (N, K, channels) features of the atoms."""
 
-    def __init__(self, frames: FrameRotation, m_max: int, channels: int, n_species: int, n_radial: int):
+    def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
         lmax = frames.lmax
         self.density = AtomDensity(lmax, n_species, n_radial)
         self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
-        self.messages = Messages(frames, m_max, channels, n_species, n_radial)
+        self.messages = Messages(frames, channels, n_species, n_radial)
         self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
-        self.register_buffer("parity", frames.parity, persistent=False)
 
     def forward(
-        self, species: Tensor, pairs: Tensor, vectors: Tensor, packed: Tensor, radial: Tensor
+        self, species: Tensor, pairs: Tensor, vectors: Tensor, rotations: list[Tensor], radial: Tensor
     ) -> Tensor:
-        """From (2, P) pairs within the message cutoff: vectors, packed rotations, radial functions."""
+        """From (2, P) pairs within the message cutoff: vectors, rotations per m, radial functions."""
         x = self.first(self.density(species, pairs, vectors, radial), species)
-        message = self.messages(x, species, pairs, packed, radial, self.parity)
+        message = self.messages(x, species, pairs, rotations, radial)
         return self.second(torch.cat([x, message], dim=-1), species)
