@@ -393,6 +393,14 @@ def test_an_exception_of_the_model_is_raised_as_it_is(host: Atoms) -> None:
     assert not Path("after.txt").exists()
 
 
+def test_leaving_the_training_data_is_said_in_the_log(host: Atoms) -> None:
+    write_data(host, "a.data")
+    Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 5\n")
+    run_script("in.test", FakeEngine("fake,strange=1"), arguments=["-log", "test.log", "-screen", "none"])
+    warnings = re.findall(r"WARNING: step (\d) .*\(extrapolation ([\d.]+)", Path("test.log").read_text())
+    assert warnings == [("1", "4.0"), ("3", "16.0"), ("5", "64.0")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

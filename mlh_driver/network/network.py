@@ -246,14 +246,16 @@ class HamiltonianNetwork(nn.Module):
         blocks = pairs.select(short, sizes).blocks(self.hops, 2 * copies, self.n)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
         i, j = graph.pair_index[:, short]
-        ends, centers = torch.cat([i, j]), torch.cat([j, i])
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
-        a, b = legs[:, :, :copies].flatten(2), legs[:, :, copies:].flatten(2)
-        p, q = paths(centers, graph.n_atoms)
-        (a_p, b_p), (a_q, b_q) = ((a.index_select(0, k), b.index_select(0, k)) for k in (p, q))
-        hops = a_p @ b_q.transpose(1, 2) + b_p @ a_q.transpose(1, 2)
-        hops = torch.where((p == q)[:, None, None], 0.5 * hops, hops)
-        return hops, torch.stack([ends[p], ends[q]])
+        star = stars(torch.cat([j, i]), torch.cat([i, j]), graph.n_atoms)
+        shape = (graph.n_atoms, star.width * self.n, copies * self.n)
+        filled = legs.new_zeros(graph.n_atoms * star.width, *legs.shape[1:]).index_copy(0, star.slots, legs)
+        a, b = (leg.reshape(shape) for leg in filled.split(copies, dim=2))
+        product = a @ b.transpose(1, 2)
+        product = product + product.transpose(1, 2)
+        grid = product.reshape(graph.n_atoms, star.width, self.n, star.width, self.n).transpose(2, 3)
+        hops = grid.reshape(-1, self.n, self.n).index_select(0, star.paths)
+        return hops * star.weights[:, None, None].to(hops.dtype), star.path_ends
 
     def _onsite_blocks(self, features: Tensor, species: Tensor) -> Tensor:
         """(N, n, n)"""
@@ -303,18 +305,38 @@ def core_repulsion(distances: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
     return coulomb_eV_A * z_i * z_j / distances * screening * envelope(distances, CORE_RADIUS_A)
 
 
-def paths(centers: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    """All pairs p <= q of list entries with the same center, as two index tensors."""
+@dataclass(frozen=True)
+class Stars:
+    """The short bonds of each atom, in a table of ``width`` slots per atom, and all paths of two of them.
+
+    slots:     (M,) slot of every bond, atom * width + k
+    paths:     (T,) index of each unordered pair of slots (p <= q) in a table (atoms, width, width)
+    path_ends: (2, T) the atoms that a path joins
+    weights:   (T,) one half where p = q, which stands for its own transpose
+    """
+
+    width: int
+    slots: Tensor
+    paths: Tensor
+    path_ends: Tensor
+    weights: Tensor
+
+
+def stars(centers: Tensor, ends: Tensor, n_atoms: int) -> Stars:
+    """Sort bonds (M,) from ``centers`` to ``ends`` by their center."""
     order = torch.argsort(centers, stable=True)
     counts = torch.bincount(centers, minlength=n_atoms)
+    width = max(1, int(counts.max()))
     starts = torch.cumsum(counts, 0) - counts
+    slots = torch.empty_like(centers)
     ordered = centers[order]
-    position = torch.arange(len(order), device=order.device)
-    remaining = starts[ordered] + counts[ordered] - position
-    p = torch.repeat_interleave(position, remaining)
-    first = torch.cumsum(remaining, 0) - remaining
-    q = p + torch.arange(len(p), device=p.device) - first[p]
-    return order[p], order[q]
+    slots[order] = ordered * width + torch.arange(len(order), device=order.device) - starts[ordered]
+    table = torch.zeros(n_atoms * width, dtype=torch.long, device=ends.device).index_copy(0, slots, ends)
+    k = torch.arange(width, device=ends.device)
+    center, p, q = torch.nonzero((k[:, None] <= k) & (k < counts[:, None, None]), as_tuple=True)
+    path_ends = torch.stack([table[center * width + p], table[center * width + q]])
+    weights = torch.where(p == q, 0.5, 1.0)
+    return Stars(width, slots, (center * width + p) * width + q, path_ends, weights)
 
 
 def _pad(blocks: Tensor, n: int) -> Tensor:
