@@ -23,9 +23,8 @@ per-atom energies      ``compute pe/atom``                         the script's
 ``extrapolation``      ``f_ID[7]``                                 1 = edge of the training data
 =====================  ==========================================  =========================
 
-The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing is remembered from one
-call to the next but the order of the types: LAMMPS reorders its atoms, and a line search repeats step
-numbers.
+The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
+remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
 
 Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
 So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own
@@ -54,6 +53,7 @@ from mlh_driver.interfaces.lammps_elements import check_elements, type_numbers
 from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps
 from mlh_driver.interfaces.lammps_script import ScriptRunner
 from mlh_driver.interfaces.lammps_units import lammps_units
+from mlh_driver.interfaces.progress import EXTRAPOLATION_LIMIT
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import Array, System
 
@@ -93,6 +93,7 @@ class ForceCallback:
         self._elements = elements
         self._units = lammps_units(lmp.extract_global("units"))
         self._type_numbers: NDArray[np.int64] | None = None
+        self._limit = EXTRAPOLATION_LIMIT
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
         """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
@@ -104,6 +105,7 @@ class ForceCallback:
             results = self._engine.compute(system).check_finite()
             f[order] = results.forces * (self._units.length / self._units.energy)
             self._hand_over(results, system.volume, order)
+            self._warn(step, results.extrapolation)
             self.calls += 1
         except BaseException as error:
             f[:] = 0.0
@@ -140,6 +142,16 @@ class ForceCallback:
         lmp.lib.lammps_fix_external_set_energy_peratom(lmp.lmp, fix.encode(), pointer)  # wrapper: 0.3 ms more
         for index, value in enumerate(results.observables().values(), start=1):
             lmp.fix_external_set_vector(fix, index, value)
+
+    def _warn(self, step: int, extrapolation: float) -> None:
+        """Say in LAMMPS' log when the run leaves the training data, and again at each doubling."""
+        if extrapolation > self._limit:
+            self._limit = 2 * extrapolation
+            self._lmp.error(
+                _WARNING,
+                f"step {step} is far outside the training data (extrapolation {extrapolation:.1f}, 1 is the "
+                "edge): the model's energy and forces may be wrong",
+            )
 
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
