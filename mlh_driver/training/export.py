@@ -1,18 +1,22 @@
-"""From a trained network to a model that can be shipped."""
+"""From a trained network to a model that can be shipped, with its measured errors."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from mlh_driver.engine import Engine
+from mlh_driver.evaluation import evaluate_structure, mean_summary
 from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
-from mlh_driver.training.samples import Sample
+from mlh_driver.training.samples import Sample, labels_of
 from mlh_driver.training.settings import TrainSettings
 
 
 def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list[Sample]) -> Model:
-    """Add the extrapolation indicator of the training data and the metadata; errors are not yet known."""
+    """Add the extrapolation indicator of the training data, the metadata, and the errors on all splits."""
     network = network.eval().requires_grad_(False)
     with torch.no_grad():
         descriptors = torch.cat([network(sample.graph).descriptors for sample in train])
@@ -26,4 +30,16 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list
         valid_range=settings.valid_range,
         training_data=tuple(sample.name for sample in train),
     )
-    return Model(metadata, network, fit_indicator(descriptors, species, len(settings.species)))
+    model = Model(metadata, network, fit_indicator(descriptors, species, len(settings.species)))
+    return replace(model, metadata=metadata.model_copy(update={"errors": measured_errors(model, settings)}))
+
+
+def measured_errors(model: Model, settings: TrainSettings) -> dict[str, dict[str, float]]:
+    """Mean figures of ``mlh-driver evaluate`` on the training and on the validation structures."""
+    engine = Engine(model)
+    labels = {role: labels_of(settings, role) for role in ("train", "validation")}
+    return {
+        role: mean_summary([evaluate_structure(engine, label) for label in structures])
+        for role, structures in labels.items()
+        if structures
+    }

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.data import LabelledStructure
+from mlh_driver.data import LabelledStructure, read_split
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder
+from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
 
@@ -42,6 +43,16 @@ class Sample:
     def with_gradient(self) -> Graph:
         """A graph whose pair vectors are a fresh leaf that records derivatives."""
         return replace(self.graph, pair_vectors=self.graph.pair_vectors.clone().requires_grad_())
+
+
+def labels_of(settings: TrainSettings, role: str) -> list[LabelledStructure]:
+    """The structures that the settings name for a role, ``train`` or ``validation``."""
+    return [
+        label
+        for source in settings.data
+        for split in getattr(source, role)
+        for label in read_split(source.folder, split)
+    ]
 
 
 def make_sample(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlh_driver.data import read_split
 from mlh_driver.errors import InputError
 from mlh_driver.model import load_model
 from mlh_driver.network.network import HamiltonianNetwork
@@ -31,7 +30,7 @@ from mlh_driver.training.objectives import (
     total_energy,
 )
 from mlh_driver.training.pair_potential import fit_repulsion
-from mlh_driver.training.samples import DTYPE, Sample, make_sample
+from mlh_driver.training.samples import DTYPE, Sample, labels_of, make_sample
 from mlh_driver.training.settings import StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint")
@@ -107,9 +106,7 @@ class Trainer:
         settings = self.settings
         return [
             make_sample(label, self.network.basis, settings.atom_energies(), settings.network.pair_cutoff_A)
-            for source in settings.data
-            for split in getattr(source, role)
-            for label in read_split(source.folder, split)
+            for label in labels_of(settings, role)
         ]
 
     def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
