@@ -10,7 +10,7 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, pair_kinds
+from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
@@ -137,7 +138,7 @@ class HamiltonianNetwork(nn.Module):
     """Maps a graph to :class:`Blocks`; equivariant, Hermitian and smooth by construction."""
 
     kind_of: Tensor
-    atomic_numbers: Tensor
+    inner_radii: Tensor
 
     def __init__(self, basis: OrbitalBasis, settings: NetworkSettings) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class HamiltonianNetwork(nn.Module):
         for kind, (a, b) in enumerate(self.kinds):
             kind_of[a, b] = kind_of[b, a] = kind
         self.register_buffer("kind_of", kind_of, persistent=False)
-        self.register_buffer("atomic_numbers", torch.tensor(basis.numbers), persistent=False)
+        self.register_buffer("inner_radii", torch.zeros(len(self.kinds)))
 
     def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
         shells = self.basis.shells
@@ -188,6 +189,7 @@ class HamiltonianNetwork(nn.Module):
     def forward(self, graph: Graph) -> Blocks:
         """Blocks of the graph, differentiable in ``graph.pair_vectors``."""
         settings = self.settings
+        graph, wall_energies = self._guarded(graph)
         vectors, species = graph.pair_vectors, graph.species
         distances = torch.linalg.vector_norm(vectors, dim=1)
         wigner = self.frames.wigner(bond_rotations(vectors, distances))
@@ -212,16 +214,30 @@ class HamiltonianNetwork(nn.Module):
             onsite=self._onsite_blocks(features, species),
             pairs=torch.cat([bonds, hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            energies=self._energies(species, near),
+            energies=self._energies(species, near) + wall_energies,
             descriptors=features[:, 0],
         )
 
     def energies(self, graph: Graph) -> Tensor:
         """(N,) double-counting energies alone, without the Hamiltonian."""
+        graph, wall_energies = self._guarded(graph)
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
         wigner = self.frames.wigner(bond_rotations(graph.pair_vectors, distances))
         near = self._near_pairs(graph, distances, self.frames.by_order(wigner))
-        return self._energies(graph.species, near)
+        return self._energies(graph.species, near) + wall_energies
+
+    def set_inner_radii(self, radii: Tensor) -> None:
+        """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.core acts."""
+        self.inner_radii.copy_(radii)
+
+    def _guarded(self, graph: Graph) -> tuple[Graph, Tensor]:
+        """The graph as the network sees it at short distances, and the wall's energy of each atom, (N,)."""
+        i, j = graph.pair_index
+        distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
+        inner = self.inner_radii[self.kind_of[graph.species[i], graph.species[j]]]
+        energies = _share(distances.new_zeros(graph.n_atoms), graph.pair_index, wall(distances, inner))
+        vectors = graph.pair_vectors * (saturated(distances, inner) / distances)[:, None]
+        return replace(graph, pair_vectors=vectors), energies
 
     def shrink_many_body_energy(self, factor: float) -> None:
         """Scale the output of the many-body term, so that the pair repulsion leads at first."""
@@ -273,36 +289,8 @@ class HamiltonianNetwork(nn.Module):
             atoms = torch.nonzero(species == k)[:, 0]
             energies = energies.index_add(0, atoms, head(features[atoms, 0]))
         i, j = near.pair_index
-        distances = torch.linalg.vector_norm(near.vectors, dim=1)
         pair = (near.radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
-        numbers = self.atomic_numbers[species]
-        pair = 0.5 * (pair + core_repulsion(distances, numbers[i], numbers[j]))
-        return energies.index_add(0, torch.cat([i, j]), torch.cat([pair, pair]))
-
-
-CORE_RADIUS_A = 1.35
-
-
-def core_repulsion(distances: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
-    """Screened nuclear repulsion (ZBL) in eV, switched off smoothly at CORE_RADIUS_A.
-
-    Keeps atoms apart at distances below all training data. V = k z_i z_j / r phi(r / a) with
-    a = 0.46850 Å / (z_i^0.23 + z_j^0.23) and the universal screening function phi of Ziegler, Biersack and
-    Littmark, *The Stopping and Range of Ions in Solids* (1985).
-    """
-    coulomb_eV_A = 14.399645
-    z_i, z_j = z_i.to(distances.dtype), z_j.to(distances.dtype)
-    x = distances * (z_i**0.23 + z_j**0.23) / 0.46850
-    screening = sum(
-        amplitude * torch.exp(-rate * x)
-        for amplitude, rate in (
-            (0.18175, 3.19980),
-            (0.50986, 0.94229),
-            (0.28022, 0.40290),
-            (0.02817, 0.20162),
-        )
-    )
-    return coulomb_eV_A * z_i * z_j / distances * screening * envelope(distances, CORE_RADIUS_A)
+        return _share(energies, near.pair_index, pair)
 
 
 @dataclass(frozen=True)
@@ -337,6 +325,12 @@ def stars(centers: Tensor, ends: Tensor, n_atoms: int) -> Stars:
     path_ends = torch.stack([table[center * width + p], table[center * width + q]])
     weights = torch.where(p == q, 0.5, 1.0)
     return Stars(width, slots, (center * width + p) * width + q, path_ends, weights)
+
+
+def _share(energies: Tensor, pair_index: Tensor, pair_energies: Tensor) -> Tensor:
+    """Add half of each pair's energy to both of its atoms: (N,)."""
+    half = 0.5 * pair_energies
+    return energies.index_add(0, pair_index[0], half).index_add(0, pair_index[1], half)
 
 
 def _pad(blocks: Tensor, n: int) -> Tensor:

@@ -14,6 +14,7 @@ from mlh_driver.graph import Graph, GraphBuilder
 from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
+INNER_FRACTION = 0.98
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,17 @@ def forces_from_pairs(gradient: Tensor, graph: Graph) -> Tensor:
     i, j = graph.pair_index
     forces = gradient.new_zeros(graph.n_atoms, 3)
     return forces.index_add(0, i, gradient).index_add(0, j, -gradient)
+
+
+def inner_radii(samples: list[Sample], n_kinds: int) -> Tensor:
+    """(n_kinds,) a little less than the shortest distance of each kind of pair in Å; 0 if there is none."""
+    radii = torch.full((n_kinds,), torch.inf)
+    for sample in samples:
+        distances = torch.linalg.vector_norm(sample.graph.pair_vectors, dim=1)
+        for kind, part in enumerate(distances.split(sample.graph.kind_sizes)):
+            if len(part):
+                radii[kind] = torch.minimum(radii[kind], INNER_FRACTION * part.min())
+    return torch.where(radii.isfinite(), radii, 0.0)
 
 
 @dataclass(frozen=True)

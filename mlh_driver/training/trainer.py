@@ -30,7 +30,7 @@ from mlh_driver.training.objectives import (
     total_energy,
 )
 from mlh_driver.training.pair_potential import fit_repulsion
-from mlh_driver.training.samples import DTYPE, Sample, labels_of, make_sample
+from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, make_sample
 from mlh_driver.training.settings import StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint")
@@ -72,6 +72,8 @@ class Trainer:
         self.validation = self._samples("validation")
         if not self.train:
             raise InputError("the settings name no training structures")
+        for network in (self.network, self.average):
+            network.set_inner_radii(inner_radii(self.train, len(network.kinds)))
         self.position = Position()
         self.optimizer = self._new_optimizer()
         self.bands: dict[str, BandTerm] = {}
