@@ -15,6 +15,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.table import Table
 from scipy.stats import spearmanr
 
 from mlh_driver import Engine
@@ -37,12 +39,20 @@ def main() -> None:
     ]
     errors = [evaluate_structure(engine, read_structure(folder / f"{name}.npz")) for folder, name in names]
     errors.sort(key=lambda error: error.extrapolation)
-    print(f"{'structure':16s} {'trained on':>10s} {'extrapolation':>13s} {'forces RMSE (meV/Å)':>20s} "
-          f"{'energy (meV/atom)':>18s} {'levels MAE (meV)':>17s}")  # fmt: skip
+    table = Table("structure", "trained on")
+    for title in ("extrapolation", "forces RMSE (meV/Å)", "energy (meV/atom)", "levels MAE (meV)"):
+        table.add_column(title, justify="right")
     for error in errors:
-        s = error.summary()
-        print(f"{error.name:16s} {'yes' if error.name in known else 'no':>10s} {error.extrapolation:13.2f} "
-              f"{s['forces_rmse_meV_A']:20.0f} {s['energy_meV_atom']:18.1f} {s['levels_mae_meV']:17.1f}")  # fmt: skip
+        figures = error.summary()
+        table.add_row(
+            error.name,
+            "yes" if error.name in known else "no",
+            f"{error.extrapolation:.2f}",
+            f"{figures['forces_rmse_meV_A']:.0f}",
+            f"{figures['energy_meV_atom']:.1f}",
+            f"{figures['levels_mae_meV']:.1f}",
+        )
+    Console().print(table)
     unseen = [error for error in errors if error.name not in known]
     report("all structures", errors)
     report("structures not trained on", unseen)
