@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,11 @@ DRIVER = [sys.executable, "-m", "mlh_driver.cli.main"]
 PATIENCE_S = 90.0
 
 
+def heed_interrupts() -> None:
+    """In the new process: SIGINT acts, also where the tests themselves were started with it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """A running process whose output (both streams) goes to a file."""
 
@@ -31,7 +37,12 @@ class Program:
         self.log = folder / f"{name}.log"
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=ENVIRONMENT, stdout=stream, stderr=subprocess.STDOUT
+                command,
+                cwd=folder,
+                env=ENVIRONMENT,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                preexec_fn=heed_interrupts,
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -14,6 +15,10 @@ from mlh_driver.errors import MLHError
 COMMANDS = ("info", "predict", "train", "evaluate", "ipi", "lammps", "serve")
 """Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
 there are any, say how options are parsed."""
+
+# OpenMP threads that wait spin for a moment and then sleep: with two clients or a busy machine the default,
+# which spins for long, makes a force call several times slower. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
     name="mlh-driver",
