@@ -149,7 +149,6 @@ class Engine:
             species=graph.species.to(self._device),
             pair_index=graph.pair_index.to(self._device),
             pair_vectors=graph.pair_vectors.to(self._device),
-            cell_shifts=graph.cell_shifts.to(self._device),
         )
 
     def _atoms(self, system: System, graph: Graph) -> _Atoms:

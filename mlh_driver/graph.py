@@ -25,8 +25,7 @@ class Graph:
 
     species:      (N,) index of each atom's species in the basis
     pair_index:   (2, P) atoms i and j of each unordered pair, species[i] <= species[j]
-    pair_vectors: (P, 3) r_j + S·cell - r_i in Å
-    cell_shifts:  (P, 3) integers S
+    pair_vectors: (P, 3) r_j + S·cell - r_i in Å, S being the integers that lead to the image of j
     kind_sizes:   pairs of each kind; the kinds are (a, b) with a <= b in lexicographic order, and the
                   pairs of a kind are consecutive
     """
@@ -34,7 +33,6 @@ class Graph:
     species: Tensor
     pair_index: Tensor
     pair_vectors: Tensor
-    cell_shifts: Tensor
     kind_sizes: tuple[int, ...]
 
     @property
@@ -93,7 +91,6 @@ class GraphBuilder:
             species=torch.from_numpy(species),
             pair_index=torch.from_numpy(np.stack([pairs.i[inside], pairs.j[inside]])),
             pair_vectors=torch.from_numpy(vectors[inside]).to(dtype),
-            cell_shifts=torch.from_numpy(shifts[inside].astype(np.int64)),
             kind_sizes=tuple(np.bincount(pairs.kinds[inside], minlength=n_kinds).tolist()),
         )
 
