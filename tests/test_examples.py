@@ -52,3 +52,18 @@ def test_plot_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log.lammps").write_text(LOG)
     example("plot_md.py", "log.lammps", folder=tmp_path)
     assert (tmp_path / "md.png").stat().st_size > 10_000
+
+
+def test_plot_of_training(tmp_path: Path) -> None:
+    log = REPOSITORY / "examples" / "training" / "asio2-minimal.log.jsonl"
+    example("plot_training.py", str(log), folder=tmp_path)
+    assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_indicator_rises_with_the_error_of_unseen_cells(tmp_path: Path) -> None:
+    printed = example("extrapolation.py", str(REPOSITORY / "examples" / "training" / "data"), folder=tmp_path)
+    assert "structures not trained on" in printed
+    assert (tmp_path / "extrapolation.png").stat().st_size > 10_000
+    both = printed.split("rank correlation of indicator and force error, 2 structures not trained on: ")[1]
+    assert float(both.split()[0]) > 0
