@@ -53,7 +53,7 @@ class Position:
 
 
 class Trainer:
-    """Trains a network on the data that the settings name.
+    """Trains a network on the data that the settings name; each stage ends with its best validated average.
 
     Files in ``settings.output``: ``checkpoint.pt`` (everything needed to resume) and ``log.jsonl`` (one
     JSON object per validation: stage, step, seconds, learning_rate, train_loss and the errors).
@@ -72,8 +72,8 @@ class Trainer:
         self.validation = self._samples("validation")
         if not self.train:
             raise InputError("the settings name no training structures")
-        for network in (self.network, self.average):
-            network.set_inner_radii(inner_radii(self.train, len(network.kinds)))
+        self._set_inner_radii()
+        self.best: dict[str, Tensor] = {}
         self.position = Position()
         self.optimizer = self._new_optimizer()
         self.bands: dict[str, BandTerm] = {}
@@ -88,11 +88,18 @@ class Trainer:
             (self.settings.output / "log.jsonl").unlink(missing_ok=True)
         while self.position.stage < len(STAGES):
             self._run_stage(STAGES[self.position.stage])
+            if self.best:
+                self.average.load_state_dict(self.best)
+            self.best = {}
             self.position = Position(stage=self.position.stage + 1, seconds=self.position.seconds)
             self.network.load_state_dict(self.average.state_dict())
             self.optimizer = self._new_optimizer()
             self.save_checkpoint()
         return self.average
+
+    def _set_inner_radii(self) -> None:
+        for network in (self.network, self.average):
+            network.set_inner_radii(inner_radii(self.train, len(network.kinds)))
 
     def _load_weights(self, name: str) -> None:
         """Start from the weights of an existing model with the same basis and network settings."""
@@ -184,6 +191,7 @@ class Trainer:
         position = self.position
         if score < position.best:
             position.best, position.since_best = score, 0
+            self.best = copy.deepcopy(self.average.state_dict())
         else:
             position.since_best += 1
         position.errors = errors
@@ -220,6 +228,7 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "position": vars(self.position),
             "rng": self.rng.bit_generator.state,
@@ -242,6 +251,8 @@ class Trainer:
                 f"{self.checkpoint_path} was written with other network settings; restore them, or start "
                 "without --resume"
             ) from error
+        self._set_inner_radii()  # the data may have grown since
+        self.best = state["best"]
         self.position = Position(**state["position"])
         self.optimizer = self._new_optimizer()
         if self.position.stage < len(STAGES):
