@@ -67,18 +67,3 @@ class OrbitalBasis:
                 f"{', '.join(self.species)}; use a model trained for this element"
             )
         return index
-
-    def orbital_offsets(self, species: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(N + 1,) first orbital of each atom in the matrix, and the total number at the end."""
-        return np.concatenate([[0], np.cumsum(self.sizes[species])])
-
-    def n_electrons(self, species: NDArray[np.int64]) -> float:
-        """Valence electrons of the neutral structure."""
-        return float(self.valences[species].sum())
-
-
-MINIMAL_SIO2 = OrbitalBasis(
-    species=("O", "Si"),
-    shells=((0, 1), (0, 1)),
-    occupations=((1.0, 2 / 3, 2 / 3, 2 / 3), (1.0, 1 / 3, 1 / 3, 1 / 3)),
-)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.errors import InputError
-from mlh_driver.graph import Graph, GraphBuilder
+from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import assemble, block_cotangents
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
@@ -179,12 +179,8 @@ class Engine:
             graph.pair_vectors,
             [onsite, pairs, torch.ones_like(blocks.energies)],
         )
-        g = gradient.double()
-        i, j = graph.pair_index
-        forces = g.new_zeros(graph.n_atoms, 3).index_add(0, i, g).index_add(0, j, -g)
-        virial = graph.pair_vectors.detach().double().T @ g
-        stress = 0.5 * (virial + virial.T) / system.volume
-        return forces.cpu().numpy(), stress.cpu().numpy()
+        forces, virial = forces_and_virial(gradient.double(), graph)
+        return forces.cpu().numpy(), -virial.cpu().numpy() / system.volume
 
     def _results(
         self,

@@ -40,6 +40,18 @@ class Graph:
         return len(self.species)
 
 
+def forces_and_virial(gradient: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+    """Forces (N, 3) and virial (3, 3) from g = dE/d pair_vectors, (P, 3), in the precision of ``gradient``.
+
+    A pair vector is r_j - r_i, so F_i gains g and F_j loses it; the virial is -sum r (outer) g, symmetrized
+    (it is -V times the stress).
+    """
+    i, j = graph.pair_index
+    forces = gradient.new_zeros(graph.n_atoms, 3).index_add(0, i, gradient).index_add(0, j, -gradient)
+    virial = -graph.pair_vectors.detach().to(gradient.dtype).T @ gradient
+    return forces, 0.5 * (virial + virial.T)
+
+
 def pair_kinds(n_species: int) -> list[tuple[int, int]]:
     """The unordered pairs of species, in the order in which a graph sorts its pairs."""
     return [(a, b) for a in range(n_species) for b in range(a, n_species)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from mlh_driver.basis import MINIMAL_SIO2, OrbitalBasis
+from mlh_driver.basis import OrbitalBasis
 from mlh_driver.engine import Engine
 from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.graph import GraphBuilder
@@ -21,6 +21,11 @@ from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 from mlh_driver.system import System
 
 REPOSITORY = Path(__file__).parents[1]
+MINIMAL_SIO2 = OrbitalBasis(
+    species=("O", "Si"),
+    shells=((0, 1), (0, 1)),
+    occupations=((1.0, 2 / 3, 2 / 3, 2 / 3), (1.0, 1 / 3, 1 / 3, 1 / 3)),
+)
 SMALL_NETWORK = NetworkSettings(
     channels=8,
     pair_channels=6,

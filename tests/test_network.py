@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import random_model, small_system
+from conftest import MINIMAL_SIO2, random_model, small_system
 from scipy.spatial.transform import Rotation
 
-from mlh_driver.basis import MINIMAL_SIO2, OrbitalBasis
+from mlh_driver.basis import OrbitalBasis
 from mlh_driver.engine import Engine
 from mlh_driver.network.core import WIDTH_A, STIFFNESS_eV_A3, saturated, wall
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mlh_driver.graph import forces_and_virial
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.objectives import BandTerm
-from mlh_driver.training.samples import Sample, forces_from_pairs
+from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import LossWeights
 
 RIDGE = 1e-4
@@ -49,7 +50,7 @@ def _equations(
             energy = radial[kinds == kind, column].sum()
             (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, retain_graph=True)
             energies.append(float(energy.detach()))
-            forces.append(forces_from_pairs(gradient, graph).flatten().numpy())
+            forces.append(forces_and_virial(gradient, graph)[0].flatten().numpy())
     n_atoms = graph.n_atoms
     energy_weight = np.sqrt(weights.energy) / n_atoms
     force_weight = np.sqrt(weights.forces / (3 * n_atoms))

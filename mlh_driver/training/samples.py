@@ -10,7 +10,7 @@ from torch import Tensor
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.data import LabelledStructure, read_split
 from mlh_driver.errors import InputError
-from mlh_driver.graph import Graph, GraphBuilder
+from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
@@ -86,13 +86,6 @@ def make_sample(
     )
 
 
-def forces_from_pairs(gradient: Tensor, graph: Graph) -> Tensor:
-    """(N, 3) forces from g = dE/d pair_vectors, (P, 3): a pair vector is r_j - r_i, so F_i gains g."""
-    i, j = graph.pair_index
-    forces = gradient.new_zeros(graph.n_atoms, 3)
-    return forces.index_add(0, i, gradient).index_add(0, j, -gradient)
-
-
 def inner_radii(samples: list[Sample], n_kinds: int) -> Tensor:
     """(n_kinds,) a little less than the shortest distance of each kind of pair in Å; 0 if there is none."""
     radii = torch.full((n_kinds,), torch.inf)
@@ -113,9 +106,8 @@ class Derivatives:
 
     @classmethod
     def of_pairs(cls, gradient: Tensor, graph: Graph) -> Derivatives:
-        """From g = dE/d pair_vectors, (P, 3): virial = -sum r (outer) g, made symmetric."""
-        virial = -graph.pair_vectors.T @ gradient
-        return cls(forces_from_pairs(gradient, graph), 0.5 * (virial + virial.T))
+        """From g = dE/d pair_vectors, (P, 3)."""
+        return cls(*forces_and_virial(gradient, graph))
 
     def __add__(self, other: Derivatives) -> Derivatives:
         return Derivatives(self.forces + other.forces, self.virial + other.virial)
