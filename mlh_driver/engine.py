@@ -31,11 +31,11 @@ from torch import Tensor
 
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
-from mlh_driver.hamiltonian import assemble, block_cotangents
+from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
-from mlh_driver.solvers import ElectronicState, make_solver
+from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
 from mlh_driver.solvers.base import KELVIN_eV
 from mlh_driver.system import Array, System
 
@@ -55,11 +55,13 @@ class _Stopwatch:
 
 @dataclass(frozen=True)
 class _Atoms:
-    """Per-atom constants of a composition, as tensors."""
+    """Per-atom constants of a composition.
+
+    species, sizes, valences, isolated: (N,);  reference: (N, n) occupations of the neutral atoms, zero-padded
+    """
 
     species: NDArray[np.int64]
     sizes: Tensor
-    atom_of_orbital: Tensor
     reference: Tensor
     valences: Array
     isolated: Array
@@ -123,18 +125,23 @@ class Engine:
             graph.pair_vectors.requires_grad_()
             blocks = self.model.network(graph)
         with watch("solver"):
-            H = assemble(_detached(blocks), atoms.sizes)
-            state = self.solver.solve(H, None, 2.0 * float(atoms.reference.sum()), self.kT)
-            weight = 2.0 * (state.density - torch.diag(atoms.reference))
+            assembly = Assembly(blocks, atoms.sizes)
+            with torch.no_grad():
+                H = assembly.hamiltonian()
+            n_electrons = 2.0 * float(atoms.reference.sum())
+            state = self.solver.solve(ElectronicProblem(H, None, n_electrons, self.kT, system))
+            weight = state.density.with_blocks(2.0 * state.density.blocks)
+            weight = weight.plus_diagonal(-2.0 * atoms.reference)
         with watch("gradient"):
-            forces, stress = self._derivatives(system, graph, blocks, weight, atoms)
+            forces, stress = self._derivatives(system, graph, blocks, *assembly.cotangents(weight))
         return self._results(system, blocks, H, weight, state, atoms, forces, stress, watch.seconds)
 
     def hamiltonian(self, system: System) -> Array:
         """(n, n) predicted Hamiltonian in eV at Gamma, on the model's own zero of potential."""
         graph = self._graph(system)
         with torch.no_grad():
-            return assemble(self.model.network(graph), self._atoms(system, graph).sizes).cpu().numpy()
+            blocks = self.model.network(graph)
+            return Assembly(blocks, self._atoms(system, graph).sizes).hamiltonian().dense().cpu().numpy()
 
     def eigenvalues(self, system: System) -> Array:
         """(n,) ascending eigenvalues of the predicted Hamiltonian in eV."""
@@ -157,12 +164,13 @@ class Engine:
             basis = self.model.basis
             species = graph.species.cpu().numpy()
             sizes = torch.tensor(basis.sizes[species], device=self._device)
-            occupations = [f for s in species for f in basis.occupations[s]]
+            occupations = np.zeros((len(basis.species), int(basis.sizes.max())))
+            for row, filled in zip(occupations, basis.occupations, strict=True):
+                row[: len(filled)] = filled
             atoms = _Atoms(
                 species=species,
                 sizes=sizes,
-                atom_of_orbital=torch.repeat_interleave(sizes),
-                reference=torch.tensor(occupations, dtype=torch.float64, device=self._device),
+                reference=torch.from_numpy(occupations[species]).to(self._device),
                 valences=basis.valences[species],
                 isolated=np.array(self.model.metadata.atom_energies_eV)[species],
             )
@@ -170,10 +178,9 @@ class Engine:
         return self._composition[1]
 
     def _derivatives(
-        self, system: System, graph: Graph, blocks: Blocks, weight: Tensor, atoms: _Atoms
+        self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor
     ) -> tuple[Array, Array]:
-        """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/dH."""
-        onsite, pairs = block_cotangents(weight, blocks, atoms.sizes)
+        """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/d(blocks)."""
         (gradient,) = torch.autograd.grad(
             [blocks.onsite, blocks.pairs, blocks.energies],
             graph.pair_vectors,
@@ -186,25 +193,19 @@ class Engine:
         self,
         system: System,
         blocks: Blocks,
-        H: Tensor,
-        weight: Tensor,
+        H: BlockMatrix,
+        weight: BlockMatrix,
         state: ElectronicState,
         atoms: _Atoms,
         forces: Array,
         stress: Array,
         timings: dict[str, float],
     ) -> Results:
-        n_atoms = len(system)
-
-        def per_atom(orbital_values: Tensor) -> Array:
-            sums = orbital_values.new_zeros(n_atoms).index_add(0, atoms.atom_of_orbital, orbital_values)
-            return sums.cpu().numpy()
-
         energies = (
             atoms.isolated
             + blocks.energies.detach().double().cpu().numpy()
-            + per_atom((weight * H).sum(dim=1))
-            - state.entropy_term / n_atoms
+            + weight.atom_products(H).cpu().numpy()
+            - state.entropy_term / len(system)
         )
         extrapolations = self.model.indicator(blocks.descriptors.detach(), torch.from_numpy(atoms.species))
         return Results(
@@ -212,7 +213,7 @@ class Engine:
             forces=forces,
             stress=stress,
             energies=energies,
-            charges=atoms.valences - 2.0 * per_atom(torch.diagonal(state.density)),
+            charges=atoms.valences - 2.0 * state.density.orbital_populations().sum(dim=1).cpu().numpy(),
             band_gap=state.band_gap,
             fermi_level=state.fermi_level,
             homo=state.homo,
@@ -223,10 +224,3 @@ class Engine:
             extrapolations=extrapolations.double().cpu().numpy(),
             timings=timings,
         ).check_finite()
-
-
-def _detached(blocks: Blocks) -> Blocks:
-    """The same blocks without the record of derivatives."""
-    return replace(
-        blocks, onsite=blocks.onsite.detach(), pairs=blocks.pairs.detach(), energies=blocks.energies.detach()
-    )

@@ -1,17 +1,34 @@
 """Density-matrix solvers behind one interface."""
 
 from mlh_driver.errors import InputError
-from mlh_driver.solvers.base import ElectronicState, Solver
+from mlh_driver.solvers.auto import AutoSolver
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
 from mlh_driver.solvers.dense import DenseSolver
+from mlh_driver.solvers.linear_scaling import LinearScalingSolver
 
-SOLVERS = ("auto", "dense")
-
-
-def make_solver(name: str) -> Solver:
-    """The solver of that name; ``auto`` picks the best one there is, which is ``dense``."""
-    if name not in SOLVERS:
-        raise InputError(f"solver {name!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    return DenseSolver()
+SOLVERS = ("auto", "dense", "sp2", "foe")
 
 
-__all__ = ["SOLVERS", "DenseSolver", "ElectronicState", "Solver", "make_solver"]
+def make_solver(name: str, error_per_atom: float = 1e-4) -> Solver:
+    """The solver of that name; the tolerated error in eV per atom concerns all but ``dense``."""
+    if not error_per_atom > 0:
+        raise InputError(f"the tolerated error is {error_per_atom} eV/atom; it must be positive, such as 1e-4")
+    if name == "auto":
+        return AutoSolver(error_per_atom)
+    if name == "dense":
+        return DenseSolver()
+    if name == "sp2" or name == "foe":
+        return LinearScalingSolver(name, error_per_atom)
+    raise InputError(f"solver {name!r} is unknown; choose one of {', '.join(SOLVERS)}")
+
+
+__all__ = [
+    "SOLVERS",
+    "AutoSolver",
+    "DenseSolver",
+    "ElectronicProblem",
+    "ElectronicState",
+    "LinearScalingSolver",
+    "Solver",
+    "make_solver",
+]

@@ -5,26 +5,65 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+
+from mlh_driver.errors import SolverError
+from mlh_driver.hamiltonian import BlockMatrix
+from mlh_driver.system import System
 
 KELVIN_eV = 8.617333262e-5
 """Boltzmann's constant in eV / K (CODATA 2018)."""
 
 
 @dataclass(frozen=True)
+class ElectronicProblem:
+    """The electrons of one structure.
+
+    H:           Hamiltonian in eV, float64
+    S:           overlap in the pattern of H, or None for an orthonormal basis
+    n_electrons: of both spins
+    kT:          electronic temperature in eV
+    system:      where the atoms are
+
+    Raises SolverError for NaN in H and for more electrons than orbitals hold.
+    """
+
+    H: BlockMatrix
+    S: BlockMatrix | None
+    n_electrons: float
+    kT: float
+    system: System
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.H.blocks).all()):
+            raise SolverError(
+                "the predicted Hamiltonian has NaN or infinite elements; the structure is probably far "
+                "outside the model's range (atoms on top of each other?)"
+            )
+        if not 0 <= self.n_pairs <= self.H.n_orbitals:
+            raise SolverError(
+                f"{self.n_electrons:g} electrons do not fit into {self.H.n_orbitals} orbitals"
+            )
+
+    @property
+    def n_pairs(self) -> float:
+        return 0.5 * self.n_electrons
+
+
+@dataclass(frozen=True)
 class ElectronicState:
     """The spin-less one-particle state that minimises the free energy 2 Tr[P H] - T_e S_e.
 
-    density:      P, (n, n), trace = half the number of electrons (with S: Tr[P S])
-    weighted:     energy-weighted density matrix W = P H P at zero temperature, (n, n); None when S is None
+    density:      P in the pattern of H, trace = half the number of electrons (with S: Tr[P S])
+    weighted:     energy-weighted density matrix W = P H P at zero temperature; None when S is None
     band_energy:  2 Tr[P H] in eV
     entropy_term: T_e S_e in eV, to be subtracted from the energy
     fermi_level:  chemical potential in eV; the middle of the gap at zero temperature
     homo, lumo:   the levels around the gap in eV, as a zero-temperature filling orders them
     """
 
-    density: Tensor
-    weighted: Tensor | None
+    density: BlockMatrix
+    weighted: BlockMatrix | None
     band_energy: float
     entropy_term: float
     fermi_level: float
@@ -41,10 +80,6 @@ class Solver(Protocol):
 
     name: str
 
-    def solve(self, H: Tensor, S: Tensor | None, n_electrons: float, kT: float) -> ElectronicState:
-        """Solve for ``n_electrons`` (both spins) at electronic temperature ``kT`` in eV.
-
-        H: (n, n) symmetric, eV, float64.  S: (n, n) overlap, or None for an orthonormal basis.
-        Raises SolverError when the state cannot be determined reliably.
-        """
+    def solve(self, problem: ElectronicProblem) -> ElectronicState:
+        """Raises SolverError when the state cannot be determined reliably."""
         ...

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from mlh_driver.errors import SolverError
-from mlh_driver.solvers.base import ElectronicState
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState
 
 DEGENERACY_eV = 1e-8
 
@@ -44,16 +44,14 @@ class DenseSolver:
 
     name = "dense"
 
-    def solve(self, H: Tensor, S: Tensor | None, n_electrons: float, kT: float) -> ElectronicState:
+    def solve(self, problem: ElectronicProblem) -> ElectronicState:
         """See :class:`~mlh_driver.solvers.base.Solver`.
 
-        Raises SolverError for NaN in H, an overlap that is not positive definite, more electrons than
-        orbitals hold, and, at kT = 0, for an odd electron number or a closed gap.
+        Raises SolverError for an overlap that is not positive definite, and, at kT = 0, for an odd
+        electron number or a closed gap.
         """
-        levels, vectors = eigenstates(H, S)
-        n_pairs = 0.5 * n_electrons
-        if not 0 <= n_pairs <= len(levels):
-            raise SolverError(f"{n_electrons:g} electrons do not fit into {len(levels)} orbitals")
+        pattern, kT, n_pairs = problem.H, problem.kT, problem.n_pairs
+        levels, vectors = eigenstates(problem.H.dense(), problem.S.dense() if problem.S else None)
         if kT > 0:
             mu = chemical_potential(levels, n_pairs, kT)
             occupations = fermi_occupations(levels, mu, kT)
@@ -61,14 +59,13 @@ class DenseSolver:
         else:
             occupations, mu = ground_state_filling(levels, n_pairs)
             entropy_term = 0.0
-        f = torch.from_numpy(occupations).to(H)
-        e = torch.from_numpy(levels).to(H)
+        f = torch.from_numpy(occupations).to(vectors)
+        e = torch.from_numpy(levels).to(vectors)
         weighted_vectors = vectors * f
-        density = weighted_vectors @ vectors.T
         homo, lumo = frontier_levels(levels, n_pairs)
         return ElectronicState(
-            density=density,
-            weighted=None if S is None else (weighted_vectors * e) @ vectors.T,
+            density=pattern.like_dense(weighted_vectors @ vectors.T),
+            weighted=pattern.like_dense((weighted_vectors * e) @ vectors.T) if problem.S else None,
             band_energy=2.0 * float(occupations @ levels),
             entropy_term=entropy_term,
             fermi_level=mu,
@@ -79,11 +76,6 @@ class DenseSolver:
 
 def eigenstates(H: Tensor, S: Tensor | None) -> tuple[np.ndarray, Tensor]:
     """Ascending eigenvalues (n,) as numpy, and S-orthonormal eigenvectors (n, n) as columns."""
-    if not bool(torch.isfinite(H).all()):
-        raise SolverError(
-            "the predicted Hamiltonian has NaN or infinite elements; the structure is probably far outside "
-            "the model's range (atoms on top of each other?)"
-        )
     if S is None:
         levels, vectors = torch.linalg.eigh(H)
         return levels.cpu().numpy(), vectors

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlh_driver.hamiltonian import assemble, block_cotangents
+from mlh_driver.hamiltonian import Assembly
 from mlh_driver.network.network import Blocks, HamiltonianNetwork
 from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Derivatives, Sample
@@ -28,7 +28,7 @@ def shift_free(difference: Tensor) -> Tensor:
 
 def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
     """Squared Frobenius error per atom in eV^2, up to a constant."""
-    predicted = assemble(blocks, sample.sizes, sample.hamiltonian.dtype)
+    predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype).dense()
     return shift_free(predicted - sample.hamiltonian).square().sum() / sample.graph.n_atoms
 
 
@@ -44,9 +44,11 @@ def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
     """The model's electronic energy and forces, with the network held fixed."""
     graph = sample.with_gradient()
     blocks = network(graph)
-    H = assemble(blocks, sample.sizes).detach()
+    assembly = Assembly(blocks, sample.sizes)
+    pattern = assembly.hamiltonian()
+    H = pattern.dense().detach()
     weight = 2.0 * (differentiable_density(H, sample.n_pairs) - torch.diag(sample.reference))
-    onsite, pairs = block_cotangents(weight, blocks, sample.sizes)
+    onsite, pairs = assembly.cotangents(pattern.like_dense(weight))
     (gradient,) = torch.autograd.grad([blocks.onsite, blocks.pairs], graph.pair_vectors, [onsite, pairs])
     derivatives = Derivatives.of_pairs(gradient, sample.graph)
     return BandTerm(float((weight * H).sum()), derivatives)
@@ -84,11 +86,13 @@ def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, T
     """Blocks, binding energy and derivatives, differentiable in the parameters, response of P included."""
     graph = sample.with_gradient()
     blocks = network(graph)
-    H = assemble(blocks, sample.sizes)
+    assembly = Assembly(blocks, sample.sizes)
+    pattern = assembly.hamiltonian()
+    H = pattern.dense()
     density = differentiable_density(H, sample.n_pairs)
     weight = 2.0 * (density - torch.diag(sample.reference))
     energy = (weight.detach() * H).sum() + blocks.energies.to(H.dtype).sum()
-    onsite, pairs = block_cotangents(weight, blocks, sample.sizes)
+    onsite, pairs = assembly.cotangents(pattern.like_dense(weight))
     (gradient,) = torch.autograd.grad(
         [blocks.onsite, blocks.pairs, blocks.energies],
         graph.pair_vectors,
@@ -110,7 +114,7 @@ def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights
 def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str, float]:
     """Root of the loss, and the mean absolute error of the occupied eigenvalues, in meV."""
     with torch.no_grad():
-        H = assemble(network(sample.graph), sample.sizes)
+        H = Assembly(network(sample.graph), sample.sizes).hamiltonian().dense()
     difference = shift_free(H - sample.hamiltonian)
     levels = torch.linalg.eigvalsh(H)[: sample.n_pairs] - sample.occupied
     return {

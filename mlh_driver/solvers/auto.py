@@ -1,0 +1,47 @@
+"""Picks the solver by size, gap and temperature, and falls back rather than fail or be wrong."""
+
+from __future__ import annotations
+
+from mlh_driver.errors import SolverError
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
+from mlh_driver.solvers.dense import DenseSolver
+from mlh_driver.solvers.linear_scaling import MIN_GAP_IN_KT, LinearScalingSolver
+
+#: Up to this many orbitals diagonalization is the faster one.
+DENSE_IS_FASTER = 1000
+#: Up to this many it is still affordable (4 GB, minutes) when nothing else works.
+DENSE_IS_POSSIBLE = 10000
+
+
+class AutoSolver:
+    """``dense`` for small systems; else ``sp2`` if the gap allows it, ``foe`` if not, ``dense`` as the last resort."""
+
+    name = "auto"
+
+    def __init__(self, error_per_atom: float = 1e-4) -> None:
+        self._dense = DenseSolver()
+        self._sp2 = LinearScalingSolver("sp2", error_per_atom)
+        self._foe = LinearScalingSolver("foe", error_per_atom)
+        self._gap_is_small = False
+        self.last_used = "dense"
+
+    def solve(self, problem: ElectronicProblem) -> ElectronicState:
+        """See :class:`~mlh_driver.solvers.base.Solver`; raises the SolverError of the last one tried."""
+        for solver in self._candidates(problem):
+            self.last_used = solver.name
+            try:
+                state = solver.solve(problem)
+            except SolverError as error:
+                failure = error
+                continue
+            self._gap_is_small = state.band_gap < 1.5 * MIN_GAP_IN_KT * problem.kT
+            return state
+        raise failure
+
+    def _candidates(self, problem: ElectronicProblem) -> list[Solver]:
+        if problem.H.n_orbitals <= DENSE_IS_FASTER:
+            return [self._dense]
+        warm: list[Solver] = [self._foe] if problem.kT > 0 else []
+        cold: list[Solver] = [] if self._gap_is_small and warm else [self._sp2]
+        last: list[Solver] = [self._dense] if problem.H.n_orbitals <= DENSE_IS_POSSIBLE else []
+        return cold + warm + last

@@ -1,0 +1,209 @@
+"""Compiled loops over block-sparse matrices, by numba.
+
+A matrix is an array (blocks, n * n) of row-major blocks beside a symmetric pattern in compressed rows (``starts``,
+``columns``). All loops run over rows in parallel; every sum has a fixed order, so results are reproducible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+MAX_BLOCKS_PER_ROW = 2**16
+_LANES = 16
+
+
+@njit(parallel=True, cache=True)
+def find_slots(starts, columns, rows, wanted):  # type: ignore[no-untyped-def]
+    """Where the blocks (rows, wanted) stand; -1 for blocks outside the pattern."""
+    slots = np.empty(len(rows), np.int64)
+    for q in prange(len(rows)):
+        begin, end = starts[rows[q]], starts[rows[q] + 1]
+        slot = begin + np.searchsorted(columns[begin:end], wanted[q])
+        slots[q] = slot if slot < end and columns[slot] == wanted[q] else -1
+    return slots
+
+
+@njit(inline="always")
+def _mark(starts, columns, row, places):  # type: ignore[no-untyped-def]
+    for slot in range(starts[row], starts[row + 1]):
+        places[columns[slot]] = slot - starts[row]
+
+
+@njit(parallel=True, cache=True)
+def count_terms(starts, columns):  # type: ignore[no-untyped-def]
+    """For every block (i, k), how many j >= i have blocks (k, j) and (i, j): terms of a product."""
+    n = len(starts) - 1
+    counts = np.zeros(len(columns) + 1, np.int64)
+    for i in prange(n):
+        places = np.full(n, -1, np.int32)
+        _mark(starts, columns, i, places)
+        for slot in range(starts[i], starts[i + 1]):
+            k = columns[slot]
+            count = 0
+            for inner in range(starts[k], starts[k + 1]):
+                count += columns[inner] >= i and places[columns[inner]] >= 0
+            counts[slot + 1] = count
+    return counts
+
+
+@njit(parallel=True, cache=True)
+def list_terms(starts, columns, first):  # type: ignore[no-untyped-def]
+    """For every term the places of (i, j) in row i and of (k, j) in row k, as (terms, 2) uint16."""
+    n = len(starts) - 1
+    terms = np.empty((first[-1], 2), np.uint16)
+    for i in prange(n):
+        places = np.full(n, -1, np.int32)
+        _mark(starts, columns, i, places)
+        for slot in range(starts[i], starts[i + 1]):
+            k = columns[slot]
+            t = first[slot]
+            for inner in range(starts[k], starts[k + 1]):
+                j = columns[inner]
+                if j >= i and places[j] >= 0:
+                    terms[t, 0] = places[j]
+                    terms[t, 1] = inner - starts[k]
+                    t += 1
+    return terms
+
+
+@njit(parallel=True, cache=True)
+def row_dots(starts, a, b):  # type: ignore[no-untyped-def]
+    """(rows,) sums of the elementwise product of two matrices over each row, in double precision."""
+    sums = np.zeros(len(starts) - 1)
+    for i in prange(len(starts) - 1):
+        total = 0.0
+        for slot in range(starts[i], starts[i + 1]):
+            part = a.dtype.type(0)
+            for q in range(a.shape[1]):
+                part += a[slot, q] * b[slot, q]
+            total += part
+        sums[i] = total
+    return sums
+
+
+@lru_cache
+def block_kernels(n: int) -> SimpleNamespace:
+    """Kernels for n x n blocks: ``multiply`` and ``apply``."""
+    accumulate = _accumulator(n)
+
+    @njit(parallel=True, cache=True, fastmath={"contract"})
+    def multiply(starts, columns, transposes, first, terms, a, b, scale, c, beta, out):  # type: ignore[no-untyped-def]
+        """out = scale a b + beta c in the pattern, all symmetric; blocks i <= j are computed, then mirrored."""
+        for i in prange(len(starts) - 1):
+            begin, end = starts[i], starts[i + 1]
+            for slot in range(begin, end):
+                for q in range(n * n):
+                    out[slot, q] = 0
+            for slot in range(begin, end):
+                accumulate(
+                    out, a, b, terms, begin, slot, starts[columns[slot]], first[slot], first[slot + 1]
+                )
+            for slot in range(begin, end):
+                if columns[slot] >= i:
+                    for q in range(n * n):
+                        out[slot, q] = scale * out[slot, q] + beta * c[slot, q]
+        for i in prange(len(starts) - 1):
+            for slot in range(starts[i], starts[i + 1]):
+                if columns[slot] < i:
+                    source = transposes[slot]
+                    for row in range(n):
+                        for column in range(n):
+                            out[slot, row * n + column] = out[source, column * n + row]
+
+    @njit(parallel=True, cache=True, fastmath=True)
+    def apply(starts, columns, a, x):  # type: ignore[no-untyped-def]
+        """a x for a vector (rows, n)."""
+        tiled = np.empty((len(x), n * n), a.dtype)
+        for j in prange(len(x)):
+            for q in range(n * n):
+                tiled[j, q] = x[j, q % n]
+        y = np.empty_like(x)
+        for i in prange(len(x)):
+            sums = np.zeros(n * n, a.dtype)
+            for slot in range(starts[i], starts[i + 1]):
+                j = columns[slot]
+                for q in range(n * n):
+                    sums[q] += a[slot, q] * tiled[j, q]
+            for row in range(n):
+                total = a.dtype.type(0)
+                for column in range(n):
+                    total += sums[row * n + column]
+                y[i, row] = total
+        return y
+
+    return SimpleNamespace(multiply=multiply, apply=apply)
+
+
+def _accumulator(n: int) -> Callable[..., Any]:
+    """The inner loop of a product, out[i, j] += a[i, k] b[k, j] over the terms of one block (i, k).
+
+    Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block: several
+    rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
+    """
+    rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
+
+    @intrinsic
+    def accumulate(context, out, a, b, terms, out_row, slot, b_row, begin, end):  # type: ignore[no-untyped-def]
+        signature = types.void(out, a, b, terms, out_row, slot, b_row, begin, end)
+
+        def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            index = ir.IntType(64)
+            scalar = target.get_value_type(signature.args[0].dtype)
+            wide, narrow = ir.VectorType(scalar, rows * n), ir.VectorType(scalar, n)
+            out, a, b, terms = (
+                target.make_array(kind)(target, builder, value).data
+                for kind, value in zip(signature.args[:4], arguments[:4], strict=True)
+            )
+            out_row, slot, b_row, begin, end = arguments[4:]
+            bytes_each = signature.args[0].dtype.bitwidth // 8
+
+            def constant(value: int) -> ir.Constant:
+                return ir.Constant(index, value)
+
+            def address(base, block, offset, vector):  # type: ignore[no-untyped-def]
+                place = builder.add(builder.mul(block, constant(n * n)), constant(offset))
+                return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
+
+            def shuffle(vector, lanes):  # type: ignore[no-untyped-def]
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+                return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+            factors = []
+            for row in range(0, n, rows):
+                part = builder.load(address(a, slot, row * n, wide), align=bytes_each)
+                factors.append([
+                    shuffle(part, [r * n + k for r in range(rows) for _ in range(n)]) for k in range(n)
+                ])  # fmt: skip
+            with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (term, _):
+                pair = builder.mul(term, constant(2))
+                in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
+                in_b = builder.zext(
+                    builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index
+                )
+                out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
+                repeated = []
+                for k in range(n):
+                    row_of_b = builder.load(address(b, b_block, k * n, narrow), align=bytes_each)
+                    repeated.append(shuffle(row_of_b, list(range(n)) * rows))
+                for group, factor in enumerate(factors):
+                    place = address(out, out_block, group * rows * n, wide)
+                    total = builder.load(place, align=bytes_each)
+                    for left, right in zip(factor, repeated, strict=True):
+                        total = builder.fadd(
+                            total, builder.fmul(left, right, flags=["contract"]), flags=["contract"]
+                        )
+                    builder.store(total, place, align=bytes_each)
+            return target.get_dummy_value()
+
+        return signature, generate
+
+    return accumulate
