@@ -84,11 +84,6 @@ def bond_coupling(shells_i: tuple[int, ...], shells_j: tuple[int, ...]) -> BondC
     return BondCoupling(len(even), len(odd), tuple(len(r) for r in real[1:]), matrix)
 
 
-def parity_signs(shells: tuple[int, ...]) -> Tensor:
-    """(n,) sign of each orbital under inversion, (-1)^l."""
-    return torch.tensor([(-1.0) ** l for l in shells for _ in range(2 * l + 1)], dtype=torch.float64)
-
-
 def onsite_couplings(shells: tuple[int, ...]) -> list[Tensor]:
     """Per L, an orthonormal basis of symmetric blocks: (paths, 2 L + 1, n, n) with natural parity."""
     size = n_orbitals(shells)

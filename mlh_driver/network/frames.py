@@ -10,9 +10,12 @@ arXiv:2302.03655, for the reduction to SO(2); mirror symmetry makes the weights 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from e3nn import o3
 from torch import Tensor, nn
+
+from mlh_driver.network.rotation import Rows, Terms, bilinear
 
 
 def bond_rotations(vectors: Tensor, distances: Tensor) -> Tensor:
@@ -28,27 +31,31 @@ def bond_rotations(vectors: Tensor, distances: Tensor) -> Tensor:
     return torch.stack([torch.linalg.cross(y, z), y, z], dim=1)
 
 
-def ladder(l: int) -> Tensor:
-    """Coupling l ⊗ 1 -> l + 1 as a ((2l + 1) * 3, 2l + 3) matrix with orthonormal columns."""
-    coupling = o3.wigner_3j(l, 1, l + 1, dtype=torch.float64)
-    return (coupling * (2 * l + 3) ** 0.5).reshape(-1, 2 * l + 3)
+def ladder(l: int) -> Terms:
+    """D^(l + 1) from D^l and D^1, by the coupling l ⊗ 1 -> l + 1."""
+    coupling = o3.wigner_3j(l, 1, l + 1, dtype=torch.float64) * (2 * l + 3) ** 0.5
+    tensor = torch.einsum("mia,njb->abmnij", coupling, coupling)
+    return Terms.of(tensor.reshape((2 * l + 3) ** 2, (2 * l + 1) ** 2, 9).numpy())
 
 
 class FrameRotation(nn.Module):
-    """Wigner matrices of bond rotations, and their rows sorted by |m| up to ``m_max``.
+    """Wigner matrices of bond rotations, and their rows sorted by |m| up to ``m_max`` (``rows``).
+
+    ``parity`` has the sign of every entry for the reversed bond, (-1)^l.
 
     A feature in the frame is a list over m = 0 ... m_max of tensors (P, copies * n_l, C) with the components
     l = m ... lmax (n_l of them): once for m = 0, twice for m > 0, first all +m, then all -m.
     """
 
+    parity: Tensor
+
     def __init__(self, lmax: int, m_max: int) -> None:
         super().__init__()
         self.lmax, self.m_max = lmax, m_max
-        for l in range(1, lmax):
-            self.register_buffer(f"ladder{l}", ladder(l), persistent=False)
-        for m in range(m_max + 1):
-            rows = [(l, sign * m) for sign in ((1, -1) if m else (1,)) for l in range(m, lmax + 1)]
-            self.register_buffer(f"gather{m}", self._gather_index(rows), persistent=False)
+        parity = [(-1.0) ** l for l in range(1, lmax + 1) for _ in range((2 * l + 1) ** 2)]
+        self.register_buffer("parity", torch.tensor(parity, dtype=torch.float64), persistent=False)
+        self._ladder = [ladder(l) for l in range(1, lmax)]
+        self.rows = [self._rows_of(m) for m in range(m_max + 1)]
 
     def copies(self, m: int) -> int:
         """How many components +m, -m there are."""
@@ -58,40 +65,34 @@ class FrameRotation(nn.Module):
         """How many l have a component m."""
         return self.lmax + 1 - m
 
-    def parity(self, m: int) -> Tensor:
-        """(n_l,) signs (-1)^l for l = m ... lmax."""
-        return (-1.0) ** torch.arange(m, self.lmax + 1)
+    def _rows_of(self, m: int) -> Rows:
+        """Rows (l, m), then (l, -m), of [D^1 | D^2 | ...]."""
+        starts = np.cumsum([0, 0] + [(2 * l + 1) ** 2 for l in range(1, self.lmax + 1)])
+        found = [(l, sign * m) for sign in ((1, -1) if m else (1,)) for l in range(m, self.lmax + 1)]
+        first = [starts[l] + (l + order) * (2 * l + 1) for l, order in found]
+        return Rows(np.array([l for l, _ in found]), np.array(first))
 
-    def _gather_index(self, rows: list[tuple[int, int]]) -> Tensor:
-        """Where each entry of the rows is found in [D1 | D2 | ... | 0 | 1]."""
-        sizes = [(2 * l + 1) ** 2 for l in range(1, self.lmax + 1)]
-        zero, one = sum(sizes), sum(sizes) + 1
-        index = torch.full((len(rows), (self.lmax + 1) ** 2), zero)
-        for row, (l, m) in enumerate(rows):
-            for column in range(2 * l + 1):
-                entry = sum(sizes[: l - 1]) + (l + m) * (2 * l + 1) + column if l else one
-                index[row, l * l + column] = entry
-        return index.flatten()
+    def entries(self, rotations: Tensor) -> Tensor:
+        """(P, entries) [D^1 | D^2 | ...], each row by row, from (P, 3, 3) rotations."""
+        first = rotations.flatten(1)
+        found = [first]
+        for terms in self._ladder:
+            found.append(bilinear(found[-1], first, terms))
+        return torch.cat(found, dim=1)
 
-    def wigner(self, rotations: Tensor) -> list[Tensor]:
-        """D^l for l = 1 ... lmax, each (P, 2l + 1, 2l + 1), from (P, 3, 3) rotations."""
-        matrices = [rotations]
-        for l in range(1, self.lmax):
-            coupling = getattr(self, f"ladder{l}")
-            d, n = matrices[-1], 2 * l + 1
-            product = (d[:, :, None, :, None] * rotations[:, None, :, None, :]).reshape(-1, n * 3, n * 3)
-            matrices.append(coupling.T @ (product @ coupling))
-        return matrices
+    @staticmethod
+    def wigner(entries: Tensor, l: int) -> Tensor:
+        """D^l, (P, 2 l + 1, 2 l + 1)."""
+        n = 2 * l + 1
+        start = sum((2 * k + 1) ** 2 for k in range(1, l))
+        return entries[:, start : start + n * n].unflatten(1, (n, n)) if l else entries.new_ones(len(entries), 1, 1)
 
-    def by_order(self, wigner: list[Tensor]) -> list[Tensor]:
-        """Per m, (P, copies * n_l, (lmax + 1)^2) rotation of features into the frames."""
-        n = len(wigner[0])
-        constants = wigner[0].new_tensor([0.0, 1.0]).expand(n, 2)
-        entries = torch.cat([*(d.flatten(1) for d in wigner), constants], dim=1)
-        columns = (self.lmax + 1) ** 2
-        return [
-            entries.index_select(1, getattr(self, f"gather{m}")).reshape(
-                n, self.copies(m) * self.n_l(m), columns
-            )
-            for m in range(self.m_max + 1)
+    def harmonics(self, entries: Tensor) -> Tensor:
+        """(P, (lmax + 1)^2) spherical harmonics of the bonds, in e3nn's normalization "component".
+
+        They are the rows m = 0 of the rotations, which turn the bond into the polar axis.
+        """
+        polar = [
+            (2 * l + 1) ** 0.5 * self.wigner(entries, l)[:, l] for l in range(self.lmax + 1)
         ]
+        return torch.cat(polar, dim=1)

@@ -2,55 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.errors import InputError
-from mlh_driver.network.coupling import BondCoupling, onsite_couplings, parity_signs
+from mlh_driver.network.coupling import BondCoupling, onsite_couplings
 from mlh_driver.network.frames import FrameRotation
-from mlh_driver.network.nodes import random_weights
+from mlh_driver.network.nodes import Bonds, random_weights
+from mlh_driver.network.rotation import Terms, gather, quadratic
 
 
-class ComplexProducts(nn.Module):
+class ComplexProducts:
     """Products of the numbers that turn with exp(i m phi) around the bond.
 
     For each m >= 1 the channels are split in halves a and b: a conj(b) gives scalars (0+) and
-    pseudoscalars (0-), a b gives 2 m; z_m conj(z_1) gives m - 1. Real and imaginary parts are the
-    second index of (P, 2, channels) tensors.
+    pseudoscalars (0-), a b gives 2 m; z_m conj(z_1) gives m - 1. Numbers are stored as all real parts, then
+    all imaginary parts, of m = 1, then of m = 2, ...
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
         m_max = len(widths) - 1
         if any(width % 2 for width in widths[1:]) or list(widths[1:]) != sorted(widths[1:], reverse=True):
             raise InputError(f"hidden widths {widths} must be even and must not grow with m")
-        halves = [0] + [width // 2 for width in widths[1:]]
-        self.n_scalars = sum(halves)
-        self.n_new = [0] * (m_max + 1)
+        starts = np.cumsum([0, 0] + [2 * width for width in widths[1:]])
+        even: list[list[_Term]] = []
+        odd: list[list[_Term]] = []
+        new: list[list[tuple[list[_Term], list[_Term]]]] = [[] for _ in widths]
         for m in range(1, m_max + 1):
-            if 2 * m <= m_max:
-                self.n_new[2 * m] += halves[m]
+            width, half = widths[m], widths[m] // 2
+            real, imag = starts[m], starts[m] + width
+            for k in range(half):
+                a_re, a_im, b_re, b_im = real + k, imag + k, real + half + k, imag + half + k
+                even.append([(1, a_re, b_re), (1, a_im, b_im)])
+                odd.append([(1, a_im, b_re), (-1, a_re, b_im)])
+                if 2 * m <= m_max:
+                    turned = [(1, a_im, b_re), (1, a_re, b_im)]
+                    new[2 * m].append(([(1, a_re, b_re), (-1, a_im, b_im)], turned))
             if m >= 2:
-                self.n_new[m - 1] += widths[m]
+                for k in range(width):
+                    re, im, re_1, im_1 = real + k, imag + k, starts[1] + k, starts[1] + widths[1] + k
+                    turned = [(1, im, re_1), (-1, re, im_1)]
+                    new[m - 1].append(([(1, re, re_1), (1, im, im_1)], turned))
+        self.n_scalars = len(even)
+        self.n_new = [len(numbers) for numbers in new]
+        outputs = even + odd + [part[k] for numbers in new for k in (0, 1) for part in numbers]
+        terms = [(out, left, right, sign) for out, sums in enumerate(outputs) for sign, left, right in sums]
+        out, left, right, sign = (np.array(column) for column in zip(*terms, strict=True))
+        self._terms = Terms(out, left, right, sign.astype(float), (len(outputs), starts[-1], starts[-1]))
 
-    def forward(self, z: list[Tensor]) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """Scalars, pseudoscalars, and per m the new (P, 2, n) numbers, from z[1], z[2], ..."""
-        even, odd = [], []
-        new: list[list[Tensor]] = [[] for _ in z]
-        real_1, imag_1 = z[1].unbind(1)
-        for m in range(1, len(z)):
-            real, imag = z[m].unbind(1)
-            a_re, b_re = real.chunk(2, dim=1)
-            a_im, b_im = imag.chunk(2, dim=1)
-            even.append(a_re * b_re + a_im * b_im)
-            odd.append(a_im * b_re - a_re * b_im)
-            if 2 * m < len(z):
-                new[2 * m].append(torch.stack([a_re * b_re - a_im * b_im, a_im * b_re + a_re * b_im], dim=1))
-            if m >= 2:
-                re_1, im_1 = real_1[:, : real.shape[1]], imag_1[:, : real.shape[1]]
-                new[m - 1].append(torch.stack([real * re_1 + imag * im_1, imag * re_1 - real * im_1], dim=1))
-        return torch.cat(even, dim=-1), torch.cat(odd, dim=-1), new
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Scalars, pseudoscalars, and per m the new (P, 2, n) numbers, from (P, 2 sum(widths[1:])) numbers."""
+        sizes = [self.n_scalars, self.n_scalars, *(2 * n for n in self.n_new)]
+        even, odd, *new = quadratic(z, self._terms).split(sizes, dim=1)
+        return even, odd, [part.unflatten(1, (2, -1)) for part in new]
+
+
+_Term = tuple[int, int, int]
+"""Sign, and which two numbers are multiplied."""
 
 
 class PairHead(nn.Module):
@@ -78,8 +90,6 @@ class PairHead(nn.Module):
                 for (n_l, _), width in zip(self.layout, hidden, strict=True)
             ]
         )
-        for m in range(len(hidden)):
-            self.register_buffer(f"parity{m}", frames.parity(m)[:, None, None], persistent=False)
         self.radial = random_weights(n_radial, sum(hidden) + hidden[0])
         self.products = ComplexProducts(hidden)
         width = hidden[0]
@@ -94,42 +104,31 @@ class PairHead(nn.Module):
         )
         self.register_buffer("to_block", coupling.matrix, persistent=False)
 
-    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor, both_ways: bool) -> Tensor:
-        """Features of both atoms per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j).
-
-        With ``both_ways`` the pairs are also taken in the other direction: (2 P, copies, n_i * n_j).
-        """
+    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor) -> Tensor:
+        """Features of both atoms per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j)."""
         *weights, bias = (radial @ self.radial).split([*self.hidden, self.hidden[0]], dim=1)
-        z = [self._mix(m, x_i[m], x_j[m], weight, both_ways) for m, weight in enumerate(weights)]
-        scalars = z[0][:, 0] + (torch.cat([bias, bias]) if both_ways else bias)
-        even, odd, new = self.products(z)
-        s = silu(self.scalars1(torch.cat([scalars, even], dim=-1)))
-        s = silu(self.scalars2(s))
+        z = [self._mix(m, x_i[m], x_j[m]) * weight[:, None] for m, weight in enumerate(weights)]
+        scalars = z[0][:, 0] + bias
+        even, odd, new = self.products(torch.cat([numbers.flatten(1) for numbers in z[1:]], dim=1))
+        mixed = _joint_product((scalars, even), self.scalars1.weight.T) + self.scalars1.bias
+        s = silu(self.scalars2(silu(mixed)))
         odd_gate, *gates = self.gates(s).split([odd.shape[1], *self.widths_out], dim=1)
-        parts = [torch.cat([s, scalars], dim=-1) @ self.out_even, (odd * odd_gate) @ self.out_odd]
+        parts = [_joint_product((s, scalars), self.out_even), (odd * odd_gate) @ self.out_odd]
         for m in range(1, len(z)):
-            numbers = torch.cat([z[m], *new[m]], dim=-1) * (1 + gates[m - 1])[:, None]
-            parts.append((numbers.flatten(0, 1) @ self.out[m - 1]).reshape(len(s), -1))
+            old_gate, new_gate = (1 + gates[m - 1])[:, None].split([z[m].shape[2], new[m].shape[2]], dim=2)
+            numbers = [(z[m] * old_gate).flatten(0, 1), (new[m] * new_gate).flatten(0, 1)]
+            parts.append(_joint_product(numbers, self.out[m - 1]).reshape(len(s), -1))
         return self._collect(parts) @ self.to_block
 
-    def _mix(self, m: int, x_i: Tensor, x_j: Tensor, weight: Tensor, both_ways: bool) -> Tensor:
-        """Hidden numbers: (P or 2 P, 1 or 2, hidden[m]).
-
-        Seen from the other end, atoms change places and features change by (-1)^l, a sign that is put on
-        the mixing weights.
-        """
+    def _mix(self, m: int, x_i: Tensor, x_j: Tensor) -> Tensor:
+        """Hidden numbers: (P, 1 or 2, hidden[m])."""
         n_l, copies = self.layout[m]
-        width, channels = self.hidden[m], self.channels
-        first, second = self.mix[m].reshape(n_l, 2, channels, width).unbind(1)
-        if both_ways:
-            parity = getattr(self, f"parity{m}")
-            first, second = torch.cat([first, parity * second], -1), torch.cat([second, parity * first], -1)
-        first, second = first.flatten(0, 1), second.flatten(0, 1)
-        shape = (len(x_i) * copies, n_l * channels)
-        mixed = torch.addmm(x_i.reshape(shape) @ first, x_j.reshape(shape), second)
-        directions = 2 if both_ways else 1
-        mixed = mixed.reshape(len(x_i), copies, directions, width) * weight[:, None, None]
-        return mixed.permute(2, 0, 1, 3).reshape(directions * len(x_i), copies, width)
+        first, second = self.mix[m].reshape(n_l, 2, self.channels, -1).unbind(1)
+        shape = (len(x_i) * copies, n_l * self.channels)
+        mixed = torch.addmm(
+            x_i.reshape(shape) @ first.flatten(0, 1), x_j.reshape(shape), second.flatten(0, 1)
+        )
+        return mixed.reshape(len(x_i), copies, -1)
 
     def _collect(self, parts: list[Tensor]) -> Tensor:
         """Order the outputs as the coupling does, for each copy: (P, copies, n)."""
@@ -139,14 +138,19 @@ class PairHead(nn.Module):
         return torch.cat([*real, *pairs], dim=-1)
 
 
+def _joint_product(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """cat(parts, 1) @ weight for two parts, without joining them."""
+    first, second = parts
+    upper, lower = weight.split([first.shape[1], second.shape[1]])
+    return torch.addmm(first @ upper, second, lower)
+
+
 class BondBlocks(nn.Module):
     """Blocks of all pairs of one kind in the global frame; symmetric when both species are the same.
 
     For two atoms of one species the head is evaluated in both directions and averaged, so that the block
     of (j, i) is the transpose of that of (i, j) to the last digit.
     """
-
-    signs: Tensor
 
     def __init__(
         self,
@@ -158,32 +162,32 @@ class BondBlocks(nn.Module):
     ) -> None:
         super().__init__()
         self.head = PairHead(frames, coupling, **sizes)  # type: ignore[arg-type]
+        self.frames = frames
         self.shells = shells
         self.same_species = same_species
-        signs = [parity_signs(s) for s in shells]
-        self.register_buffer("signs", signs[0][:, None] * signs[1], persistent=False)
 
-    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor, wigner: list[Tensor]) -> Tensor:
-        """(P, copies, n_i, n_j); ``wigner`` holds D^1, D^2, ... of the bond rotations, each (P, ., .)."""
-        shape = (-1, self.head.copies, *self.signs.shape)
-        if self.same_species:
-            forward, backward = self.head(x_i, x_j, radial, both_ways=True).reshape(shape).chunk(2)
-            local = 0.5 * (forward + (backward * self.signs).transpose(-1, -2))
-        else:
-            local = self.head(x_i, x_j, radial, both_ways=False).reshape(shape)
-        left, right = (orbital_rotation(wigner, shells)[:, None] for shells in self.shells)
+    def forward(self, x: Tensor, bonds: Bonds) -> Tensor:
+        """(P, copies, n_i, n_j) from the features of atoms, (N, K, C)."""
+        if not self.same_species:
+            return self._one_way(x, bonds)
+        forward, backward = self._one_way(x, bonds.both_ways(self.frames.parity)).chunk(2)
+        return 0.5 * (forward + backward.transpose(-1, -2))
+
+    def _one_way(self, x: Tensor, bonds: Bonds) -> Tensor:
+        x_i, x_j = ([gather(bonds.entries, x, end, rows) for rows in self.frames.rows] for end in bonds.ends)
+        left, right = (orbital_rotation(bonds.entries, shells)[:, None] for shells in self.shells)
+        numbers = self.head(x_i, x_j, bonds.radial)
+        local = numbers.unflatten(-1, (left.shape[-1], right.shape[-1]))
         return left.transpose(-1, -2) @ local @ right
 
 
-def orbital_rotation(wigner: list[Tensor], shells: tuple[int, ...]) -> Tensor:
+def orbital_rotation(entries: Tensor, shells: tuple[int, ...]) -> Tensor:
     """(P, n, n) block-diagonal rotation of an atom's orbitals into the bond frame."""
-    n_pairs = len(wigner[0])
     rows = []
     for k, l in enumerate(shells):
-        block = wigner[l - 1] if l else wigner[0].new_ones(n_pairs, 1, 1)
         before = sum(2 * m + 1 for m in shells[:k])
         after = sum(2 * m + 1 for m in shells[k + 1 :])
-        rows.append(nn.functional.pad(block, (before, after)))
+        rows.append(nn.functional.pad(FrameRotation.wigner(entries, l), (before, after)))
     return torch.cat(rows, dim=1)
 
 

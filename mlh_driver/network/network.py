@@ -9,7 +9,6 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -23,8 +22,9 @@ from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
-from mlh_driver.network.nodes import AtomFeatures, NodeLinear
+from mlh_driver.network.nodes import AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
+from mlh_driver.network.rotation import Ends
 
 
 @dataclass(frozen=True)
@@ -75,63 +75,6 @@ class Blocks:
     pair_index: Tensor
     energies: Tensor
     descriptors: Tensor
-
-
-@dataclass(frozen=True)
-class _Near:
-    """Pairs within the message cutoff.
-
-    pair_index: (2, M);  vectors: (M, 3);  rotations: per m, (M, rows, K);  radial: (M, n_radial)
-    """
-
-    pair_index: Tensor
-    vectors: Tensor
-    rotations: list[Tensor]
-    radial: Tensor
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Features of pairs that are sorted by kind.
-
-    x_i, x_j: features of both atoms in the frame of the bond, per m (P, copies * n_l, C)
-    radial:   (P, n_radial)
-    wigner:   D^1, D^2, ... of the bond rotations, each (P, 2l + 1, 2l + 1)
-    sizes:    pairs of each kind
-    """
-
-    x_i: list[Tensor]
-    x_j: list[Tensor]
-    radial: Tensor
-    wigner: list[Tensor]
-    sizes: tuple[int, ...]
-
-    def select(self, index: Tensor, sizes: tuple[int, ...]) -> _Pairs:
-        """The pairs of an ascending index, ``sizes`` of each kind."""
-        return _Pairs(
-            x_i=[x.index_select(0, index) for x in self.x_i],
-            x_j=[x.index_select(0, index) for x in self.x_j],
-            radial=self.radial.index_select(0, index),
-            wigner=[d.index_select(0, index) for d in self.wigner],
-            sizes=sizes,
-        )
-
-    def by_kind(self) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]]:
-        """x_i, x_j, radial and wigner of the pairs of each kind."""
-        x_i, x_j, wigner = (
-            zip(*(tensor.split(self.sizes) for tensor in tensors), strict=True)
-            for tensors in (self.x_i, self.x_j, self.wigner)
-        )
-        for a, b, radial, d in zip(x_i, x_j, self.radial.split(self.sizes), wigner, strict=True):
-            yield list(a), list(b), radial, list(d)
-
-    def blocks(self, heads: nn.ModuleList, copies: int, n: int) -> Tensor:
-        """(P, copies, n, n) zero-padded blocks, each kind evaluated by its own head."""
-        found = [self.radial.new_zeros(0, copies, n, n)]
-        for head, (x_i, x_j, radial, wigner) in zip(heads, self.by_kind(), strict=True):
-            if len(radial):
-                found.append(_pad(head(x_i, x_j, radial, wigner), n))
-        return torch.cat(found)
 
 
 class HamiltonianNetwork(nn.Module):
@@ -190,29 +133,19 @@ class HamiltonianNetwork(nn.Module):
         """Blocks of the graph, differentiable in ``graph.pair_vectors``."""
         settings = self.settings
         graph, wall_energies = self._guarded(graph)
-        vectors, species = graph.pair_vectors, graph.species
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        wigner = self.frames.wigner(bond_rotations(vectors, distances))
-        rotations = self.frames.by_order(wigner)
-        near = self._near_pairs(graph, distances, rotations)
-        features = self.features(species, near.pair_index, near.vectors, near.rotations, near.radial)
+        species = graph.species
+        distances, entries = self._frames(graph)
+        near = self._near_bonds(graph, distances, entries)
+        features = self.features(species, near)
         pair_features = self.pair_features(features, species)
-        i, j = graph.pair_index
-        x_i, x_j = pair_features.index_select(0, i), pair_features.index_select(0, j)
-        pairs = _Pairs(
-            x_i=[torch.bmm(D, x_i) for D in rotations],
-            x_j=[torch.bmm(D, x_j) for D in rotations],
-            radial=self.pair_radial(distances),
-            wigner=wigner,
-            sizes=graph.kind_sizes,
-        )
+        pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
         strength = decay * envelope(distances, settings.pair_cutoff_A)
-        bonds = pairs.blocks(self.bonds, 1, self.n)[:, 0] * strength[:, None, None]
-        hops, hop_index = self._hop_blocks(graph, distances, pairs)
+        bonds = self._pair_blocks(self.bonds, 1, pair_features, pairs, graph.kind_sizes)[:, 0]
+        hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
         return Blocks(
             onsite=self._onsite_blocks(features, species),
-            pairs=torch.cat([bonds, hops]),
+            pairs=torch.cat([bonds * strength[:, None, None], hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
             energies=self._energies(species, near) + wall_energies,
             descriptors=features[:, 0],
@@ -221,9 +154,7 @@ class HamiltonianNetwork(nn.Module):
     def energies(self, graph: Graph) -> Tensor:
         """(N,) double-counting energies alone, without the Hamiltonian."""
         graph, wall_energies = self._guarded(graph)
-        distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
-        wigner = self.frames.wigner(bond_rotations(graph.pair_vectors, distances))
-        near = self._near_pairs(graph, distances, self.frames.by_order(wigner))
+        near = self._near_bonds(graph, *self._frames(graph))
         return self._energies(graph.species, near) + wall_energies
 
     def set_inner_radii(self, radii: Tensor) -> None:
@@ -235,7 +166,8 @@ class HamiltonianNetwork(nn.Module):
         i, j = graph.pair_index
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
         inner = self.inner_radii[self.kind_of[graph.species[i], graph.species[j]]]
-        energies = _share(distances.new_zeros(graph.n_atoms), graph.pair_index, wall(distances, inner))
+        half = 0.5 * wall(distances, inner)
+        energies = half.new_zeros(graph.n_atoms).index_add(0, i, half).index_add(0, j, half)
         vectors = graph.pair_vectors * (saturated(distances, inner) / distances)[:, None]
         return replace(graph, pair_vectors=vectors), energies
 
@@ -244,24 +176,48 @@ class HamiltonianNetwork(nn.Module):
         for head in self.energy:
             cast(EnergyHead, head).shrink(factor)
 
-    def _near_pairs(self, graph: Graph, distances: Tensor, rotations: list[Tensor]) -> _Near:
+    def _frames(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Distances (P,) and Wigner matrices (P, entries) of all pairs."""
+        distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
+        return distances, self.frames.entries(bond_rotations(graph.pair_vectors, distances))
+
+    def _near_bonds(self, graph: Graph, distances: Tensor, entries: Tensor) -> Bonds:
+        """Bonds within the message cutoff, both ways."""
         near = torch.nonzero(distances.detach() < self.settings.message_cutoff_A)[:, 0]
-        return _Near(
-            pair_index=graph.pair_index[:, near],
-            vectors=graph.pair_vectors.index_select(0, near),
-            rotations=[D.index_select(0, near) for D in rotations],
+        bonds = Bonds(
+            ends=_ends(graph.pair_index[:, near], graph.n_atoms),
+            entries=entries.index_select(0, near),
             radial=self.message_radial(distances.index_select(0, near)),
         )
+        return bonds.both_ways(self.frames.parity)
 
-    def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
+    def _pair_blocks(
+        self, heads: nn.ModuleList, copies: int, x: Tensor, pairs: Bonds, sizes: tuple[int, ...]
+    ) -> Tensor:
+        """(P, copies, n, n) zero-padded blocks of pairs sorted by kind, each kind evaluated by its own head."""
+        blocks = [x.new_zeros(0, copies, self.n, self.n)]
+        for head, part, size in zip(heads, pairs.split(sizes), sizes, strict=True):
+            if size:
+                blocks.append(_pad(head(x, part), self.n))
+        return torch.cat(blocks)
+
+    def _hop_blocks(
+        self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
         cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
         short = torch.nonzero(distances.detach() < cutoff)[:, 0]
-        first, second = graph.species[graph.pair_index[:, short]]
+        index = graph.pair_index[:, short]
+        first, second = graph.species[index]
         sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
-        blocks = pairs.select(short, sizes).blocks(self.hops, 2 * copies, self.n)
+        bonds = Bonds(
+            ends=_ends(index, graph.n_atoms),
+            entries=pairs.entries.index_select(0, short),
+            radial=pairs.radial.index_select(0, short),
+        )
+        blocks = self._pair_blocks(self.hops, 2 * copies, x, bonds, sizes)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
-        i, j = graph.pair_index[:, short]
+        i, j = index
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
         star = stars(torch.cat([j, i]), torch.cat([i, j]), graph.n_atoms)
         shape = (graph.n_atoms, star.width * self.n, copies * self.n)
@@ -281,16 +237,16 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
         return blocks
 
-    def _energies(self, species: Tensor, near: _Near) -> Tensor:
+    def _energies(self, species: Tensor, near: Bonds) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        features = self.energy_features(species, near.pair_index, near.vectors, near.rotations, near.radial)
+        features = self.energy_features(species, near)
         energies = features.new_zeros(len(species))
         for k, head in enumerate(self.energy):
             atoms = torch.nonzero(species == k)[:, 0]
             energies = energies.index_add(0, atoms, head(features[atoms, 0]))
-        i, j = near.pair_index
+        i, j = (end.atoms for end in near.ends)
         pair = (near.radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
-        return _share(energies, near.pair_index, pair)
+        return energies.index_add(0, i, 0.5 * pair)
 
 
 @dataclass(frozen=True)
@@ -327,10 +283,8 @@ def stars(centers: Tensor, ends: Tensor, n_atoms: int) -> Stars:
     return Stars(width, slots, (center * width + p) * width + q, path_ends, weights)
 
 
-def _share(energies: Tensor, pair_index: Tensor, pair_energies: Tensor) -> Tensor:
-    """Add half of each pair's energy to both of its atoms: (N,)."""
-    half = 0.5 * pair_energies
-    return energies.index_add(0, pair_index[0], half).index_add(0, pair_index[1], half)
+def _ends(index: Tensor, n_atoms: int) -> tuple[Ends, Ends]:
+    return Ends(index[0], n_atoms), Ends(index[1], n_atoms)
 
 
 def _pad(blocks: Tensor, n: int) -> Tensor:

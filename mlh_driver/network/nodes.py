@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from e3nn import o3
@@ -9,6 +12,37 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.network.frames import FrameRotation
+from mlh_driver.network.rotation import Ends, gather, scatter
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """Pairs of atoms and what the network needs to know of their geometry.
+
+    ends:    atoms i and j of each
+    entries: (P, entries) of the Wigner matrices of their frames
+    radial:  (P, n_radial) functions of distance
+    """
+
+    ends: tuple[Ends, Ends]
+    entries: Tensor
+    radial: Tensor
+
+    def both_ways(self, parity: Tensor) -> Bonds:
+        """The bonds, then their reverses: (2 P). Turning a bond round is an inversion, (-1)^l in its frame."""
+        i, j = self.ends
+        return Bonds(
+            ends=(i.join(j), j.join(i)),
+            entries=torch.cat([self.entries, self.entries * parity]),
+            radial=torch.cat([self.radial, self.radial]),
+        )
+
+    def split(self, sizes: Sequence[int]) -> Iterator[Bonds]:
+        """Consecutive parts."""
+        i, j = (end.split(sizes) for end in self.ends)
+        parts = zip(i, j, self.entries.split(list(sizes)), self.radial.split(list(sizes)), strict=True)
+        for first, second, entries, radial in parts:
+            yield Bonds((first, second), entries, radial)
 
 
 def random_weights(*shape: int) -> nn.Parameter:
@@ -37,8 +71,8 @@ class NodeLinear(nn.Module):
         weight = self.weight[:, self.degrees]
         if not self.n_species:
             return torch.einsum("nki,kio->nko", x, weight[0])
-        mixed = torch.einsum("nki,skio->snko", x, weight)
-        return mixed[species, torch.arange(len(x), device=x.device)]
+        mixed = torch.einsum("nki,skio->snko", x, weight).flatten(0, 1)
+        return mixed.index_select(0, species * len(x) + torch.arange(len(x), device=x.device))
 
 
 class SphereProduct(nn.Module):
@@ -73,7 +107,8 @@ class SphereProduct(nn.Module):
         """(N, K, C) -> (N, K, 2 C): products of second and of third order."""
         u, v, w = torch.matmul(self.to_sphere, self.factors(x, species)).chunk(3, dim=-1)
         second = u * v
-        return torch.matmul(self.from_sphere, torch.cat([second, second * w], dim=-1))
+        parts = [torch.matmul(self.from_sphere, product) for product in (second, second * w)]
+        return torch.cat(parts, dim=-1)
 
 
 class NodeUpdate(nn.Module):
@@ -107,81 +142,58 @@ class NodeUpdate(nn.Module):
 class AtomDensity(nn.Module):
     """Neighbor density of each atom, by species of the neighbor, radial function and (l, m)."""
 
-    parity: Tensor
-
-    def __init__(self, lmax: int, n_species: int, n_radial: int) -> None:
+    def __init__(self, frames: FrameRotation, n_species: int, n_radial: int) -> None:
         super().__init__()
-        self.lmax = lmax
+        self.frames = frames
         self.n_species = n_species
-        parity = (-1.0) ** degrees(lmax).to(torch.float64)
-        self.register_buffer("parity", parity, persistent=False)
         self.n_out = n_species * n_radial
         self.scale = 0.25
 
-    def forward(self, species: Tensor, pairs: Tensor, vectors: Tensor, radial: Tensor) -> Tensor:
-        """(N, K, n_species * n_radial) from (2, P) pairs, (P, 3) vectors and (P, n_radial) functions."""
-        harmonics = o3.spherical_harmonics(
-            range(self.lmax + 1), vectors, normalize=True, normalization="component"
-        )
-        i, j = pairs
-        centers = torch.cat([i * self.n_species + species[j], j * self.n_species + species[i]])
-        angular = torch.cat([harmonics, harmonics * self.parity])
-        terms = angular[:, :, None] * torch.cat([radial, radial])[:, None, :]
+    def forward(self, species: Tensor, bonds: Bonds) -> Tensor:
+        """(N, K, n_species * n_radial) from bonds given both ways."""
+        center, neighbor = bonds.ends
+        terms = self.frames.harmonics(bonds.entries)[:, :, None] * bonds.radial[:, None, :]
         shape = (len(species) * self.n_species, *terms.shape[1:])
-        density = terms.new_zeros(shape).index_add(0, centers, terms) * self.scale
+        place = center.atoms * self.n_species + species[neighbor.atoms]
+        density = terms.new_zeros(shape).index_add(0, place, terms) * self.scale
         density = density.reshape(len(species), self.n_species, *terms.shape[1:])
         return density.transpose(1, 2).flatten(2)
 
 
 class Messages(nn.Module):
-    """Messages along bonds: an O(2)-equivariant linear map in the bond frame, weighted by distance.
-
-    Both directions of a pair share one frame: turning the bond round is an inversion, under which
-    features of natural parity change by (-1)^l. These signs are put on the weights.
-    """
+    """Messages along bonds: an O(2)-equivariant linear map in the bond frame, weighted by distance."""
 
     def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
         self.n_species = n_species
+        self.rows = frames.rows
         self.copies = [frames.copies(m) for m in range(frames.m_max + 1)]
         self.widths = [frames.n_l(m) * channels for m in range(frames.m_max + 1)]
         self.mixers = nn.ParameterList([random_weights(width, width) for width in self.widths])
         self.radial = random_weights(n_species * n_species, n_radial, sum(self.widths))
         self.prepare = NodeLinear(frames.lmax, channels, channels, n_species)
         self.scale = 0.25
-        for m in range(frames.m_max + 1):
-            signs = frames.parity(m).repeat_interleave(channels)
-            self.register_buffer(f"signs{m}", signs[:, None] * signs, persistent=False)
 
-    def forward(
-        self, x: Tensor, species: Tensor, pairs: Tensor, rotations: list[Tensor], radial: Tensor
-    ) -> Tensor:
-        """(N, K, C) -> (N, K, C); ``rotations`` per m (P, rows, K), ``radial`` (P, n_radial)."""
-        i, j = pairs
+    def forward(self, x: Tensor, species: Tensor, bonds: Bonds) -> Tensor:
+        """(N, K, C) -> (N, K, C); bonds are given both ways."""
+        target, neighbor = bonds.ends
         source = self.prepare(x, species)
-        source_i, source_j = source.index_select(0, i), source.index_select(0, j)
-        weights_i = self._radial_weights(radial, species[i] * self.n_species + species[j])
-        weights_j = self._radial_weights(radial, species[j] * self.n_species + species[i])
-        to_i = torch.zeros_like(source_i)
-        to_j = torch.zeros_like(source_j)
-        for m, (D, mixer) in enumerate(zip(rotations, self.mixers, strict=True)):
-            back = D.transpose(1, 2)
-            to_i = torch.baddbmm(to_i, back, self._mix(m, torch.bmm(D, source_j), mixer, weights_i[m]))
-            turned = mixer * getattr(self, f"signs{m}")
-            to_j = torch.baddbmm(to_j, back, self._mix(m, torch.bmm(D, source_i), turned, weights_j[m]))
-        return torch.zeros_like(x).index_add(0, i, to_i).index_add(0, j, to_j) * self.scale
+        kinds = species[target.atoms] * self.n_species + species[neighbor.atoms]
+        total = torch.zeros_like(x)
+        weights = self._radial_weights(bonds.radial, kinds)
+        for rows, copies, width, mixer, weight in zip(
+            self.rows, self.copies, self.widths, self.mixers, weights, strict=True
+        ):
+            turned = gather(bonds.entries, source, neighbor, rows)
+            mixed = (turned.reshape(-1, width) @ mixer).reshape(-1, copies, width) * weight[:, None]
+            total = total + scatter(bonds.entries, mixed.reshape(turned.shape), target, rows, x.shape[1])
+        return total * self.scale
 
     def _radial_weights(self, radial: Tensor, kinds: Tensor) -> tuple[Tensor, ...]:
         """Per m, (P, width): the radial functions of every ordered pair of species."""
         one_hot = torch.nn.functional.one_hot(kinds, self.n_species**2).to(radial.dtype)
         expanded = (one_hot[:, :, None] * radial[:, None, :]).flatten(1)
         return (expanded @ self.radial.flatten(0, 1)).split(self.widths, dim=1)
-
-    def _mix(self, m: int, x: Tensor, mixer: Tensor, weights: Tensor) -> Tensor:
-        """Mix l and channels: (P, copies * n_l, C) -> the same shape."""
-        flat = x.reshape(len(x) * self.copies[m], self.widths[m]) @ mixer
-        weighted = flat.reshape(len(x), self.copies[m], self.widths[m]) * weights[:, None]
-        return weighted.reshape(x.shape)
 
 
 class AtomFeatures(nn.Module):
@@ -190,15 +202,12 @@ class AtomFeatures(nn.Module):
     def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
         lmax = frames.lmax
-        self.density = AtomDensity(lmax, n_species, n_radial)
+        self.density = AtomDensity(frames, n_species, n_radial)
         self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
         self.messages = Messages(frames, channels, n_species, n_radial)
         self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
 
-    def forward(
-        self, species: Tensor, pairs: Tensor, vectors: Tensor, rotations: list[Tensor], radial: Tensor
-    ) -> Tensor:
-        """From (2, P) pairs within the message cutoff: vectors, rotations per m, radial functions."""
-        x = self.first(self.density(species, pairs, vectors, radial), species)
-        message = self.messages(x, species, pairs, rotations, radial)
+    def forward(self, species: Tensor, bonds: Bonds) -> Tensor:
+        x = self.first(self.density(species, bonds), species)
+        message = self.messages(x, species, bonds)
         return self.second(torch.cat([x, message], dim=-1), species)
