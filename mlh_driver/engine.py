@@ -35,6 +35,7 @@ from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
+from mlh_driver.runtime import keep_freed_memory, use_torch_threads
 from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
 from mlh_driver.solvers.base import KELVIN_eV
 from mlh_driver.system import Array, System
@@ -72,9 +73,10 @@ class Engine:
 
     model:  a name, a path, or a loaded :class:`~mlh_driver.model.Model` (dtype and device then apply to
             it as it is)
-    solver: ``auto`` or ``dense``
+    solver: ``auto``, ``dense``, or in linear time ``sp2`` (gap of at least 20 kT) or ``foe`` (any kT > 0)
     electronic_temperature: of the Fermi-Dirac occupations in kelvin; 0 is allowed when there is a gap
-    dtype:  precision of the network, float32 or float64; the solver and all sums are in float64
+    error_per_atom: what the linear-time solvers may miss of the energy, in eV per atom
+    dtype:  precision of the network, float32 or float64; sums of energies are in float64
     device: where the network runs
 
     Consecutive calls share the neighbor list when that is safe, so one engine per trajectory is fastest;
@@ -87,6 +89,7 @@ class Engine:
         *,
         solver: str = "auto",
         electronic_temperature: float = 300.0,
+        error_per_atom: float = 1e-4,
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
@@ -96,11 +99,12 @@ class Engine:
             )
         self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
         self.kT = KELVIN_eV * electronic_temperature
-        self.solver = make_solver(solver)
+        self.solver = make_solver(solver, error_per_atom)
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
         self._composition: tuple[bytes, _Atoms] | None = None
+        keep_freed_memory()
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -117,6 +121,7 @@ class Engine:
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
         matrix) or NonFiniteError; it never returns a number that is not finite.
         """
+        use_torch_threads()
         watch = _Stopwatch()
         with watch("graph"):
             graph = self._graph(system)

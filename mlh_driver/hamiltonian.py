@@ -1,4 +1,4 @@
-"""Network blocks -> the Gamma-point Hamiltonian as a block-sparse matrix, and cotangents of H -> of the blocks.
+"""Network blocks -> the Gamma-point Hamiltonian as a block-sparse matrix, and cotangents back.
 
 Nothing here is larger than the number of pairs of atoms that interact.
 """

@@ -11,7 +11,7 @@ import mlh_driver
 
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
-    ("errors",),
+    ("errors", "runtime"),
     ("system", "basis"),
     ("results", "graph", "data"),
     ("network",),

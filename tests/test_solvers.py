@@ -1,4 +1,4 @@
-"""Density matrices against their defining properties."""
+"""Density matrices against their defining properties, and the linear-time solvers against diagonalization."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ import pytest
 import torch
 from scipy.linalg import eigh
 
-from mlh_driver.errors import SolverError
-from mlh_driver.solvers import DenseSolver
+from mlh_driver.errors import InputError, SolverError
+from mlh_driver.hamiltonian import BlockMatrix
+from mlh_driver.solvers import (
+    AutoSolver,
+    DenseSolver,
+    ElectronicProblem,
+    ElectronicState,
+    LinearScalingSolver,
+    make_solver,
+)
+from mlh_driver.solvers import auto as auto_module
 from mlh_driver.solvers.dense import differentiable_density, fermi_occupations
+from mlh_driver.solvers.purification import purify
+from mlh_driver.system import System
+
+CHAIN_STEP_A = 2.0
 
 
 def gapped_matrix(n: int = 20, filled: int = 8, gap: float = 3.0, seed: int = 0) -> torch.Tensor:
@@ -24,10 +37,80 @@ def overlap(n: int, seed: int = 1) -> torch.Tensor:
     return torch.eye(n, dtype=torch.float64) + 0.1 * (A @ A.T) / n
 
 
+def block_matrix(matrix: torch.Tensor, sizes: list[int]) -> BlockMatrix:
+    """A dense matrix as one that has a block for every pair of atoms."""
+    n_atoms, n = len(sizes), max(sizes)
+    index = torch.triu_indices(n_atoms, n_atoms)
+    empty = BlockMatrix(index, torch.zeros(index.shape[1], n, n), torch.tensor(sizes))
+    return empty.like_dense(matrix)
+
+
+def problem(
+    H: torch.Tensor, S: torch.Tensor | None, n_electrons: float, kT: float, n: int = 4
+) -> ElectronicProblem:
+    """Atoms of n orbitals each, on a line."""
+    sizes = [n] * (len(H) // n)
+    positions = np.zeros((len(sizes), 3))
+    positions[:, 0] = CHAIN_STEP_A * np.arange(len(sizes))
+    cell = np.diag([CHAIN_STEP_A * len(sizes), 50.0, 50.0])
+    system = System(np.full(len(sizes), 14), positions, cell)
+    return ElectronicProblem(
+        block_matrix(H, sizes), None if S is None else block_matrix(S, sizes), n_electrons, kT, system
+    )
+
+
+def dense(H: torch.Tensor, S: torch.Tensor | None, n_electrons: float, kT: float) -> ElectronicState:
+    return DenseSolver().solve(problem(H, S, n_electrons, kT))
+
+
+def disordered_solid(
+    shape: tuple[int, int, int] = (5, 5, 5),
+    n: int = 2,
+    split: float = 3.0,
+    seed: int = 0,
+    disorder: float = 0.3,
+) -> ElectronicProblem:
+    """n orbitals on each site of a cubic lattice of 3 Å, coupled to neighbors; half filled.
+
+    ``split`` separates the orbitals of a site: 0 makes a metal.
+    """
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.arange(k) for k in shape), indexing="ij"), -1).reshape(-1, 3)
+    n_atoms, cell = len(grid), np.diag(3.0 * np.array(shape))
+    fractional = grid[:, None] - grid[None]
+    steps = np.abs(fractional - np.array(shape) * np.round(fractional / np.array(shape))).sum(axis=2)
+    i, j = np.nonzero(np.triu(steps <= 1))
+    blocks = rng.normal(size=(len(i), n, n)) * disorder
+    same = i == j
+    blocks[~same] += np.eye(n) * -0.4
+    blocks[same] = 0.5 * (blocks[same] + blocks[same].transpose(0, 2, 1))
+    blocks[same] += np.diag(np.linspace(-split, split, n))
+    H = BlockMatrix(torch.from_numpy(np.stack([i, j])), torch.from_numpy(blocks), torch.full((n_atoms,), n))
+    return ElectronicProblem(
+        H, None, float(n_atoms * n), 0.02, System(np.full(n_atoms, 14), 3.0 * grid.astype(float), cell)
+    )
+
+
+def shuffled(original: ElectronicProblem, order: np.ndarray) -> ElectronicProblem:
+    """The same atoms in another order."""
+    n_atoms = len(order)
+    H = original.H.dense()
+    n = H.shape[0] // n_atoms
+    orbitals = torch.from_numpy((order[:, None] * n + np.arange(n)).ravel())
+    system = original.system
+    return ElectronicProblem(
+        block_matrix(H[orbitals][:, orbitals], [n] * n_atoms),
+        None,
+        original.n_electrons,
+        original.kT,
+        System(system.numbers[order], system.positions[order], system.cell),
+    )
+
+
 def test_zero_temperature_density_is_a_projector() -> None:
     H = gapped_matrix()
-    state = DenseSolver().solve(H, None, 16.0, 0.0)
-    P = state.density
+    state = dense(H, None, 16.0, 0.0)
+    P = state.density.dense()
     torch.testing.assert_close(P @ P, P)
     assert float(P.trace()) == pytest.approx(8, abs=1e-12)
     levels = np.linalg.eigvalsh(H.numpy())
@@ -36,59 +119,213 @@ def test_zero_temperature_density_is_a_projector() -> None:
     assert state.entropy_term == 0
 
 
-def test_non_orthogonal_basis_gives_P_and_W() -> None:
+@pytest.mark.parametrize("name", ["dense", "sp2"])
+def test_non_orthogonal_basis_gives_P_and_W(name: str) -> None:
     H, S = gapped_matrix(), overlap(20)
-    state = DenseSolver().solve(H, S, 16.0, 0.0)
+    state = make_solver(name).solve(problem(H, S, 16.0, 0.0))
     levels, vectors = eigh(H.numpy(), S.numpy())
-    P, W = state.density, state.weighted
-    torch.testing.assert_close(P @ S @ P, P)
-    assert float((P @ S).trace()) == pytest.approx(8, abs=1e-12)
-    torch.testing.assert_close(W, torch.tensor(vectors[:, :8] * levels[:8] @ vectors[:, :8].T))
-    torch.testing.assert_close(W, P @ H @ P)
+    assert state.weighted is not None
+    P, W = state.density.dense(), state.weighted.dense()
+    close = {"rtol": 0.0, "atol": 1e-6 if name == "sp2" else 1e-10}
+    torch.testing.assert_close(P @ S @ P, P, **close)
+    assert float((P @ S).trace()) == pytest.approx(8, abs=1e-9)
+    torch.testing.assert_close(W, torch.tensor(vectors[:, :8] * levels[:8] @ vectors[:, :8].T), **close)
+    torch.testing.assert_close(W, P @ H @ P, **close)
+    assert state.band_energy == pytest.approx(2 * levels[:8].sum(), abs=1e-6)
 
 
 @pytest.mark.parametrize("kT", [0.05, 0.5])
-def test_fermi_occupations_minimize_the_free_energy(kT: float) -> None:
+@pytest.mark.parametrize("name", ["dense", "foe"])
+def test_fermi_occupations_minimize_the_free_energy(kT: float, name: str) -> None:
     H = gapped_matrix(gap=0.3)
-    state = DenseSolver().solve(H, None, 16.0, kT)
+    state = make_solver(name).solve(problem(H, None, 16.0, kT))
     levels = np.linalg.eigvalsh(H.numpy())
     f = fermi_occupations(levels, state.fermi_level, kT)
-    assert f.sum() == pytest.approx(8, abs=1e-10)
-    np.testing.assert_allclose(np.linalg.eigvalsh(state.density.numpy())[::-1], f, atol=1e-10)
+    tolerance = 1e-10 if name == "dense" else 1e-6
+    assert f.sum() == pytest.approx(8, abs=tolerance)
+    np.testing.assert_allclose(np.linalg.eigvalsh(state.density.dense().numpy())[::-1], f, atol=tolerance)
     entropy = -2 * (f * np.log(f) + (1 - f) * np.log(1 - f)).sum()
-    assert state.entropy_term == pytest.approx(kT * entropy)
+    assert state.entropy_term == pytest.approx(kT * entropy, abs=1e-6)
 
 
 def test_small_temperature_tends_to_the_ground_state() -> None:
     H = gapped_matrix()
-    cold, ground = (DenseSolver().solve(H, None, 16.0, kT) for kT in (0.01, 0.0))
-    torch.testing.assert_close(cold.density, ground.density)
+    cold, ground = (dense(H, None, 16.0, kT) for kT in (0.01, 0.0))
+    torch.testing.assert_close(cold.density.blocks, ground.density.blocks)
     assert cold.fermi_level == pytest.approx(ground.fermi_level)
 
 
 def test_odd_electrons_and_closed_gaps_are_refused_at_zero_temperature() -> None:
     H = gapped_matrix()
-    with pytest.raises(SolverError, match="15 electrons"):
-        DenseSolver().solve(H, None, 15.0, 0.0)
     degenerate = torch.diag(torch.tensor([-1.0, 0.0, 0.0, 1.0], dtype=torch.float64))
-    with pytest.raises(SolverError, match="gap"):
-        DenseSolver().solve(degenerate, None, 4.0, 0.0)
-    state = DenseSolver().solve(H, None, 15.0, 0.025)
-    assert float(state.density.trace()) == pytest.approx(7.5, abs=1e-10)
+    for name in ("dense", "sp2"):
+        with pytest.raises(SolverError, match="15 electrons"):
+            make_solver(name).solve(problem(H, None, 15.0, 0.0))
+        with pytest.raises(SolverError, match="gap"):
+            make_solver(name).solve(problem(degenerate, None, 4.0, 0.0, n=2))
+    state = dense(H, None, 15.0, 0.025)
+    assert float(state.density.dense().trace()) == pytest.approx(7.5, abs=1e-10)
 
 
 def test_bad_input_is_refused() -> None:
     H = gapped_matrix()
     with pytest.raises(SolverError, match="do not fit"):
-        DenseSolver().solve(H, None, 100.0, 0.0)
-    with pytest.raises(SolverError, match="positive definite"):
-        DenseSolver().solve(H, -torch.eye(20, dtype=torch.float64), 16.0, 0.0)
+        dense(H, None, 100.0, 0.0)
+    for name in ("dense", "sp2"):
+        with pytest.raises(SolverError, match="positive definite"):
+            make_solver(name).solve(problem(H, -torch.eye(20, dtype=torch.float64), 16.0, 0.0))
+    with pytest.raises(SolverError, match="above zero"):
+        make_solver("foe").solve(problem(H, None, 16.0, 0.0))
+    with pytest.raises(InputError, match="positive"):
+        make_solver("sp2", 0.0)
     H[0, 0] = float("nan")
     with pytest.raises(SolverError, match="NaN"):
-        DenseSolver().solve(H, None, 16.0, 0.0)
+        dense(H, None, 16.0, 0.0)
 
 
 def test_density_response_is_the_derivative() -> None:
     H = gapped_matrix(n=6, filled=2).requires_grad_()
     symmetric = lambda A: differentiable_density(0.5 * (A + A.T), 2)  # noqa: E731
     assert torch.autograd.gradcheck(symmetric, (H,))
+
+
+def test_without_truncation_purification_is_exact_element_by_element() -> None:
+    """Also for atoms with different numbers of orbitals, whose blocks are padded."""
+    for sizes in ([4] * 5, [4, 1, 4, 4, 1, 4, 2]):
+        H = gapped_matrix(n=sum(sizes), seed=3)
+        positions = np.random.default_rng(0).random((len(sizes), 3)) * 6
+        system = System(np.full(len(sizes), 14), positions, 6 * np.eye(3))
+        task = ElectronicProblem(block_matrix(H, sizes), None, 16.0, 0.0, system)
+        exact = DenseSolver().solve(task)
+        solver = LinearScalingSolver("sp2")
+        for _ in range(2):  # by the trace first, then guided by the gap
+            state = solver.solve(task)
+            P = state.density.dense()
+            torch.testing.assert_close(P @ P, P, rtol=0, atol=1e-6)
+            torch.testing.assert_close(P, exact.density.dense(), rtol=0, atol=1e-6)
+            assert state.band_energy == pytest.approx(exact.band_energy, abs=1e-6)
+            assert (state.homo, state.lumo) == pytest.approx((exact.homo, exact.lumo), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["sp2", "foe"])
+def test_truncated_density_is_as_good_as_promised(name: str) -> None:
+    task = disordered_solid((8, 7, 6))
+    n_atoms = len(task.system)
+    exact = DenseSolver().solve(task)
+    tolerated = 1e-4
+    solver = LinearScalingSolver(name, tolerated)  # type: ignore[arg-type]
+    state = solver.solve(task)
+    assert not solver._memory.pattern.is_complete  # type: ignore[union-attr]
+    error = (state.band_energy - state.entropy_term) - (exact.band_energy - exact.entropy_term)
+    assert abs(error) / n_atoms < tolerated
+    electrons = 2 * float(state.density.orbital_populations().sum())
+    assert abs(electrons - task.n_electrons) < 1e-6 * n_atoms
+    assert float((state.density.blocks - exact.density.blocks).abs().max()) < 5e-3
+    assert state.band_gap == pytest.approx(exact.band_gap, abs=0.02)
+
+
+def test_energy_error_is_of_second_order_and_bounded_by_its_estimate() -> None:
+    task = disordered_solid((9, 9, 9))
+    exact = DenseSolver().solve(task)
+    energies, densities = [], []
+    for radius in (4.5, 6.5, 8.5, 10.5):
+        solver = LinearScalingSolver("sp2", error_per_atom=1.0)
+        solver.radius = radius
+        state = solver.solve(task)
+        memory = solver._memory
+        assert memory is not None
+        P = memory.pattern.load(state.density, memory.pattern.find(task.H.index.numpy()), np.float64)  # type: ignore[arg-type]
+        assert memory.pattern.trace(P) == pytest.approx(task.n_pairs, abs=1e-9 * len(task.system))
+        energies.append(abs(state.band_energy - exact.band_energy) / len(task.system))
+        densities.append(float((state.density.blocks - exact.density.blocks).square().mean().sqrt()))
+    assert energies == sorted(energies, reverse=True)
+    slope = np.polyfit(np.log(densities), np.log(energies), 1)[0]
+    assert 1.4 < slope < 2.6
+    for tolerated in (1e-2, 1e-3, 1e-4, 1e-5):
+        state = LinearScalingSolver("sp2", tolerated).solve(task)
+        assert abs(state.band_energy - exact.band_energy) / len(task.system) < tolerated
+
+
+@pytest.mark.parametrize("name", ["sp2", "foe"])
+def test_order_of_atoms_does_not_matter(name: str) -> None:
+    task = disordered_solid((6, 5, 5))
+    order = np.random.default_rng(4).permutation(len(task.system))
+    first = make_solver(name).solve(task)
+    second = make_solver(name).solve(shuffled(task, order))
+    assert second.band_energy == pytest.approx(first.band_energy, abs=1e-5)
+    n = 2
+    orbitals = (order[:, None] * n + np.arange(n)).ravel()
+    inside = (first.density.with_blocks(torch.ones_like(first.density.blocks)).dense() != 0)[orbitals][
+        :, orbitals
+    ]
+    difference = (second.density.dense() - first.density.dense()[orbitals][:, orbitals])[inside]
+    assert float(difference.abs().max()) < 1e-4
+
+
+def test_metals_are_refused_by_purification_and_taken_over_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    metal = disordered_solid((6, 6, 6), split=0.0)
+    with pytest.raises(SolverError, match="gap"):
+        LinearScalingSolver("sp2").solve(metal)
+    exact = DenseSolver().solve(metal)
+    monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
+    solver = AutoSolver()
+    state = solver.solve(metal)
+    assert solver.last_used in ("foe", "dense")
+    free_energy = state.band_energy - state.entropy_term
+    assert free_energy == pytest.approx(exact.band_energy - exact.entropy_term, abs=1e-4 * len(metal.system))
+    monkeypatch.setattr(auto_module, "DENSE_IS_POSSIBLE", 10)
+    cold = ElectronicProblem(metal.H, None, metal.n_electrons, 0.0, metal.system)
+    with pytest.raises(SolverError, match="gap"):
+        AutoSolver().solve(cold)
+
+
+def test_auto_picks_by_size_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    insulator = disordered_solid((6, 5, 5))
+    solver = AutoSolver()
+    solver.solve(insulator)
+    assert solver.last_used == "dense"
+    monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
+    solver = AutoSolver()
+    solver.solve(insulator)
+    assert solver.last_used == "sp2"
+    hot = ElectronicProblem(insulator.H, None, insulator.n_electrons, 0.5, insulator.system)
+    exact = DenseSolver().solve(hot)
+    state = solver.solve(hot)
+    assert solver.last_used == "foe"
+    assert state.entropy_term == pytest.approx(exact.entropy_term, abs=1e-4 * len(hot.system))
+    assert state.fermi_level == pytest.approx(exact.fermi_level, abs=1e-3)
+    solver.solve(hot)
+    assert solver.last_used == "foe"
+
+
+def test_pattern_is_frozen_until_atoms_move_too_far() -> None:
+    task = disordered_solid((6, 5, 5))
+    solver = LinearScalingSolver("sp2")
+    solver.solve(task)
+    made = solver.patterns_made
+
+    def moved(distance: float) -> ElectronicProblem:
+        positions = task.system.positions.copy()
+        positions[3, 1] += distance
+        positions[5] += task.system.cell[0]  # leaving through the boundary is no move
+        system = System(task.system.numbers, positions, task.system.cell)
+        return ElectronicProblem(task.H, None, task.n_electrons, task.kT, system)
+
+    solver.solve(moved(0.4))
+    assert solver.patterns_made == made
+    solver.solve(moved(0.6))
+    assert solver.patterns_made == made + 1
+
+
+def test_a_wrong_guess_of_the_gap_does_no_harm() -> None:
+    task = disordered_solid((6, 5, 5))
+    exact = DenseSolver().solve(task)
+    solver = LinearScalingSolver("sp2")
+    solver.solve(task)
+    memory = solver._memory
+    assert memory is not None
+    H = memory.pattern.load(task.H, memory.pattern.find(task.H.index.numpy()), np.float32)  # type: ignore[arg-type]
+    bounds = (-8.0, 8.0)
+    for gap in [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]:
+        P = purify(memory.pattern, H, task.n_pairs, bounds, gap)
+        assert 2 * memory.pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)

@@ -14,7 +14,9 @@ from rich.table import Table
 from mlh_driver.cli.options import (
     DEFAULT_ELECTRONIC_TEMPERATURE_K,
     DEFAULT_MODEL,
+    DEFAULT_ERROR_meV,
     DeviceOption,
+    ErrorOption,
     JsonOption,
     ModelOption,
     Precision,
@@ -30,6 +32,7 @@ def evaluate(
     model: ModelOption = DEFAULT_MODEL,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
     dtype: PrecisionOption = Precision.float32,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -42,7 +45,7 @@ def evaluate(
     from mlh_driver.evaluation import CONVENTION, evaluate_structure, mean_summary
 
     splits = read_splits(data)
-    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     console = Console()
     report: dict[str, dict[str, dict[str, float]]] = {}
     for split, names in splits.items():

@@ -11,7 +11,9 @@ from rich.console import Console
 from mlh_driver.cli.options import (
     DEFAULT_ELECTRONIC_TEMPERATURE_K,
     DEFAULT_MODEL,
+    DEFAULT_ERROR_meV,
     DeviceOption,
+    ErrorOption,
     ModelOption,
     Precision,
     PrecisionOption,
@@ -44,6 +46,7 @@ def ipi(
     model: ModelOption = DEFAULT_MODEL,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
     dtype: PrecisionOption = Precision.float32,
     device: DeviceOption = "cpu",
     wait: Annotated[
@@ -80,5 +83,5 @@ def ipi(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
-    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, progress=Progress(Console()))

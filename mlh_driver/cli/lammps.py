@@ -19,7 +19,9 @@ import typer
 from mlh_driver.cli.options import (
     DEFAULT_ELECTRONIC_TEMPERATURE_K,
     DEFAULT_MODEL,
+    DEFAULT_ERROR_meV,
     DeviceOption,
+    ErrorOption,
     ModelOption,
     Precision,
     PrecisionOption,
@@ -66,6 +68,7 @@ def lammps(
     ] = None,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
     dtype: PrecisionOption = Precision.float32,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -99,7 +102,7 @@ def lammps(
     script = existing_script(Path(single_script(arguments)))
     engine: ForceEngine
     if server is None:
-        engine = build_engine(model, solver, electronic_temperature, dtype, device)
+        engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     else:
         from mlh_driver.interfaces.remote import RemoteEngine
 

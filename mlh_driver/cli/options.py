@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "asio2-minimal"
 DEFAULT_ELECTRONIC_TEMPERATURE_K = 300.0
+DEFAULT_ERROR_meV = 0.1
 
 
 class Precision(StrEnum):
@@ -20,9 +21,17 @@ class Precision(StrEnum):
 
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model, or a path.")]
-SolverOption = Annotated[str, typer.Option("--solver", help="Density-matrix solver: auto or dense.")]
+SolverOption = Annotated[str, typer.Option("--solver", help="Density-matrix solver: auto, dense, sp2, foe.")]
 TemperatureOption = Annotated[
     float, typer.Option("--electronic-temperature", metavar="K", help="Electronic temperature in kelvin.")
+]
+ErrorOption = Annotated[
+    float,
+    typer.Option(
+        "--error-per-atom",
+        metavar="MEV",
+        help="Energy error in meV per atom that the linear-time solvers sp2 and foe may make.",
+    ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the network.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where the network runs: cpu, cuda, cuda:1 ...")]
@@ -30,7 +39,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable
 
 
 def build_engine(
-    model: str, solver: str, electronic_temperature: float, dtype: Precision, device: str
+    model: str,
+    solver: str,
+    electronic_temperature: float,
+    error_per_atom_meV: float,
+    dtype: Precision,
+    device: str,
 ) -> Engine:
     """Load the model and make the engine; torch is imported here and not before."""
     from mlh_driver.engine import Engine
@@ -39,6 +53,7 @@ def build_engine(
         model,
         solver=solver,
         electronic_temperature=electronic_temperature,
+        error_per_atom=1e-3 * error_per_atom_meV,
         dtype=dtype.value,
         device=device,
     )

@@ -14,7 +14,9 @@ from rich.table import Table
 from mlh_driver.cli.options import (
     DEFAULT_ELECTRONIC_TEMPERATURE_K,
     DEFAULT_MODEL,
+    DEFAULT_ERROR_meV,
     DeviceOption,
+    ErrorOption,
     JsonOption,
     ModelOption,
     Precision,
@@ -34,6 +36,7 @@ def predict(
     model: ModelOption = DEFAULT_MODEL,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
     dtype: PrecisionOption = Precision.float32,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -43,7 +46,7 @@ def predict(
     Example: [bold]mlh-driver predict glass.cif --model asio2-minimal[/]
     """
     system = read_system(structure)
-    engine = build_engine(model, solver, electronic_temperature, dtype, device)
+    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     results = engine.compute(system)
     if as_json:
         typer.echo(json.dumps(_report(system, results), indent=2))

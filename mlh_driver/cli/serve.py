@@ -11,7 +11,9 @@ from rich.console import Console
 from mlh_driver.cli.options import (
     DEFAULT_ELECTRONIC_TEMPERATURE_K,
     DEFAULT_MODEL,
+    DEFAULT_ERROR_meV,
     DeviceOption,
+    ErrorOption,
     ModelOption,
     Precision,
     PrecisionOption,
@@ -40,6 +42,7 @@ def serve(
     model: ModelOption = DEFAULT_MODEL,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
+    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
     dtype: PrecisionOption = Precision.float32,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -59,11 +62,16 @@ def serve(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    first = build_engine(model, solver, electronic_temperature, dtype, device)
+    first = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     if elements:
         first.check_species(elements.numbers)
 
     def make_engine() -> Engine:
-        return Engine(first.model, solver=solver, electronic_temperature=electronic_temperature)
+        return Engine(
+            first.model,
+            solver=solver,
+            electronic_temperature=electronic_temperature,
+            error_per_atom=1e-3 * error_per_atom,
+        )
 
     Server(make_engine, elements, Console()).serve(listen(target))

@@ -19,8 +19,9 @@ class MLHCalculator(Calculator):
     """Energy, forces, stress and electronic observables of a machine-learned Hamiltonian.
 
     model:  name of a shipped model, path of a model file, or a loaded model
-    solver: ``auto`` or ``dense``
+    solver: ``auto``, ``dense``, ``sp2`` or ``foe``
     electronic_temperature: kelvin
+    error_per_atom: energy error in eV per atom that ``sp2`` and ``foe`` may make
     dtype:  precision of the network, ``float32`` or ``float64``
     device: where the network runs, such as ``cpu`` or ``cuda``
 
@@ -49,12 +50,18 @@ class MLHCalculator(Calculator):
         model: str | Path | Model = "asio2-minimal",
         solver: str = "auto",
         electronic_temperature: float = 300.0,
+        error_per_atom: float = 1e-4,
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
         super().__init__()
         self.engine = Engine(
-            model, solver=solver, electronic_temperature=electronic_temperature, dtype=dtype, device=device
+            model,
+            solver=solver,
+            electronic_temperature=electronic_temperature,
+            error_per_atom=error_per_atom,
+            dtype=dtype,
+            device=device,
         )
 
     def calculate(

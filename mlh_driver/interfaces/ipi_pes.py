@@ -40,7 +40,8 @@ class MLHDriver:
     """Called by i-PI with h (lattice vectors as columns) and positions in bohr.
 
     template: structure file that gives the elements, in i-PI's order
-    model, solver, electronic_temperature, dtype, device: as for :class:`~mlh_driver.engine.Engine`
+    model, solver, electronic_temperature, error_per_atom, dtype, device: as for
+        :class:`~mlh_driver.engine.Engine`
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class MLHDriver:
         model: str = "asio2-minimal",
         solver: str = "auto",
         electronic_temperature: float = 300.0,
+        error_per_atom: float = 1e-4,
         dtype: str = "float32",
         device: str = "cpu",
         **others: Any,
@@ -56,7 +58,7 @@ class MLHDriver:
         if unknown := sorted(set(others) - I_PI_KEYS):
             raise InputError(
                 f"unknown parameters {unknown}: there are template, model, solver, electronic_temperature, "
-                "dtype and device"
+                "error_per_atom, dtype and device"
             )
         if not template:
             raise InputError("the parameter template is missing: name the file that i-PI starts from")
@@ -66,6 +68,7 @@ class MLHDriver:
             model,
             solver=solver,
             electronic_temperature=float(electronic_temperature),
+            error_per_atom=float(error_per_atom),
             dtype=dtype,
             device=device,
         )

@@ -85,14 +85,16 @@ class FrameRotation(nn.Module):
         """D^l, (P, 2 l + 1, 2 l + 1)."""
         n = 2 * l + 1
         start = sum((2 * k + 1) ** 2 for k in range(1, l))
-        return entries[:, start : start + n * n].unflatten(1, (n, n)) if l else entries.new_ones(len(entries), 1, 1)
+        return (
+            entries[:, start : start + n * n].unflatten(1, (n, n))
+            if l
+            else entries.new_ones(len(entries), 1, 1)
+        )
 
     def harmonics(self, entries: Tensor) -> Tensor:
         """(P, (lmax + 1)^2) spherical harmonics of the bonds, in e3nn's normalization "component".
 
         They are the rows m = 0 of the rotations, which turn the bond into the polar axis.
         """
-        polar = [
-            (2 * l + 1) ** 0.5 * self.wigner(entries, l)[:, l] for l in range(self.lmax + 1)
-        ]
+        polar = [(2 * l + 1) ** 0.5 * self.wigner(entries, l)[:, l] for l in range(self.lmax + 1)]
         return torch.cat(polar, dim=1)

@@ -55,7 +55,7 @@ class ComplexProducts:
         self._terms = Terms(out, left, right, sign.astype(float), (len(outputs), starts[-1], starts[-1]))
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Scalars, pseudoscalars, and per m the new (P, 2, n) numbers, from (P, 2 sum(widths[1:])) numbers."""
+        """Scalars, pseudoscalars, and per m new (P, 2, n) numbers, from (P, 2 sum(widths[1:])) numbers."""
         sizes = [self.n_scalars, self.n_scalars, *(2 * n for n in self.n_new)]
         even, odd, *new = quadratic(z, self._terms).split(sizes, dim=1)
         return even, odd, [part.unflatten(1, (2, -1)) for part in new]
@@ -105,7 +105,7 @@ class PairHead(nn.Module):
         self.register_buffer("to_block", coupling.matrix, persistent=False)
 
     def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor) -> Tensor:
-        """Features of both atoms per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j)."""
+        """Both atoms' features per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j)."""
         *weights, bias = (radial @ self.radial).split([*self.hidden, self.hidden[0]], dim=1)
         z = [self._mix(m, x_i[m], x_j[m]) * weight[:, None] for m, weight in enumerate(weights)]
         scalars = z[0][:, 0] + bias

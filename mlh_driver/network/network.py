@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, pair_kinds
+from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
@@ -194,16 +195,15 @@ class HamiltonianNetwork(nn.Module):
     def _pair_blocks(
         self, heads: nn.ModuleList, copies: int, x: Tensor, pairs: Bonds, sizes: tuple[int, ...]
     ) -> Tensor:
-        """(P, copies, n, n) zero-padded blocks of pairs sorted by kind, each kind evaluated by its own head."""
+        """(P, copies, n, n) zero-padded blocks of pairs sorted by kind, each kind by its own head."""
         blocks = [x.new_zeros(0, copies, self.n, self.n)]
         for head, part, size in zip(heads, pairs.split(sizes), sizes, strict=True):
             if size:
-                blocks.append(_pad(head(x, part), self.n))
+                chunks = part.split(chunk_sizes(size, BONDS))
+                blocks += [_pad(found, self.n) for found in in_chunks(head, [(x, chunk) for chunk in chunks])]
         return torch.cat(blocks)
 
-    def _hop_blocks(
-        self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
         cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
         short = torch.nonzero(distances.detach() < cutoff)[:, 0]

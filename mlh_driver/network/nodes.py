@@ -11,6 +11,7 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mlh_driver.network.chunks import ATOMS, BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.frames import FrameRotation
 from mlh_driver.network.rotation import Ends, gather, scatter
 
@@ -29,7 +30,7 @@ class Bonds:
     radial: Tensor
 
     def both_ways(self, parity: Tensor) -> Bonds:
-        """The bonds, then their reverses: (2 P). Turning a bond round is an inversion, (-1)^l in its frame."""
+        """The bonds, then their reverses: (2 P). Reversal is an inversion, (-1)^l in the frame."""
         i, j = self.ends
         return Bonds(
             ends=(i.join(j), j.join(i)),
@@ -130,6 +131,11 @@ class NodeUpdate(nn.Module):
         self.register_buffer("degrees", degrees(lmax), persistent=False)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
+        sizes = chunk_sizes(len(x), ATOMS)
+        parts = list(zip(x.split(sizes), species.split(sizes), strict=True))
+        return torch.cat(list(in_chunks(self._update, parts)))
+
+    def _update(self, x: Tensor, species: Tensor) -> Tensor:
         x = self.mix(x, species)
         x = self.combine(torch.cat([x, self.product(x, species)], dim=-1), species)
         gates = self.scalars_out(silu(self.scalars_in(x[:, 0])))
@@ -176,18 +182,26 @@ class Messages(nn.Module):
 
     def forward(self, x: Tensor, species: Tensor, bonds: Bonds) -> Tensor:
         """(N, K, C) -> (N, K, C); bonds are given both ways."""
-        target, neighbor = bonds.ends
         source = self.prepare(x, species)
-        kinds = species[target.atoms] * self.n_species + species[neighbor.atoms]
+        parts = bonds.split(chunk_sizes(len(bonds.radial), BONDS))
         total = torch.zeros_like(x)
+        for message in in_chunks(self._sum, [(source, species, part) for part in parts]):
+            total = total + message
+        return total * self.scale
+
+    def _sum(self, source: Tensor, species: Tensor, bonds: Bonds) -> Tensor:
+        """(N, K, C) sums of the messages along some bonds."""
+        target, neighbor = bonds.ends
+        kinds = species[target.atoms] * self.n_species + species[neighbor.atoms]
         weights = self._radial_weights(bonds.radial, kinds)
+        total = torch.zeros_like(source)
         for rows, copies, width, mixer, weight in zip(
             self.rows, self.copies, self.widths, self.mixers, weights, strict=True
         ):
             turned = gather(bonds.entries, source, neighbor, rows)
             mixed = (turned.reshape(-1, width) @ mixer).reshape(-1, copies, width) * weight[:, None]
-            total = total + scatter(bonds.entries, mixed.reshape(turned.shape), target, rows, x.shape[1])
-        return total * self.scale
+            total = total + scatter(bonds.entries, mixed.reshape(turned.shape), target, rows, source.shape[1])
+        return total
 
     def _radial_weights(self, radial: Tensor, kinds: Tensor) -> tuple[Tensor, ...]:
         """Per m, (P, width): the radial functions of every ordered pair of species."""

@@ -6,9 +6,10 @@ Three operations, each of which is the derivative of the others, so any order of
     scatter   z_i = sum_{p: i(p)=i} D_p^T y_p
     outer     E_p = y_p x_i(p)^T          the derivative with respect to D_p
 
-D_p is block-diagonal in l; its entries are stored row by row, (D^1, D^2, ...) flattened. One call treats the rows of one
-|m|. The entries themselves come from products of entries, a bilinear map with few terms, whose derivatives are
-again such maps. On the CPU the loops are compiled by numba; elsewhere the same is written with torch operations.
+D_p is block-diagonal in l; its entries are stored row by row, (D^1, D^2, ...) flattened. One call treats the
+rows of one |m|. The entries themselves come from products of entries, a bilinear map with few terms, whose
+derivatives are again such maps. On the CPU the loops are compiled by numba; elsewhere torch operations do the
+same.
 """
 
 from __future__ import annotations
@@ -79,18 +80,20 @@ class Terms:
     def gradient(self) -> Terms:
         """(cotangent of c, z) -> cotangent of z, for a = b = z."""
         left, right = self.derivatives
-        joined = (
+        out, first, second, weight = (
             np.concatenate([getattr(left, name), getattr(right, name)])
             for name in ("out", "left", "right", "weight")
         )
-        return Terms(*joined, left.sizes)
+        return Terms(out, first, second, weight, left.sizes)
 
 
 def bilinear(a: Tensor, b: Tensor, terms: Terms) -> Tensor:
     """(P, c) from (P, a) and (P, b)."""
     if a.is_cpu:
         return _Bilinear.apply(a, b, terms)
-    out, left, right = (torch.from_numpy(index).to(a.device) for index in (terms.out, terms.left, terms.right))
+    out, left, right = (
+        torch.from_numpy(index).to(a.device) for index in (terms.out, terms.left, terms.right)
+    )
     products = a[:, left] * b[:, right] * torch.from_numpy(terms.weight).to(a)
     return a.new_zeros(len(a), terms.sizes[0]).index_add(1, out, products)
 
@@ -144,9 +147,7 @@ class _Bilinear(torch.autograd.Function):
         ctx.save_for_backward(a, b)
         ctx.terms = terms
         c = a.new_empty(len(a), terms.sizes[0])
-        _bilinear(
-            _values(a), _values(b), terms.out, terms.left, terms.right, terms.weight, c.numpy()
-        )
+        _bilinear(_values(a), _values(b), terms.out, terms.left, terms.right, terms.weight, c.numpy())
         return c
 
     @staticmethod

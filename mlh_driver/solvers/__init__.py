@@ -12,13 +12,17 @@ SOLVERS = ("auto", "dense", "sp2", "foe")
 def make_solver(name: str, error_per_atom: float = 1e-4) -> Solver:
     """The solver of that name; the tolerated error in eV per atom concerns all but ``dense``."""
     if not error_per_atom > 0:
-        raise InputError(f"the tolerated error is {error_per_atom} eV/atom; it must be positive, such as 1e-4")
+        raise InputError(
+            f"the tolerated error is {error_per_atom} eV/atom; it must be positive, such as 1e-4"
+        )
     if name == "auto":
         return AutoSolver(error_per_atom)
     if name == "dense":
         return DenseSolver()
-    if name == "sp2" or name == "foe":
-        return LinearScalingSolver(name, error_per_atom)
+    if name == "sp2":
+        return LinearScalingSolver("sp2", error_per_atom)
+    if name == "foe":
+        return LinearScalingSolver("foe", error_per_atom)
     raise InputError(f"solver {name!r} is unknown; choose one of {', '.join(SOLVERS)}")
 
 

@@ -14,7 +14,7 @@ DENSE_IS_POSSIBLE = 10000
 
 
 class AutoSolver:
-    """``dense`` for small systems; else ``sp2`` if the gap allows it, ``foe`` if not, ``dense`` as the last resort."""
+    """``dense`` for small systems; else ``sp2`` if the gap allows it, ``foe`` if not, and last ``dense``."""
 
     name = "auto"
 

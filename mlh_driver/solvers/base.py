@@ -41,9 +41,7 @@ class ElectronicProblem:
                 "outside the model's range (atoms on top of each other?)"
             )
         if not 0 <= self.n_pairs <= self.H.n_orbitals:
-            raise SolverError(
-                f"{self.n_electrons:g} electrons do not fit into {self.H.n_orbitals} orbitals"
-            )
+            raise SolverError(f"{self.n_electrons:g} electrons do not fit into {self.H.n_orbitals} orbitals")
 
     @property
     def n_pairs(self) -> float:

@@ -1,9 +1,10 @@
 """Fermi-Dirac density matrix by recursive doubling of the inverse temperature.
 
-With y = tanh[(mu - H) / (2 kT)], P = (1 + y) / 2, and halving the temperature is y -> 2 y / (1 + y^2) (an implicit
-recursion of this kind: Niklasson, Phys. Rev. B 68, 233104, 2003). The first y belongs to a temperature
-comparable to the width of the spectrum; every later one is as local as a density matrix at its temperature,
-so truncation is harmless at all stages. The same recursion gives the grand potential from traces,
+With y = tanh[(mu - H) / (2 kT)], P = (1 + y) / 2, and halving the temperature is y -> 2 y / (1 + y^2) (an
+implicit recursion of this kind: Niklasson, Phys. Rev. B 68, 233104, 2003). The first y belongs to a
+temperature comparable to the width of the spectrum; every later one is as local as a density matrix at its
+temperature, so truncation is harmless at all stages. The same recursion gives the grand potential from
+traces,
 
     Omega = -2 kT Tr ln(1 + exp[(mu - H) / kT]),   ln cosh 2u = 2 ln cosh u + ln(1 + tanh^2 u),
 
@@ -34,7 +35,10 @@ COUNT_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class FermiState:
-    """P (float64) at the chemical potential in eV, 2 Tr[P H] - T_e S_e in eV, and P sharpened to resolve a gap."""
+    """P (float64) at the chemical potential mu in eV.
+
+    free_energy: 2 Tr[P H] - T_e S_e in eV;  sharp: P of a lower temperature, to resolve a gap
+    """
 
     P: Matrix
     mu: float
@@ -99,9 +103,7 @@ def _tanh(
     doublings = max(0, int(np.ceil(np.log2(u / _START))))
     u0 = u / 2.0**doublings
     x = pattern.add_unit(H * (-1.0 / half_width), mu / half_width)
-    y, log_cosh = _odd_and_even(
-        pattern, x, lambda t: np.tanh(u0 * t) / t, lambda t: np.log(np.cosh(u0 * t))
-    )
+    y, log_cosh = _odd_and_even(pattern, x, lambda t: np.tanh(u0 * t) / t, lambda t: np.log(np.cosh(u0 * t)))
     for _ in range(doublings):
         y, log_term = _doubled(pattern, y)
         log_cosh = 2.0 * log_cosh + log_term
@@ -143,12 +145,24 @@ def _odd_and_even(
             parts[block, k] = 2.0 * c[first + k]
             c[first - k] -= c[first + k]
     parts[0] = c[:_BLOCK]
-    D0, D1, D2 = (sum(x.dtype.type(p) * t for p, t in zip(part, T, strict=False)) for part in parts)
+    D0, D1, D2 = (_combination(part, T) for part in parts)
     inner = pattern.product(T4, D2, scale=2.0, c=D1, beta=1.0)
     q = pattern.product(T4, inner, c=D0 - D2, beta=1.0)
     return pattern.product(x, q), trace
 
 
+def _combination(weights: np.ndarray, matrices: list[Matrix]) -> Matrix:
+    """The sum of as many matrices as there are weights."""
+    total = np.zeros_like(matrices[0])
+    for weight, matrix in zip(weights, matrices, strict=False):
+        total += matrix.dtype.type(weight) * matrix
+    return total
+
+
 def _coefficients(even: Callable[[np.ndarray], np.ndarray], degree: int) -> np.ndarray:
     """Chebyshev coefficients in z = 2 t^2 - 1 of an even function of t."""
-    return np.asarray(chebyshev.chebinterpolate(lambda z: even(np.sqrt(0.5 * (z + 1.0))), degree))
+
+    def of_z(z: np.ndarray) -> np.ndarray:
+        return even(np.sqrt(0.5 * (z + 1.0)))
+
+    return np.asarray(chebyshev.chebinterpolate(of_z, degree))  # type: ignore[type-var]

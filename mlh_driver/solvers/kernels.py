@@ -1,7 +1,8 @@
 """Compiled loops over block-sparse matrices, by numba.
 
-A matrix is an array (blocks, n * n) of row-major blocks beside a symmetric pattern in compressed rows (``starts``,
-``columns``). All loops run over rows in parallel; every sum has a fixed order, so results are reproducible.
+A matrix is an array (blocks, n * n) of row-major blocks beside a symmetric pattern in compressed rows
+(``starts``, ``columns``). All loops run over rows in parallel; every sum has a fixed order, so results are
+reproducible.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numba.extending import intrinsic
 
 MAX_BLOCKS_PER_ROW = 2**16
 _LANES = 16
+_TILE = 8
 
 
 @njit(parallel=True, cache=True)
@@ -97,20 +99,36 @@ def block_kernels(n: int) -> SimpleNamespace:
 
     @njit(parallel=True, cache=True, fastmath={"contract"})
     def multiply(starts, columns, transposes, first, terms, a, b, scale, c, beta, out):  # type: ignore[no-untyped-def]
-        """out = scale a b + beta c in the pattern, all symmetric; blocks i <= j are computed, then mirrored."""
-        for i in prange(len(starts) - 1):
-            begin, end = starts[i], starts[i + 1]
-            for slot in range(begin, end):
-                for q in range(n * n):
-                    out[slot, q] = 0
-            for slot in range(begin, end):
-                accumulate(
-                    out, a, b, terms, begin, slot, starts[columns[slot]], first[slot], first[slot + 1]
-                )
-            for slot in range(begin, end):
-                if columns[slot] >= i:
-                    for q in range(n * n):
-                        out[slot, q] = scale * out[slot, q] + beta * c[slot, q]
+        """out = scale a b + beta c in the pattern, all symmetric; blocks i <= j are computed, then mirrored.
+
+        Rows that follow each other share most of their columns k, so a few of them take every row of b
+        together, while it is in the cache.
+        """
+        n_rows = len(starts) - 1
+        for tile in prange((n_rows + _TILE - 1) // _TILE):
+            low, high = tile * _TILE, min(n_rows, (tile + 1) * _TILE)
+            out[starts[low] : starts[high]] = 0
+            next_slots = starts[low:high].copy()
+            k = np.int64(0)
+            while k < n_rows:
+                following = np.int64(n_rows)
+                for r in range(high - low):
+                    slot = next_slots[r]
+                    end = starts[low + r + 1]
+                    if slot < end and columns[slot] == k:
+                        accumulate(
+                            out, a, b, terms, starts[low + r], slot, starts[k], first[slot], first[slot + 1]
+                        )
+                        slot += 1
+                        next_slots[r] = slot
+                    if slot < end:
+                        following = min(following, np.int64(columns[slot]))
+                k = following
+            for i in range(low, high):
+                for slot in range(starts[i], starts[i + 1]):
+                    if columns[slot] >= i:
+                        for q in range(n * n):
+                            out[slot, q] = scale * out[slot, q] + beta * c[slot, q]
         for i in prange(len(starts) - 1):
             for slot in range(starts[i], starts[i + 1]):
                 if columns[slot] < i:
@@ -146,8 +164,8 @@ def block_kernels(n: int) -> SimpleNamespace:
 def _accumulator(n: int) -> Callable[..., Any]:
     """The inner loop of a product, out[i, j] += a[i, k] b[k, j] over the terms of one block (i, k).
 
-    Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block: several
-    rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
+    Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
+    several rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
     """
     rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
 
@@ -186,9 +204,7 @@ def _accumulator(n: int) -> Callable[..., Any]:
             with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (term, _):
                 pair = builder.mul(term, constant(2))
                 in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
-                in_b = builder.zext(
-                    builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index
-                )
+                in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
                 out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
                 repeated = []
                 for k in range(n):

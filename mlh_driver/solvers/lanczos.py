@@ -14,8 +14,8 @@ def lanczos(
 ) -> tuple[np.ndarray, np.ndarray, Matrix]:
     """Ritz values (ascending), their residuals, and the Ritz vector of the largest.
 
-    ``start`` has the shape that ``apply`` takes. The recursion is orthogonalized in full, and stops when the residual
-    of the largest value is below ``tolerance``.
+    ``start`` has the shape that ``apply`` takes. The recursion is orthogonalized in full, and stops when the
+    residual of the largest value is below ``tolerance``.
     """
     vectors = [start / np.linalg.norm(start)]
     diagonal: list[float] = []

@@ -1,14 +1,14 @@
 """Density matrices in time and memory proportional to the number of atoms.
 
 The density matrix of a gapped or warm system decays exponentially with distance, so it is computed within a
-radius. What lies beyond, by weight, is what the energy misses: dropping elements of a projector costs their squares
-times an excitation energy, so
+radius. What lies beyond, by weight, is what the energy misses: dropping elements of a projector costs their
+squares times an excitation energy, so
 
-    error per atom = (spectral width) * (sum of ||P_ij||^2 beyond the radius) / N,
+    error per atom = 1.2 (spectral width) (sum of ||P_ij||^2 beyond the radius) / N,
 
-where the sum is extrapolated from the outermost shells inside. The radius follows from the error that the user
-tolerates; it is raised when the estimate is too large, and the pattern stays frozen between calls until atoms have
-moved too far.
+where the sum is extrapolated from the outermost shells inside. The radius follows from the error that the
+user tolerates; it is raised when the estimate is too large, and the pattern stays frozen between calls until
+atoms have moved too far.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from mlh_driver.errors import SolverError
+from mlh_driver.runtime import use_torch_threads
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState
 from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
 from mlh_driver.solvers.purification import purify
-from mlh_driver.solvers.sparse import Matrix, SparsePattern, use_threads
+from mlh_driver.solvers.sparse import Matrix, SparsePattern
 from mlh_driver.system import System
 
-START_RADIUS_A = 9.0
-MAX_RADIUS_A = 20.0
+START_RADIUS_A = 9.75
+MIN_RADIUS_A, MAX_RADIUS_A = 5.0, 20.0
 #: Zero temperature is a good approximation if the gap is at least this many kT: occupations are off by e^-10.
 MIN_GAP_IN_KT = 20.0
 #: A pattern is kept until an atom has moved this far, in Å, or the cell has been strained by 2 per cent.
@@ -64,15 +64,15 @@ class _Memory:
 class LinearScalingSolver:
     """Block-sparse density matrix.
 
-    method: ``sp2``, zero temperature, for a gap of at least 20 kT; ``foe``, Fermi-Dirac occupations at any kT > 0
-    error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
+    method: ``sp2``, zero temperature, for a gap of at least 20 kT; ``foe``, Fermi-Dirac occupations at any
+    kT > 0 error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
 
-    An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and ``lumo`` are
-    Ritz values, good to some meV; with ``foe`` they are resolved to a fraction of kT.
+    An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and
+    ``lumo`` are Ritz values, good to some meV; with ``foe`` they are resolved to a fraction of kT.
     """
 
     def __init__(self, method: Literal["sp2", "foe"], error_per_atom: float = 1e-4) -> None:
-        self.name = method
+        self.name: str = method
         self.error_per_atom = error_per_atom
         self.radius = START_RADIUS_A
         self.patterns_made = 0
@@ -81,63 +81,75 @@ class LinearScalingSolver:
     def solve(self, problem: ElectronicProblem) -> ElectronicState:
         """See :class:`~mlh_driver.solvers.base.Solver`.
 
-        Raises SolverError for an odd electron number or a gap below 20 kT (``sp2``), kT = 0 (``foe``), an overlap
-        that is not positive definite, or a density matrix too extended for the tolerated error.
+        Raises SolverError for an odd electron number or a gap below 20 kT (``sp2``), kT = 0 (``foe``), an
+        overlap that is not positive definite, or a density matrix too extended for the tolerated error.
         """
         if self.name == "foe" and problem.kT <= 0:
             raise SolverError("solver 'foe' needs an electronic temperature above zero")
-        use_threads(torch.get_num_threads())
+        use_torch_threads()
         while True:
-            memory, slots = self._prepare(problem)
-            state, P, width = self._solve_in(problem, memory, slots)
-            error, decay = self._truncation_error(memory.pattern, P, width)
+            pattern, slots = self._prepare(problem)
+            state, P, width = self._solve_in(problem, slots)
+            error, decay = truncation_error(pattern, P, width)
             change = np.log(max(error, 1e-300) / self.error_per_atom) / np.log(1.0 / decay)
             if error <= self.error_per_atom:
                 if change < -2.0 * _SHELL_A:  # far too good: smaller when the pattern is made anew
-                    self.radius = max(5.0, memory.pattern.radius + change + _SHELL_A)
+                    self.radius = max(MIN_RADIUS_A, pattern.radius - _SHELL_A)
                 return state
-            if memory.pattern.radius >= MAX_RADIUS_A:
+            if pattern.radius >= MAX_RADIUS_A:
                 raise SolverError(
-                    f"the density matrix reaches too far: the error is {1e3 * error:.2g} meV/atom at a radius of "
-                    f"{MAX_RADIUS_A} Å; use solver 'dense', a higher electronic temperature, or tolerate more"
+                    f"the density matrix reaches too far: the error is {1e3 * error:.2g} meV/atom at a "
+                    f"radius of {MAX_RADIUS_A} Å; use solver 'dense', a higher electronic temperature, or "
+                    "tolerate more"
                 )
-            self.radius = min(MAX_RADIUS_A, memory.pattern.radius + np.clip(change + 0.2, 0.5, 3.0))
+            self.radius = min(MAX_RADIUS_A, pattern.radius + np.clip(change + 0.1, 0.25, 3.0))
 
-    def _prepare(self, problem: ElectronicProblem) -> tuple[_Memory, np.ndarray]:
+    def _prepare(self, problem: ElectronicProblem) -> tuple[SparsePattern, np.ndarray]:
         """A pattern that holds H, and where the blocks of H stand in it."""
         index = problem.H.index.cpu().numpy()
         memory = self._memory
         if memory and memory.fits(problem.system) and memory.pattern.radius >= self.radius:
             slots = memory.pattern.find(index)
             if slots is not None:
-                return memory, slots
-        pattern = SparsePattern(problem.system, self.radius, problem.H)
-        start = pattern.random_vector(np.float32)
+                return memory.pattern, slots
         levels, mu = (memory.levels, memory.mu) if memory else (None, None)
+        self._memory = memory = None  # two patterns at a time would double the memory
+        pattern = SparsePattern(problem.system, self.radius, problem.H)
+        start = pattern.random_vector()
         self._memory = _Memory(pattern, problem.system, start, start, levels, mu)
         self.patterns_made += 1
         slots = pattern.find(index)
         assert slots is not None
-        return self._memory, slots
+        return pattern, slots
 
     def _solve_in(
-        self, problem: ElectronicProblem, memory: _Memory, slots: np.ndarray
+        self, problem: ElectronicProblem, slots: np.ndarray
     ) -> tuple[ElectronicState, Matrix, float]:
         """The state, P in the orthonormal basis, and the width of the spectrum in eV."""
+        memory = self._memory
+        assert memory is not None
         pattern, n_pairs, kT = memory.pattern, problem.n_pairs, problem.kT
-        H = pattern.load(problem.H, slots)
-        S = pattern.load(problem.S, slots) if problem.S else None
-        Z = None if S is None else inverse_square_root(pattern, S)
-        h = H if Z is None else pattern.sandwich(Z, H)
-        bounds = spectral_bounds(pattern, h)
+        if problem.S is None:
+            S = Z = None
+            h = pattern.load(problem.H, slots, np.float32 if self.name == "sp2" else np.float64)
+        else:
+            S = pattern.load(problem.S, slots, np.float64)
+            Z = inverse_square_root(pattern, S)
+            h = pattern.sandwich(Z, pattern.load(problem.H, slots, np.float64))
+        single = h.astype(np.float32, copy=False)
+        bounds = spectral_bounds(pattern, single)
         if self.name == "sp2":
             P = purify(pattern, h, n_pairs, bounds, memory.levels)
             projector = P.astype(np.float32)
         else:
             fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)
             P, projector = fermi.P, fermi.sharp
-        homo, lumo = self._frontier_levels(memory, projector, h.astype(np.float32), bounds)
-        band_energy = 2.0 * pattern.dot(P, h)
+        homo, lumo = self._frontier_levels(memory, projector, single, bounds)
+        density = P if Z is None else pattern.sandwich(Z, P)
+        if S is not None:
+            density *= n_pairs / pattern.dot(density, S)
+        stored = pattern.store(density, slots, problem.H)
+        band_energy = 2.0 * float(stored.atom_products(problem.H).sum())
         if self.name == "sp2":
             fermi_level, entropy_term = 0.5 * (homo + lumo), 0.0
             if lumo - homo < max(MIN_GAP_IN_KT * kT, 1e-3):
@@ -150,13 +162,10 @@ class LinearScalingSolver:
             fermi_level, entropy_term = fermi.mu, band_energy - fermi.free_energy
         memory.levels, memory.mu = (homo, lumo), fermi_level
         weighted = None
-        density = P
-        if S is not None and Z is not None:
-            density = pattern.sandwich(Z, P)
-            density = density * (n_pairs / pattern.dot(density, S))
+        if Z is not None:
             weighted = pattern.store(pattern.sandwich(Z, pattern.product(P, h)), slots, problem.H)
         state = ElectronicState(
-            density=pattern.store(density, slots, problem.H),
+            density=stored,
             weighted=weighted,
             band_energy=band_energy,
             entropy_term=entropy_term,
@@ -190,29 +199,31 @@ class LinearScalingSolver:
         homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
         return homo, lumo
 
-    def _truncation_error(self, pattern: SparsePattern, P: Matrix, width: float) -> tuple[float, float]:
-        """Estimated error in eV per atom, and the factor by which the weight of a shell falls per Å."""
-        if pattern.is_complete:
-            return 0.0, 0.5
-        weights = np.einsum("bq,bq->b", P, P)
-        outer = pattern.radius - _SHELL_A * np.arange(3)
-        last, _, inner = (
-            weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer
-        )
-        decay = float(np.clip((last / max(inner, 1e-300)) ** 0.5, 0.01, 0.9))
-        return width * float(last) * decay / (1.0 - decay) / pattern.n_atoms, decay
+
+def truncation_error(pattern: SparsePattern, P: Matrix, width: float) -> tuple[float, float]:
+    """Estimated error in eV per atom, and the factor by which the weight of a shell falls per Å."""
+    if pattern.is_complete:
+        return 0.0, 0.5
+    weights = np.einsum("bq,bq->b", P, P)
+    outer = pattern.radius - _SHELL_A * np.arange(3)
+    last, _, inner = (
+        weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer
+    )
+    decay = float(np.clip((last / max(inner, 1e-300)) ** 0.5, 0.01, 0.9))
+    return 1.2 * width * float(last) * decay / (1.0 - decay) / pattern.n_atoms, decay
 
 
 def spectral_bounds(pattern: SparsePattern, H: Matrix) -> tuple[float, float]:
     """Lower and upper bound of the spectrum, by Lanczos with a safety margin."""
-    values, residuals, _ = lanczos(lambda v: pattern.apply(H, v), pattern.random_vector(np.float64), 30)
+    values, residuals, _ = lanczos(lambda v: pattern.apply(H, v), pattern.random_vector(), 30)
     margin = 0.01 * (values[-1] - values[0]) + 1e-3
     return float(values[0] - residuals[0] - margin), float(values[-1] + residuals[-1] + margin)
 
 
 def inverse_square_root(pattern: SparsePattern, S: Matrix) -> Matrix:
     """S^-1/2 by Newton-Schulz iteration; raises SolverError if S is not positive definite."""
-    values, residuals, _ = lanczos(lambda v: pattern.apply(S, v), pattern.random_vector(np.float64), 30)
+    start = pattern.random_vector(np.float64)
+    values, residuals, _ = lanczos(lambda v: pattern.apply(S, v), start, 30)
     if values[0] - residuals[0] <= 0:
         raise SolverError("the overlap matrix is not positive definite; the basis is linearly dependent")
     scale = 2.0 / (values[0] + values[-1])

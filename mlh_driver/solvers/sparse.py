@@ -1,12 +1,12 @@
-"""Block-sparse matrices in a frozen pattern: pairs of atoms within a radius, atoms in the order of a space-filling curve.
+"""Block-sparse matrices in a frozen pattern: pairs of atoms within a radius, atoms in the order of a space-
+filling curve.
 
-Products keep the pattern. That truncates them, by an amount that the radius controls, but the pattern does not move
-with the numbers: as long as it is kept, results are smooth functions of the Hamiltonian.
+Products keep the pattern. That truncates them, by an amount that the radius controls, but the pattern does
+not move with the numbers: as long as it is kept, results are smooth functions of the Hamiltonian.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class SparsePattern:
         if longest > kernels.MAX_BLOCKS_PER_ROW:
             raise SolverError(f"{longest} neighbors within {radius:.1f} Å are too many for a sparse solver")
         rows = np.repeat(np.arange(n_atoms), np.diff(self._starts))
-        self._transposes = self._find(self._columns, rows)
+        self._transposes = self._find(self._columns.astype(np.int64), rows)
         atoms = np.arange(n_atoms)
         self._diagonal = self._find(atoms, atoms)
         self._unit = (np.arange(n) < sizes[order, None]).astype(float)
@@ -80,10 +80,10 @@ class SparsePattern:
         slots = self._find(self._rank[index[0]], self._rank[index[1]])
         return None if (slots < 0).any() else slots
 
-    def load(self, matrix: BlockMatrix, slots: NDArray[np.int64]) -> Matrix:
-        """The values of a matrix whose blocks stand at ``slots``, float64."""
-        blocks = matrix.blocks.detach().cpu().numpy()
-        values = np.zeros((len(self._columns), self.n * self.n))
+    def load(self, matrix: BlockMatrix, slots: NDArray[np.int64], dtype: type) -> Matrix:
+        """The values of a matrix whose blocks stand at ``slots``."""
+        blocks: Matrix = matrix.blocks.detach().cpu().numpy().astype(dtype)
+        values: Matrix = np.zeros((len(self._columns), self.n * self.n), dtype)
         values[self._transposes[slots]] = blocks.transpose(0, 2, 1).reshape(len(slots), -1)
         values[slots] = blocks.reshape(len(slots), -1)
         return values
@@ -101,12 +101,14 @@ class SparsePattern:
         beta: float = 0.0,
         c: Matrix | None = None,
         shift: float = 0.0,
+        out: Matrix | None = None,
     ) -> Matrix:
-        """scale a b + beta c + shift, for commuting symmetric matrices of equal precision.
+        """scale a b + beta c + shift, for commuting symmetric matrices of equal precision, into ``out`` if
+        given.
 
         Without commutation the result is the upper half of a b, mirrored; see :meth:`anticommutator`.
         """
-        out = np.empty_like(a)
+        out = np.empty_like(a) if out is None else out
         scalar = a.dtype.type
         self._kernels.multiply(
             self._starts, self._columns, self._transposes, self._first, self._terms,
@@ -144,14 +146,13 @@ class SparsePattern:
         """a x for a vector (N, n), in the order of the pattern."""
         return self._kernels.apply(self._starts, self._columns, a, x)
 
-    def random_vector(self, dtype: type) -> Matrix:
+    def random_vector(self, dtype: type = np.float32) -> Matrix:
         """A reproducible random vector (N, n), zero on padding."""
         return (np.random.default_rng(0).normal(size=self._unit.shape) * self._unit).astype(dtype)
 
 
 def spatial_order(system: System, cell_size: float) -> NDArray[np.int64]:
-    """(N,) atoms along a Morton curve through boxes of about ``cell_size`` Å, so that rows near in space are near
-    in memory."""
+    """(N,) atoms along a Morton curve through boxes of about ``cell_size`` Å; it keeps neighbors together."""
     fractional = system.positions @ np.linalg.inv(system.cell) % 1.0
     lengths = np.linalg.norm(system.cell, axis=1)
     boxes = (fractional * np.maximum(1, np.round(lengths / cell_size))).astype(np.int64)
@@ -160,8 +161,3 @@ def spatial_order(system: System, cell_size: float) -> NDArray[np.int64]:
         for axis in range(3):
             code |= ((boxes[:, axis] >> bit) & 1) << (3 * bit + axis)
     return np.argsort(code, kind="stable")
-
-
-def use_threads(count: int) -> None:
-    """Run the kernels on that many threads, as far as there are."""
-    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))

@@ -1,0 +1,32 @@
+"""Settings of the process that make the compiled parts fast."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import numba
+import torch
+
+_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES = 2**30
+_LARGEST_MMAP_THRESHOLD = 2**25
+
+
+def use_torch_threads() -> None:
+    """Let numba's kernels run on as many threads as torch's: both share one OpenMP runtime."""
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS)))
+
+
+def keep_freed_memory() -> None:
+    """Keep up to 1 GiB of freed memory instead of asking the system for it again every step.
+
+    Fresh pages cost some per cent of a force call in systems of thousands of atoms. Does nothing where the C
+    library is not glibc.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+            mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
