@@ -28,20 +28,30 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of D: the l of each, and where its 2 l + 1 entries begin; l = 0 has no entry, it is 1."""
+    """Rows of D: the l of each, and where its 2 l + 1 entries begin.
+
+    l = 0 has no entry: it is 1, or 0 in the part of D that is linear in the entries (``unit`` False).
+    """
 
     l: NDArray[np.int64]
     first: NDArray[np.int64]
+    unit: bool = True
+
+    @cached_property
+    def linear(self) -> Rows:
+        """The part that is linear in the entries."""
+        return Rows(self.l, self.first, unit=False)
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
         """(rows, 3): the first entry, the first component of the feature, and how many there are."""
-        return np.stack([self.first, self.l**2, 2 * self.l + 1], axis=1)
+        counts = np.where(self.l == 0, int(self.unit), 2 * self.l + 1)
+        return np.stack([self.first, self.l**2, counts], axis=1)
 
     def matrices(self, entries: Tensor, n_components: int) -> Tensor:
         """(P, rows, n_components) from (P, entries)."""
         columns = [
-            [first + k - l * l if l * l <= k < (l + 1) ** 2 and l else -2 + (l == 0 and k == 0)
+            [first + k - l * l if l * l <= k < (l + 1) ** 2 and l else -2 + (self.unit and l == 0 and k == 0)
              for k in range(n_components)]
             for l, first in zip(self.l.tolist(), self.first.tolist(), strict=True)
         ]  # fmt: skip
@@ -231,8 +241,8 @@ class _Outer(torch.autograd.Function):
         y, x = ctx.saved_tensors
         needs = ctx.needs_input_grad
         return (
-            _Gather.apply(g, x, ctx.ends, ctx.rows) if needs[0] else None,
-            _Scatter.apply(g, y, ctx.ends, ctx.rows, x.shape[1]) if needs[1] else None,
+            _Gather.apply(g, x, ctx.ends, ctx.rows.linear) if needs[0] else None,
+            _Scatter.apply(g, y, ctx.ends, ctx.rows.linear, x.shape[1]) if needs[1] else None,
             None,
             None,
             None,
@@ -283,6 +293,8 @@ def _gather(entries, x, atoms, rows, y):  # type: ignore[no-untyped-def]
             f = features[k0]
             if count == 1:
                 row[:] = f
+            elif count == 0:
+                row[:] = 0
             for k in range(1, count, 2):
                 d1, d2 = entries[p, first + k], entries[p, first + k + 1]
                 f1, f2 = features[k0 + k], features[k0 + k + 1]

@@ -191,10 +191,10 @@ class LinearScalingSolver:
             return np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v)
 
         memory.homo = lanczos(
-            lambda v: occupied(shifted(v, bounds[0], 1.0)), occupied(memory.homo), 60, tolerance=0.02
+            lambda v: occupied(shifted(v, bounds[0], 1.0)), occupied(memory.homo), 100, tolerance=0.005
         )[2]
         memory.lumo = lanczos(
-            lambda v: empty(shifted(v, bounds[1], -1.0)), empty(memory.lumo), 60, tolerance=0.02
+            lambda v: empty(shifted(v, bounds[1], -1.0)), empty(memory.lumo), 100, tolerance=0.005
         )[2]
         homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
         return homo, lumo
