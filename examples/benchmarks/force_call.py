@@ -111,7 +111,8 @@ def time_mace(python: str, atoms: Atoms) -> float:
         path = Path(folder) / "walk.xyz"
         ase.io.write(path, walk(atoms, CALLS + 1))
         command = [python, "-W", "ignore", "-c", MACE_SCRIPT, str(path)]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # for MACE's old e3nn
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return float(json.loads(answer.stdout.splitlines()[-1]))
 
 

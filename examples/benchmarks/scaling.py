@@ -70,7 +70,9 @@ def measure(repeat: tuple[int, int, int], solver: str) -> dict[str, object]:
 def in_own_process(repeat: tuple[int, int, int], solver: str) -> dict:
     command = [sys.executable, __file__, "--single", solver, *map(str, repeat)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    row = json.loads(answer.stdout.splitlines()[-1])
+    print(f"{row['atoms']} atoms, {solver}: {row['seconds']:.2f} s", flush=True)
+    return row
 
 
 def crossover(sparse: list[dict], dense: list[dict]) -> float:
