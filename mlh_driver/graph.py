@@ -16,7 +16,7 @@ from torch import Tensor
 from vesin import NeighborList as VesinList
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.system import Array, System
+from mlh_driver.system import Array, System, displacements
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,9 @@ class GraphBuilder:
         """Lattice translations since the reference, (N, 3); None when the list must be made anew."""
         if self._list is None or not np.array_equal(self._list.reference.numbers, system.numbers):
             return None
-        old = self._list.reference
-        strain = np.linalg.solve(old.cell, system.cell)
-        fractional = np.linalg.solve(system.cell.T, (system.positions - old.positions @ strain).T).T
-        images = np.round(fractional)
-        moved = np.linalg.norm((fractional - images) @ system.cell, axis=1).max()
-        shrink = np.linalg.svd(strain, compute_uv=False).min()
+        deformation, images, rest = displacements(self._list.reference, system)
+        moved = np.linalg.norm(rest, axis=1).max()
+        shrink = np.linalg.svd(deformation, compute_uv=False).min()
         complete = shrink * (self.cutoff + self.skin) - 2 * moved >= self.cutoff
         return images if complete else None
 

@@ -71,3 +71,14 @@ class System:
 
     def to_ase(self) -> Atoms:
         return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=True)
+
+
+def displacements(old: System, new: System) -> tuple[Array, Array, Array]:
+    """How the same atoms moved: the cell's deformation F, (3, 3), and what each atom did beyond following it.
+
+    That is a lattice translation (N, 3) of integers, for atoms that were wrapped, and a rest (N, 3) in Å.
+    """
+    deformation: Array = np.linalg.solve(old.cell, new.cell).astype(np.float64)
+    fractional: Array = np.linalg.solve(new.cell.T, (new.positions - old.positions @ deformation).T).T
+    translations: Array = np.round(fractional)
+    return deformation, translations, (fractional - translations) @ new.cell

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; several programs share the cores
+for _variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # before torch loads
+    os.environ.setdefault(_variable, "1")  # several programs share the cores
 
 import numpy as np
 import pytest

@@ -21,6 +21,7 @@ def train(
     """
     import torch
 
+    from mlh_driver.runtime import use_torch_threads
     from mlh_driver.training.export import make_model
     from mlh_driver.training.settings import read_settings
     from mlh_driver.training.trainer import Trainer
@@ -28,6 +29,7 @@ def train(
     settings = read_settings(config)
     if threads:
         torch.set_num_threads(threads)
+    use_torch_threads()
     console = Console(stderr=True)
     with _bar(console) as bar:
         tasks: dict[str, int] = {}

@@ -25,7 +25,7 @@ from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
 from mlh_driver.solvers.purification import purify
 from mlh_driver.solvers.sparse import Matrix, SparsePattern
-from mlh_driver.system import System
+from mlh_driver.system import System, displacements
 
 START_RADIUS_A = 9.75
 MIN_RADIUS_A, MAX_RADIUS_A = 5.0, 20.0
@@ -50,25 +50,23 @@ class _Memory:
 
     def fits(self, system: System) -> bool:
         """Whether ``system`` is close enough to the structure that the pattern was made for."""
-        old = self.system
-        if not np.array_equal(old.numbers, system.numbers):
+        if not np.array_equal(self.system.numbers, system.numbers):
             return False
-        strain = np.linalg.solve(old.cell, system.cell)
-        if np.abs(strain - np.eye(3)).max() > MAX_STRAIN:
-            return False
-        fractional = np.linalg.solve(system.cell.T, (system.positions - old.positions @ strain).T).T
-        moved = (fractional - np.round(fractional)) @ system.cell
-        return float(np.linalg.norm(moved, axis=1).max()) <= MAX_SHIFT_A
+        deformation, _, moved = displacements(self.system, system)
+        strained = np.abs(deformation - np.eye(3)).max() > MAX_STRAIN
+        return not strained and bool(np.linalg.norm(moved, axis=1).max() <= MAX_SHIFT_A)
 
 
 class LinearScalingSolver:
     """Block-sparse density matrix.
 
-    method: ``sp2``, zero temperature, for a gap of at least 20 kT; ``foe``, Fermi-Dirac occupations at any
-    kT > 0 error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
+    method:         ``sp2``, zero temperature, for a gap of at least 20 kT; ``foe``, Fermi-Dirac occupations
+                    at any kT > 0
+    error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
 
     An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and
-    ``lumo`` are Ritz values, good to some meV; with ``foe`` they are resolved to a fraction of kT.
+    ``lumo`` are Lanczos values that start from the last call: good to some meV, in the first call of a
+    large system to 0.03 eV; with ``foe`` they are resolved to a fraction of kT.
     """
 
     def __init__(self, method: Literal["sp2", "foe"], error_per_atom: float = 1e-4) -> None:

@@ -21,6 +21,8 @@ EDGE_TOLERANCE = 1e-3
 CONVERGED = 3e-6
 #: The largest that counts as a projector when truncation keeps it from getting better.
 ACCEPTABLE = 1e-3
+#: Pairs of electrons per atom that truncation may cost before they are restored evenly.
+COUNT_TOLERANCE = 1e-3
 #: The levels may move by this fraction of the gap between two calls.
 GAP_MARGIN = 0.1
 
@@ -50,6 +52,11 @@ def purify(
     square = pattern.product(X, X)
     P = pattern.product(square, X, scale=-2.0, c=square, beta=3.0)
     missing = n_pairs - pattern.trace(P)
+    if abs(missing) > COUNT_TOLERANCE * pattern.n_atoms:
+        raise SolverError(
+            f"purification lost {2 * missing:.2g} of {2 * n_pairs:g} electrons to truncation; the gap is "
+            "probably too small for solver 'sp2', use 'foe' or 'dense'"
+        )
     return pattern.add_unit(P, missing / pattern.n_orbitals)
 
 

@@ -1,5 +1,4 @@
-"""Block-sparse matrices in a frozen pattern: pairs of atoms within a radius, atoms in the order of a space-
-filling curve.
+"""Block-sparse matrices in a frozen pattern: pairs of atoms within a radius, in the order of a Morton curve.
 
 Products keep the pattern. That truncates them, by an amount that the radius controls, but the pattern does
 not move with the numbers: as long as it is kept, results are smooth functions of the Hamiltonian.
@@ -103,8 +102,7 @@ class SparsePattern:
         shift: float = 0.0,
         out: Matrix | None = None,
     ) -> Matrix:
-        """scale a b + beta c + shift, for commuting symmetric matrices of equal precision, into ``out`` if
-        given.
+        """scale a b + beta c + shift, for commuting symmetric matrices; ``out`` is overwritten if given.
 
         Without commutation the result is the upper half of a b, mirrored; see :meth:`anticommutator`.
         """
