@@ -78,7 +78,8 @@ def displacements(old: System, new: System) -> tuple[Array, Array, Array]:
 
     That is a lattice translation (N, 3) of integers, for atoms that were wrapped, and a rest (N, 3) in Å.
     """
-    deformation: Array = np.linalg.solve(old.cell, new.cell).astype(np.float64)
-    fractional: Array = np.linalg.solve(new.cell.T, (new.positions - old.positions @ deformation).T).T
-    translations: Array = np.round(fractional)
+    deformation = np.asarray(np.linalg.solve(old.cell, new.cell), dtype=np.float64)
+    beyond = (new.positions - old.positions @ deformation).T
+    fractional = np.asarray(np.linalg.solve(new.cell.T, beyond).T, dtype=np.float64)
+    translations = np.asarray(np.round(fractional), dtype=np.float64)
     return deformation, translations, (fractional - translations) @ new.cell

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-for _variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # before torch loads
-    os.environ.setdefault(_variable, "1")  # several programs share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; several programs share the cores
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
