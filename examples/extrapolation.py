@@ -2,8 +2,8 @@
 
     python examples/extrapolation.py DATA [DATA ...] [--output extrapolation.png]
 
-Each DATA is a folder of labelled structures, such as ``examples/training/data`` (liquids, strained and new
-glasses). Prints a table sorted by the indicator, the rank correlation with the force error, and a plot.
+Each DATA is a data set, such as ``examples/training/asio2-extra.h5`` (liquids, strained and new glasses). Prints
+a table sorted by the indicator, the rank correlation with the force error, and a plot.
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ def main() -> None:
     options = parser.parse_args()
     engine = Engine(options.model)
     known = set(engine.model.metadata.training_data)
-    names = [
-        (folder, name) for folder in options.data for split in read_splits(folder).values() for name in split
-    ]
-    errors = [evaluate_structure(engine, read_structure(folder / f"{name}.npz")) for folder, name in names]
+    names = [(path, name) for path in options.data for split in read_splits(path).values() for name in split]
+    errors = [evaluate_structure(engine, read_structure(path, name)) for path, name in names]
     errors.sort(key=lambda error: error.extrapolation)
     table = Table("structure", "trained on")
     for title in ("extrapolation", "forces RMSE (meV/Å)", "energy (meV/atom)", "levels MAE (meV)"):

@@ -24,18 +24,41 @@ CONVENTION = (
 
 
 @dataclass(frozen=True)
-class StructureErrors:
-    """Errors on one structure. Arrays hold every single error; the rest are means over the structure.
+class HamiltonianErrors:
+    """Errors of H and of the occupied levels of one structure.
 
-    hamiltonian_eV: (n, n) difference after the shift
-    shells: (n, n) index of the distance shell of each element, -1 on site
+    elements: (n, n) difference after the shift
+    shells:   (n, n) index of the distance shell of each element, -1 on site
+    levels:   (n_occupied,)
     """
 
-    name: str
-    hamiltonian_eV: Array
+    elements_eV: Array
     shells: np.ndarray
     levels_eV: Array
     band_energy_eV_atom: float
+
+    def summary(self) -> dict[str, float]:
+        """The reported figures by name, in eV."""
+        error = np.abs(self.elements_eV)
+        figures = {"H_mae_meV": error.mean(), "H_onsite_mae_meV": error[self.shells < 0].mean()}
+        for k, (low, high) in enumerate(pairwise(SHELLS_A)):
+            if (self.shells == k).any():
+                figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
+        return figures | {
+            "levels_mae_meV": np.abs(self.levels_eV).mean(),
+            "band_energy_meV_atom": self.band_energy_eV_atom,
+        }
+
+
+@dataclass(frozen=True)
+class StructureErrors:
+    """Errors on one structure. Arrays hold every single error; the rest are means over the structure.
+
+    hamiltonian: those of H and levels, None where the reference has none
+    """
+
+    name: str
+    hamiltonian: HamiltonianErrors | None
     energy_eV_atom: float
     forces_eV_A: Array
     stress_eV_A3: Array | None
@@ -43,17 +66,8 @@ class StructureErrors:
 
     def summary(self) -> dict[str, float]:
         """The reported figures by name and unit; energies are signed."""
-        error = np.abs(self.hamiltonian_eV)
-        figures = {
-            "H_mae_meV": error.mean(),
-            "H_onsite_mae_meV": error[self.shells < 0].mean(),
-        }
-        for k, (low, high) in enumerate(pairwise(SHELLS_A)):
-            if (self.shells == k).any():
-                figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
+        figures = {} if self.hamiltonian is None else self.hamiltonian.summary()
         figures |= {
-            "levels_mae_meV": np.abs(self.levels_eV).mean(),
-            "band_energy_meV_atom": self.band_energy_eV_atom,
             "energy_meV_atom": self.energy_eV_atom,
             "forces_mae_meV_A": np.abs(self.forces_eV_A).mean(),
             "forces_rmse_meV_A": np.sqrt((self.forces_eV_A**2).mean()),
@@ -68,21 +82,28 @@ class StructureErrors:
 def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErrors:
     """Compare the engine with the labels of one structure."""
     results = engine.compute(label.system)
-    predicted = engine.hamiltonian(label.system)
-    difference = predicted - label.hamiltonian
-    shift = np.diagonal(difference).mean()
-    n_pairs = len(label.occupied)
-    levels = np.linalg.eigvalsh(predicted)[:n_pairs] - label.occupied - shift
     return StructureErrors(
         name=label.name,
-        hamiltonian_eV=difference - shift * np.eye(len(difference)),
-        shells=_shell_of_elements(engine, label),
-        levels_eV=levels,
-        band_energy_eV_atom=2.0 * levels.sum() / len(label.system),
+        hamiltonian=_hamiltonian_errors(engine, label),
         energy_eV_atom=(results.energy - label.energy) / len(label.system),
         forces_eV_A=results.forces - label.forces,
         stress_eV_A3=None if label.stress is None else results.stress - label.stress,
         extrapolation=results.extrapolation,
+    )
+
+
+def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:
+    if label.hamiltonian is None or label.occupied is None:
+        return None
+    predicted = engine.hamiltonian(label.system)
+    difference = predicted - label.hamiltonian
+    shift = np.diagonal(difference).mean()
+    levels = np.linalg.eigvalsh(predicted)[: len(label.occupied)] - label.occupied - shift
+    return HamiltonianErrors(
+        elements_eV=difference - shift * np.eye(len(difference)),
+        shells=_shell_of_elements(engine, label),
+        levels_eV=levels,
+        band_energy_eV_atom=2.0 * levels.sum() / len(label.system),
     )
 
 

@@ -19,6 +19,13 @@ def use_torch_threads() -> None:
     numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS)))
 
 
+def use_threads(count: int) -> None:
+    """Use ``count`` CPU threads for everything compiled; 0 leaves it to torch."""
+    if count:
+        torch.set_num_threads(count)
+    use_torch_threads()
+
+
 def keep_freed_memory() -> None:
     """Keep up to 1 GiB of freed memory instead of asking the system for it again every step.
 

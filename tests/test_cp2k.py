@@ -11,7 +11,8 @@ from ase import Atoms
 
 from mlh_driver.reference import cp2k
 from mlh_driver.reference.constants import BOHR_A, HARTREE_EV
-from mlh_driver.reference.cp2k import Cp2kError, Cp2kSettings, UnconvergedError
+from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
+from mlh_driver.reference.labeler import LabelingError, UnconvergedError
 
 MATRICES = """
  OVERLAP MATRIX
@@ -76,16 +77,16 @@ def test_order_keeps_shells_in_place() -> None:
 
 
 def test_truncated_matrix_is_refused() -> None:
-    with pytest.raises(Cp2kError, match="8 missing elements"):
+    with pytest.raises(LabelingError, match="8 missing elements"):
         cp2k.parse_matrix(MATRICES.split("                                3")[0], "OVERLAP MATRIX")
-    with pytest.raises(Cp2kError, match="DENSITY MATRIX"):
+    with pytest.raises(LabelingError, match="DENSITY MATRIX"):
         cp2k.parse_matrix(MATRICES, "DENSITY MATRIX")
 
 
 def test_forces_energy_and_stress_have_our_units_and_signs() -> None:
     forces = cp2k.parse_forces(FORCES, 2)
     np.testing.assert_allclose(forces[0], np.array([0.1, 0.2, -0.3]) * HARTREE_EV / BOHR_A)
-    with pytest.raises(Cp2kError, match="forces of 2 atoms, expected 3"):
+    with pytest.raises(LabelingError, match="forces of 2 atoms, expected 3"):
         cp2k.parse_forces(FORCES, 3)
     assert cp2k.parse_stress(STRESS)[0, 0] == pytest.approx(-1.0)
     energy = cp2k.parse_energy(" ENERGY| Total FORCE_EVAL ( QS ) energy [a.u.]:        -2.000000000000000\n")
@@ -113,31 +114,11 @@ def test_input_has_the_reference_settings() -> None:
 
 
 def test_missing_program_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(Cp2kError, match="not in PATH"):
-        cp2k.run_cp2k(hydrogen(), tmp_path, Cp2kSettings(command="no-such-cp2k"))
+    with pytest.raises(LabelingError, match="not in PATH"):
+        Cp2kLabeler(Cp2kSettings(command="no-such-cp2k")).calculate(hydrogen(), tmp_path)
 
 
-needs_cp2k = pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")
-
-
-@needs_cp2k
+@pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")
 def test_unconverged_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnconvergedError):
-        cp2k.run_cp2k(hydrogen(), tmp_path, Cp2kSettings(cutoff_Ry=100.0, max_scf=2))
-
-
-@needs_cp2k
-def test_labels_of_a_molecule(tmp_path: Path) -> None:
-    pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
-    from mlh_driver.reference.labels import label_structure
-
-    labels = label_structure(hydrogen(), tmp_path / "run", Cp2kSettings(cutoff_Ry=150.0), info={"name": "H2"})
-    labels.save(tmp_path / "h2.npz")
-    data = np.load(tmp_path / "h2.npz")
-    assert data["h_min_Ha"].dtype == np.float32
-    assert data["h_min_Ha"].shape == (2, 2)
-    assert data["nocc"] == 1
-    assert np.linalg.eigvalsh(data["h_min_Ha"])[0] == pytest.approx(data["eig_Ha"][0], abs=1e-6)
-    assert data["stress_eV_A3"].shape == (3, 3)
-    assert float(data["energy_Ha"]) == pytest.approx(-1.16, abs=0.03)
-    assert not list(tmp_path.glob(".*"))
+        Cp2kLabeler(Cp2kSettings(cutoff_Ry=100.0, max_scf=2)).calculate(hydrogen(), tmp_path)

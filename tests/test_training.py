@@ -32,7 +32,7 @@ reference = "a random model"
 valid_range = "nothing"
 
 [[data]]
-folder = "data"
+path = "data"
 
 [[species]]
 symbol = "Si"
@@ -108,7 +108,7 @@ def folder(tmp_path: Path, teacher: Model) -> Path:
 
 
 def sample_of(folder: Path, settings: TrainSettings, dtype: torch.dtype = torch.float32):
-    label = read_structure(folder / "data" / "s0.npz")
+    label = read_structure(folder / "data", "s0")
     sample = make_sample(label, settings.basis(), settings.atom_energies(), 5.0)
     if dtype == torch.float32:
         return sample
@@ -217,7 +217,7 @@ def test_a_constant_in_the_hamiltonian_is_free() -> None:
     [
         ("steps = 12", "stepps = 12", "hamiltonian.stepps"),
         ("learning_rate = 1e-3", "learning_rate = -1", "joint.learning_rate"),
-        ('folder = "data"', 'folder = "nowhere"', "nowhere does not exist"),
+        ('path = "data"', 'path = "nowhere"', "nowhere does not exist"),
         ('symbol = "O"', 'symbol = "Xx"', "'Xx' is not a chemical symbol"),
         ("electrons = [2, 4]", "electrons = [2]", "2 shells, but 1 electron"),
         ("hop_cutoff_A = 3.0", "hop_cutoff_A = 9.0", "hop <= message <= pair"),

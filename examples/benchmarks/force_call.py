@@ -118,12 +118,11 @@ def time_mace(python: str, atoms: Atoms) -> float:
 
 def time_cp2k(atoms: Atoms) -> float:
     """Seconds of one CP2K calculation with forces at the settings of the training data, on all processors."""
-    from mlh_driver.reference import Cp2kSettings
-    from mlh_driver.reference.cp2k import run_cp2k
+    from mlh_driver.reference import make_labeler
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        run_cp2k(atoms, Path(folder), Cp2kSettings(threads=os.cpu_count() or 1))
+        make_labeler("cp2k", os.cpu_count() or 1).calculate(atoms, Path(folder))
         return time.perf_counter() - start
 
 

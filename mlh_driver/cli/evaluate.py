@@ -28,7 +28,7 @@ from mlh_driver.cli.options import (
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled structures (.npz, optional split.json).")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures: HDF5, or a folder of .npz files.")],
     model: ModelOption = DEFAULT_MODEL,
     solver: SolverOption = "auto",
     electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
@@ -50,7 +50,7 @@ def evaluate(
     report: dict[str, dict[str, dict[str, float]]] = {}
     for split, names in splits.items():
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
-        errors = [evaluate_structure(engine, read_structure(data / f"{name}.npz")) for name in steps]
+        errors = [evaluate_structure(engine, read_structure(data, name)) for name in steps]
         report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
     if as_json:
         typer.echo(json.dumps({"convention": CONVENTION, "splits": report}, indent=2))

@@ -35,6 +35,7 @@ ErrorOption = Annotated[
 ]
 PrecisionOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the network.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where the network runs: cpu, cuda, cuda:1 ...")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
 
 

@@ -1,25 +1,31 @@
 """Density-functional reference labels: run the code, check it, downfold its Hamiltonian.
 
-    structure -> cp2k.run_cp2k -> Cp2kResult (E, F, stress, H, S in the full basis)
+    structure -> Labeler.calculate (pyscf | cp2k) -> Calculation (E, F, stress, H, S in the full basis)
               -> downfold.downfold -> H in the minimal orthonormal basis
-              -> labels.Labels -> one compressed .npz file
+              -> mlh_driver.data.LabelledStructure -> HDF5
 
-Nothing here imports torch; PySCF (overlap integrals) is an optional dependency.
+Nothing here imports torch; PySCF (overlap integrals and the default labeler) is an optional dependency.
 """
 
-from mlh_driver.reference.cp2k import Cp2kError, Cp2kResult, Cp2kSettings, UnconvergedError, run_cp2k
+from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, intrinsic_atomic_orbitals, overlap_matrices
-from mlh_driver.reference.labels import Labels, label_structure
+from mlh_driver.reference.labeler import Calculation, Labeler, LabelingError, UnconvergedError
+from mlh_driver.reference.labeling import label_into, label_structure, make_labeler
+from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
 
 __all__ = [
-    "Cp2kError",
-    "Cp2kResult",
+    "Calculation",
+    "Cp2kLabeler",
     "Cp2kSettings",
-    "Labels",
+    "Labeler",
+    "LabelingError",
+    "PyscfLabeler",
+    "PyscfSettings",
     "UnconvergedError",
     "downfold",
     "intrinsic_atomic_orbitals",
+    "label_into",
     "label_structure",
+    "make_labeler",
     "overlap_matrices",
-    "run_cp2k",
 ]

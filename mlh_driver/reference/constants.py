@@ -11,7 +11,10 @@ BOHR_A = 0.529177210903
 EV_A3_PER_GPA = 1.0 / 160.21766208
 
 #: Valence electrons kept by the GTH pseudopotential, by atomic number.
-VALENCE_ELECTRONS = {1: 1, 8: 6, 14: 4}
+VALENCE_ELECTRONS = {
+    **{1: 1, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7},
+    **{11: 9, 12: 10, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7},
+}
 
 FULL_BASIS = "DZVP-MOLOPT-SR-GTH"
 MINIMAL_BASIS = "SZV-MOLOPT-SR-GTH"

@@ -12,33 +12,29 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from mlh_driver.errors import MLHError, StructureError
+from mlh_driver.errors import StructureError
 from mlh_driver.reference.constants import BOHR_A, EV_A3_PER_GPA, FULL_BASIS, HARTREE_EV, VALENCE_ELECTRONS
+from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
 
 _PROJECT = "label"
+#: The settings that define the reference; the others change cost and robustness only.
+REFERENCE_KEYS = ("cutoff_Ry", "rel_cutoff_Ry", "eps_default", "eps_scf")
 _M_ORDER_PYSCF = {"px": 0, "py": 1, "pz": 2}
-
-
-class Cp2kError(MLHError):
-    """CP2K did not deliver a complete, trustworthy result."""
-
-
-class UnconvergedError(Cp2kError):
-    """The self-consistent field did not reach ``eps_scf``; nothing of the run may be used."""
 
 
 @dataclass(frozen=True)
 class Cp2kSettings:
     """How CP2K is run.
 
-    The first four define the reference; the rest changes cost and robustness only. A self-consistent field
-    is first converged to ``coarse_eps_scf`` on the coarse grid, and its orbitals start the one that counts,
-    which then takes a few expensive steps instead of 13 (glass) to 35 (liquid).
+    The first four define the reference (``REFERENCE_KEYS``). A self-consistent field is first converged to
+    ``coarse_eps_scf`` on the coarse grid, and its orbitals start the one that counts, which then takes a few
+    expensive steps instead of 13 (glass) to 35 (liquid).
     """
 
     cutoff_Ry: float = 800.0
@@ -57,29 +53,28 @@ class Cp2kSettings:
     timeout_s: float = 1800.0
 
 
-@dataclass(frozen=True, eq=False)
-class Cp2kResult:
-    """A converged calculation of N atoms with n orbitals (PySCF order: l shells, p as x, y, z)."""
+class Cp2kLabeler:
+    """CP2K as a labeler; ``cp2k.psmp`` must be in PATH."""
 
-    energy_eV: float
-    forces_eV_A: np.ndarray  # (N, 3)
-    stress_eV_A3: np.ndarray | None  # (3, 3), ASE sign: dE/dstrain / volume
-    H_eV: np.ndarray  # (n, n)
-    S: np.ndarray  # (n, n)
-    n_scf_steps: int
+    name = "cp2k"
 
+    def __init__(self, settings: Cp2kSettings | None = None) -> None:
+        self.settings = settings or Cp2kSettings()
 
-def run_cp2k(atoms: Atoms, workdir: str | Path, settings: Cp2kSettings | None = None) -> Cp2kResult:
-    """One single-point calculation of a fully periodic cell in ``workdir`` (created, overwritten)."""
-    settings = settings or Cp2kSettings()
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    for stale in workdir.glob(f"{_PROJECT}[-.]*"):
-        stale.unlink()
-    _execute(workdir, write_input(atoms, coarse_settings(settings), guess="ATOMIC"), settings)
-    parse_convergence((workdir / f"{_PROJECT}.out").read_text())
-    _execute(workdir, write_input(atoms, settings, guess="RESTART"), settings)
-    return read_result(workdir, len(atoms), with_stress=settings.stress)
+    def reference(self) -> dict[str, Any]:
+        """The settings that determine energies, for the data set."""
+        return {"engine": self.name} | METHOD | {key: getattr(self.settings, key) for key in REFERENCE_KEYS}
+
+    def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+        """One single-point calculation of a fully periodic cell in ``workdir`` (created, overwritten)."""
+        settings = self.settings
+        workdir.mkdir(parents=True, exist_ok=True)
+        for stale in workdir.glob(f"{_PROJECT}[-.]*"):
+            stale.unlink()
+        _execute(workdir, write_input(atoms, coarse_settings(settings), guess="ATOMIC"), settings)
+        parse_convergence((workdir / f"{_PROJECT}.out").read_text())
+        _execute(workdir, write_input(atoms, settings, guess="RESTART"), settings)
+        return read_result(workdir, len(atoms), with_stress=settings.stress)
 
 
 def coarse_settings(settings: Cp2kSettings) -> Cp2kSettings:
@@ -167,20 +162,21 @@ def write_input(atoms: Atoms, settings: Cp2kSettings, guess: str) -> str:
 """
 
 
-def read_result(workdir: str | Path, n_atoms: int, *, with_stress: bool) -> Cp2kResult:
-    """Parse a finished run; raise ``UnconvergedError`` or ``Cp2kError`` if it cannot be trusted."""
+def read_result(workdir: str | Path, n_atoms: int, *, with_stress: bool) -> Calculation:
+    """Parse a finished run; raise ``UnconvergedError`` or ``LabelingError`` if it cannot be trusted."""
     workdir = Path(workdir)
     text = (workdir / f"{_PROJECT}.out").read_text()
     n_scf_steps = parse_convergence(text)
     matrices = (workdir / f"{_PROJECT}-matrices-1_0.Log").read_text()
     stress_file = workdir / f"{_PROJECT}-stress-1_0.stress_tensor"
-    return Cp2kResult(
-        energy_eV=parse_energy(text),
-        forces_eV_A=parse_forces((workdir / f"{_PROJECT}-forces-1_0.xyz").read_text(), n_atoms),
-        stress_eV_A3=parse_stress(stress_file.read_text()) if with_stress else None,
-        H_eV=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_EV,
+    return Calculation(
+        energy=parse_energy(text),
+        forces=parse_forces((workdir / f"{_PROJECT}-forces-1_0.xyz").read_text(), n_atoms),
+        stress=parse_stress(stress_file.read_text()) if with_stress else None,
+        H=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_EV,
         S=parse_matrix(matrices, "OVERLAP MATRIX"),
         n_scf_steps=n_scf_steps,
+        version=parse_version(text),
     )
 
 
@@ -194,11 +190,17 @@ def parse_convergence(text: str) -> int:
     return int(match.group(1))
 
 
+def parse_version(text: str) -> str:
+    """The version that the main output names, such as "CP2K version 2023.1"."""
+    match = re.search(r"CP2K\| version string:\s+(.*\S)", text)
+    return match.group(1) if match else "CP2K of unknown version"
+
+
 def parse_energy(text: str) -> float:
     """Total energy in eV from the main output."""
     match = re.search(r"ENERGY\| Total FORCE_EVAL .*?:\s+(\S+)", text)
     if match is None:
-        raise Cp2kError("no 'ENERGY| Total FORCE_EVAL' line in CP2K's output; the run ended early")
+        raise LabelingError("no 'ENERGY| Total FORCE_EVAL' line in CP2K's output; the run ended early")
     return float(match.group(1)) * HARTREE_EV
 
 
@@ -206,7 +208,9 @@ def parse_forces(text: str, n_atoms: int) -> np.ndarray:
     """Forces (n_atoms, 3) in eV/Å from the file of FORCE_EVAL/PRINT/FORCES."""
     rows = re.findall(r"^\s*\d+\s+\d+\s+[A-Z][a-z]?\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)
     if len(rows) != n_atoms:
-        raise Cp2kError(f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}; the run ended early")
+        raise LabelingError(
+            f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}; the run ended early"
+        )
     return np.array(rows, dtype=float) * (HARTREE_EV / BOHR_A)
 
 
@@ -214,7 +218,7 @@ def parse_stress(text: str) -> np.ndarray:
     """Stress (3, 3) in eV/Å^3 with ASE's sign; CP2K prints GPa, positive under compression."""
     rows = re.findall(r"^ STRESS\|\s+[xyz]\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)[:3]
     if len(rows) != 3:
-        raise Cp2kError("no stress tensor in CP2K's stress file; run with Cp2kSettings(stress=True)")
+        raise LabelingError("no stress tensor in CP2K's stress file; run with Cp2kSettings(stress=True)")
     return -np.array(rows, dtype=float) * EV_A3_PER_GPA
 
 
@@ -222,7 +226,7 @@ def parse_matrix(text: str, title: str) -> np.ndarray:
     """The last matrix called ``title`` of an AO_MATRICES file, (n, n), in PySCF's orbital order."""
     start = text.rfind(f" {title}\n")
     if start < 0:
-        raise Cp2kError(f"no '{title}' in CP2K's matrix file; the run ended early or AO_MATRICES was off")
+        raise LabelingError(f"no '{title}' in CP2K's matrix file; the run ended early or AO_MATRICES was off")
     labels: dict[int, tuple[int, str]] = {}
     entries: list[tuple[int, list[int], list[float]]] = []
     for row, atom, orbital, columns, values in _matrix_rows(text[start + len(title) + 1 :]):
@@ -232,7 +236,7 @@ def parse_matrix(text: str, title: str) -> np.ndarray:
     for row, columns, values in entries:
         matrix[row, columns] = values
     if np.isnan(matrix).any():
-        raise Cp2kError(
+        raise LabelingError(
             f"the {title} of CP2K has {np.isnan(matrix).sum()} missing elements; is the file cut?"
         )
     order = pyscf_order([labels[i] for i in range(len(labels))])
@@ -285,18 +289,20 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
             check=False,
         )
     except FileNotFoundError as error:
-        raise Cp2kError(
+        raise LabelingError(
             f"'{settings.command}' is not in PATH; install CP2K (Debian: apt install cp2k) or set command"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise Cp2kError(f"CP2K exceeded timeout_s={settings.timeout_s:g} in {workdir}; raise it") from error
+        raise LabelingError(
+            f"CP2K exceeded timeout_s={settings.timeout_s:g} in {workdir}; raise it"
+        ) from error
     if finished.returncode != 0:
         output = workdir / f"{_PROJECT}.out"
         text = output.read_text() if output.exists() else ""
         if "SCF run NOT converged" in text:
             parse_convergence(text)
         message = finished.stderr.decode(errors="replace")[-500:] or text[-1000:]
-        raise Cp2kError(f"CP2K ended with code {finished.returncode} in {workdir}:\n{message}")
+        raise LabelingError(f"CP2K ended with code {finished.returncode} in {workdir}:\n{message}")
 
 
 def _cell_block(atoms: Atoms) -> str:

@@ -79,18 +79,24 @@ def overlap_matrices(
 
     ``positions`` (N, 3) and ``cell`` (3, 3, rows) in Å. Orbitals: per atom, per shell; p as x, y, z.
     """
-    gto = _import_pyscf_gto()
-    full = _pyscf_cell(gto, numbers, positions, cell, FULL_BASIS)
-    minimal = _pyscf_cell(gto, numbers, positions, cell, MINIMAL_BASIS)
+    full = pyscf_cell(numbers, positions, cell, FULL_BASIS)
+    minimal = pyscf_cell(numbers, positions, cell, MINIMAL_BASIS)
     return (
         full.pbc_intor("int1e_ovlp"),
-        gto.cell.intor_cross("int1e_ovlp", full, minimal),
+        _import_gto().cell.intor_cross("int1e_ovlp", full, minimal),
         minimal.pbc_intor("int1e_ovlp"),
     )
 
 
-def _pyscf_cell(gto: Any, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, basis: str) -> Any:
-    result = gto.Cell()
+def pyscf_cell(
+    numbers: ArrayLike,
+    positions: ArrayLike,
+    cell: ArrayLike,
+    basis: str,
+    ke_cutoff_Ha: float | None = None,
+) -> Any:
+    """PySCF's cell with GTH-PBE pseudopotentials and the basis of CP2K's name ``basis``."""
+    result = _import_gto().Cell()
     pairs = zip(np.asarray(numbers), np.asarray(positions), strict=True)
     result.atom = [(int(z), tuple(r)) for z, r in pairs]
     result.a = np.asarray(cell)
@@ -99,16 +105,17 @@ def _pyscf_cell(gto: Any, numbers: ArrayLike, positions: ArrayLike, cell: ArrayL
     result.pseudo = "gth-pbe"
     # Overlaps do not depend on the spin; 'None' lets PySCF accept any electron number.
     result.spin = None
+    result.ke_cutoff = ke_cutoff_Ha
     result.verbose = 0
     result.build()
     return result
 
 
-def _import_pyscf_gto() -> Any:
+def _import_gto() -> Any:
     try:
         from pyscf.pbc import gto
     except ImportError as error:
-        raise ImportError(
-            "overlap integrals need PySCF, an optional dependency: pip install pyscf"
+        raise InputError(
+            "reference calculations need PySCF, an optional dependency: pip install 'mlh-driver[label]'"
         ) from error
     return gto

@@ -27,7 +27,9 @@ def shift_free(difference: Tensor) -> Tensor:
 
 
 def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
-    """Squared Frobenius error per atom in eV^2, up to a constant."""
+    """Squared Frobenius error per atom in eV^2, up to a constant; zero where H is not labelled."""
+    if sample.hamiltonian is None:
+        return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype).dense()
     return shift_free(predicted - sample.hamiltonian).square().sum() / sample.graph.n_atoms
 
@@ -113,6 +115,8 @@ def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights
 
 def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str, float]:
     """Root of the loss, and the mean absolute error of the occupied eigenvalues, in meV."""
+    if sample.hamiltonian is None or sample.occupied is None:
+        return {}
     with torch.no_grad():
         H = Assembly(network(sample.graph), sample.sizes).hamiltonian().dense()
     difference = shift_free(H - sample.hamiltonian)

@@ -23,8 +23,8 @@ class Sample:
 
     sizes:       (N,) orbitals per atom
     reference:   (n,) diagonal of P0
-    hamiltonian: (n, n) eV
-    occupied:    (n_pairs,) eV
+    hamiltonian: (n, n) eV, or None where it is not labelled
+    occupied:    (n_pairs,) eV, or None
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
@@ -35,8 +35,8 @@ class Sample:
     sizes: Tensor
     reference: Tensor
     n_pairs: int
-    hamiltonian: Tensor
-    occupied: Tensor
+    hamiltonian: Tensor | None
+    occupied: Tensor | None
     binding: float
     forces: Tensor
     virial: Tensor | None
@@ -52,7 +52,7 @@ def labels_of(settings: TrainSettings, role: str) -> list[LabelledStructure]:
         label
         for source in settings.data
         for split in getattr(source, role)
-        for label in read_split(source.folder, split)
+        for label in read_split(source.path, split)
     ]
 
 
@@ -64,7 +64,7 @@ def make_sample(
     species = graph.species.numpy()
     reference = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
     n = len(reference)
-    if label.hamiltonian.shape != (n, n):
+    if label.hamiltonian is not None and label.hamiltonian.shape != (n, n):
         raise InputError(
             f"{label.name}: the Hamiltonian is {label.hamiltonian.shape}, but the basis has {n} orbitals "
             "for this structure; the settings' species do not match the data"
@@ -76,8 +76,8 @@ def make_sample(
         sizes=torch.tensor(basis.sizes[species]),
         reference=reference,
         n_pairs=round(float(reference.sum())),
-        hamiltonian=torch.tensor(label.hamiltonian, dtype=DTYPE),
-        occupied=torch.tensor(label.occupied),
+        hamiltonian=None if label.hamiltonian is None else torch.tensor(label.hamiltonian, dtype=DTYPE),
+        occupied=None if label.occupied is None else torch.tensor(label.occupied),
         binding=label.energy - isolated,
         forces=torch.tensor(label.forces, dtype=DTYPE),
         virial=None

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
 from mlh_driver.network.network import NetworkSettings
+from mlh_driver.settings import Settings, read_toml
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SpeciesSettings(_Settings):
+class SpeciesSettings(Settings):
     """One element: its shells, the occupation of each shell in the neutral atom, its energy.
 
     shells:      angular momentum of each shell, such as [0, 1]
@@ -30,15 +26,15 @@ class SpeciesSettings(_Settings):
     atom_energy_eV: float
 
 
-class DataSettings(_Settings):
-    """A data folder and the splits to take from it."""
+class DataSettings(Settings):
+    """A data set (HDF5, or a folder of .npz files) and the splits to take from it."""
 
-    folder: Path
+    path: Path
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)
 
 
-class StageSettings(_Settings):
+class StageSettings(Settings):
     """One stage: Adam with a short warm-up and a cosine decay of the learning rate, one structure a step."""
 
     steps: int = Field(ge=0)
@@ -47,7 +43,7 @@ class StageSettings(_Settings):
     patience: int = Field(default=20, gt=0, description="validations without improvement before stopping")
 
 
-class LossWeights(_Settings):
+class LossWeights(Settings):
     """Weights of the squared errors: H, energy and virial (-V stress) per atom in eV, forces in eV/Å."""
 
     hamiltonian: float = 1.0
@@ -56,7 +52,7 @@ class LossWeights(_Settings):
     virial: float = 3.0
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """Everything that ``mlh-driver train`` needs; see ``examples/training/asio2-minimal.toml``."""
 
     name: str
@@ -111,19 +107,10 @@ def _spread(entry: SpeciesSettings) -> tuple[float, ...]:
 
 
 def read_settings(path: Path) -> TrainSettings:
-    """Read a TOML file; folders in it are relative to the file. Raises InputError with all problems."""
-    try:
-        raw = tomllib.loads(path.read_text())
-        settings = TrainSettings.model_validate(raw)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{path}: {problems}") from error
+    """Read a TOML file; paths in it are relative to the file. Raises InputError with all problems."""
+    settings = read_toml(path, TrainSettings)
     base = path.resolve().parent
-    data = tuple(entry.model_copy(update={"folder": base / entry.folder}) for entry in settings.data)
+    data = tuple(entry.model_copy(update={"path": base / entry.path}) for entry in settings.data)
     changes = {"data": data, "output": base / settings.output}
     if settings.start_from and (base / settings.start_from).is_file():
         changes["start_from"] = str(base / settings.start_from)

@@ -72,6 +72,8 @@ class Trainer:
         self.validation = self._samples("validation")
         if not self.train:
             raise InputError("the settings name no training structures")
+        if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
+            raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
         self._set_inner_radii()
         self.best: dict[str, Tensor] = {}
         self.position = Position()
@@ -159,7 +161,8 @@ class Trainer:
             self.average.load_state_dict(self.network.state_dict())
 
     def _step(self, stage: str, plan: StageSettings) -> float:
-        sample = self.train[int(self.rng.integers(len(self.train)))]
+        samples = _usable(self.train, stage)
+        sample = samples[int(self.rng.integers(len(samples)))]
         rate = learning_rate(plan, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -186,7 +189,7 @@ class Trainer:
                 mean.lerp_(value, 1.0 - decay)
 
     def _validate(self, stage: str, plan: StageSettings, train_loss: float) -> None:
-        errors = mean_errors(self._errors(stage, sample) for sample in self.validation)
+        errors = mean_errors(self._errors(stage, sample) for sample in _usable(self.validation, stage))
         score = errors.get("score", train_loss)
         position = self.position
         if score < position.best:
@@ -268,7 +271,15 @@ def learning_rate(plan: StageSettings, step: int) -> float:
     return plan.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def _usable(samples: list[Sample], stage: str) -> list[Sample]:
+    """The samples that a stage can learn from: the first one needs Hamiltonians."""
+    if stage != "hamiltonian":
+        return samples
+    return [sample for sample in samples if sample.hamiltonian is not None]
+
+
 def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, Any]:
-    """Mean of the magnitude of every error over the structures."""
+    """Mean of the magnitude of every error over the structures that have it."""
     rows = list(errors)
-    return {key: float(np.mean([abs(row[key]) for row in rows])) for key in rows[0]} if rows else {}
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: float(np.mean([abs(row[key]) for row in rows if key in row])) for key in keys}

@@ -1,0 +1,39 @@
+"""``mlh-driver convert``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def convert(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files with energies and forces (extended XYZ, OUTCAR), or folders of .npz files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],
+    reference: Annotated[
+        str, typer.Option("--reference", help="Code, functional, basis: equal for energies that compare.")
+    ],
+    split: Annotated[str, typer.Option("--split", help="Split of files without one of their own.")] = "train",
+) -> None:
+    """Add reference data of your own to a data set.
+
+    Example: [bold]mlh-driver convert frames.extxyz --reference "VASP PBE 520 eV" --out data.h5[/]
+    """
+    from mlh_driver.data import hdf5, read_splits, read_structure
+    from mlh_driver.data.importers import from_ase_files
+
+    folders = [path for path in sources if path.is_dir()]
+    labels = [(label, split) for label in from_ase_files([path for path in sources if not path.is_dir()])]
+    for folder in folders:
+        for name_of_split, names in read_splits(folder).items():
+            labels += [(read_structure(folder, name), name_of_split) for name in names]
+    for label, name_of_split in labels:
+        hdf5.append(out, label, name_of_split, {"description": reference})
+    Console(stderr=True, highlight=False).print(f"{len(labels)} structures added to {out}")

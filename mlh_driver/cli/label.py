@@ -1,0 +1,45 @@
+"""``mlh-driver label``"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class ReferenceCode(StrEnum):
+    pyscf = "pyscf"
+    cp2k = "cp2k"
+
+
+def label(
+    structures: Annotated[list[Path], typer.Argument(help="Structures in any format that ASE reads.")],
+    out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],
+    engine: Annotated[
+        ReferenceCode, typer.Option("--engine", help="pyscf: from pip; cp2k: cp2k.psmp in PATH, faster.")
+    ] = ReferenceCode.pyscf,
+    split: Annotated[str, typer.Option("--split", help="Split that the structures belong to.")] = "train",
+    keep_full: Annotated[
+        bool, typer.Option("--full-hamiltonian", help="Also store H in the full basis (3 MB per 96 atoms).")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
+) -> None:
+    """Label structures with DFT (PBE): energy, forces, stress, Hamiltonian and levels of each.
+
+    Structures that the data set holds already are skipped: the command goes on after an interruption. What
+    does not converge is reported and left out; the exit status is 1 then.
+
+    Example: [bold]mlh-driver label frames.xyz --engine cp2k --out data.h5[/]
+    """
+    from mlh_driver.reference import label_into, make_labeler
+    from mlh_driver.structures import read_frames
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    labeler = make_labeler(engine.value, threads)
+    failed = label_into(out, read_frames(structures), labeler, split, console.print, keep_full=keep_full)
+    if failed:
+        console.print(f"left out: {', '.join(failed)}")
+        raise typer.Exit(1)

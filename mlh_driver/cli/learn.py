@@ -1,0 +1,35 @@
+"""``mlh-driver learn``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mlh_driver.cli.options import ThreadsOption
+from mlh_driver.cli.training_progress import training_progress
+
+
+def learn(
+    config: Annotated[Path, typer.Argument(help="Settings as a TOML file.")],
+    threads: ThreadsOption = 0,
+) -> None:
+    """Active learning: explore with the model, label what it does not know, retrain, until it does.
+
+    Needs seed structures, the settings of a training run, and a reference code. The same command goes on after
+    an interruption. [bold]report.jsonl[/] and [bold]report.png[/] in the output folder show error against labels.
+
+    Example: [bold]mlh-driver learn examples/tutorial/learn.toml[/]
+    """
+    from mlh_driver.learning.loop import ActiveLearning
+    from mlh_driver.learning.settings import read_learn_settings
+    from mlh_driver.runtime import use_threads
+
+    settings = read_learn_settings(config)
+    use_threads(threads)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    with training_progress(console) as progress:
+        path = ActiveLearning(settings, console.print, progress).run()
+    console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

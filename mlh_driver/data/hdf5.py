@@ -1,0 +1,184 @@
+"""The data set: one HDF5 file, one group per structure, units eV and Å.
+
+==================  ===============================================================================
+/                   attributes: ``format`` ("mlh-driver-data-1"), ``reference`` (JSON: the settings
+                    that every energy of the file shares)
+/NAME               attributes: ``split`` ("train", ...), ``energy``, ``info`` (JSON) and, with
+                    eigenvalues, ``n_occupied``
+  numbers           (N,) uint8
+  positions, cell   (N, 3) and (3, 3, lattice vectors as rows) float64
+  forces            (N, 3) float64
+  stress            (3, 3) float64, ASE's sign                                         [optional]
+  hamiltonian       upper triangle, row by row, of the (n, n) minimal H, float32       [optional]
+  eigenvalues       all levels of the reference, float64                               [optional]
+  full_hamiltonian  upper triangle of H in the reference's own basis, float32          [optional]
+==================  ===============================================================================
+
+Orbitals are ordered by atom, then shell; p as x, y, z. Single precision rounds H by at most 4e-6 eV (elements
+of up to 64 eV). A frame of 95 atoms takes about 0.3 MB. Reading one without this package::
+
+    import h5py, numpy as np
+    with h5py.File("data.h5") as file:
+        group = file["glass_0"]
+        numbers, positions, cell = group["numbers"][:], group["positions"][:], group["cell"][:]
+        energy, forces = group.attrs["energy"], group["forces"][:]
+        upper = group["hamiltonian"][:]
+        n = int(np.sqrt(2 * len(upper)))
+        H = np.zeros((n, n))
+        H[np.triu_indices(n)] = upper
+        H += np.triu(H, 1).T
+
+Every addition is written to a copy that then replaces the file, so that an interruption at any moment leaves
+the old file whole; a lock keeps two writers from losing each other's structures.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mlh_driver.data.structure import LabelledStructure
+from mlh_driver.errors import InputError
+from mlh_driver.system import Array, System
+
+FORMAT = "mlh-driver-data-1"
+
+
+def append(path: Path, label: LabelledStructure, split: str, reference: dict[str, Any]) -> None:
+    """Add one structure, making the file if there is none.
+
+    reference: the settings that determine energies; those of the file must be the same.
+
+    Raises InputError if the name is taken or the file holds energies of another reference.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as file:
+        if "format" not in file.attrs:
+            file.attrs["format"] = FORMAT
+            file.attrs["reference"] = json.dumps(reference)
+        _check_reference(path, file, reference)
+        if label.name in file:
+            raise InputError(f"{path} already holds a structure {label.name!r}; choose another name")
+        _write(file.create_group(label.name), label, split)
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """Names of the structures of each split."""
+    splits: dict[str, list[str]] = {}
+    with _open(path) as file:
+        for name, group in file.items():
+            splits.setdefault(str(group.attrs["split"]), []).append(name)
+    return splits
+
+
+def read_structure(path: Path, name: str) -> LabelledStructure:
+    """Read one labelled structure; raises InputError when there is none of this name."""
+    with _open(path) as file:
+        if name not in file:
+            raise InputError(f"{path} has no structure {name!r}; it has {', '.join(file)}")
+        group = file[name]
+        try:
+            return _read(name, group)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"structure {name!r} of {path} is damaged: {error}") from error
+
+
+def check_reference(path: Path, reference: dict[str, Any]) -> None:
+    """Raises InputError unless the energies of the file are of this reference."""
+    with _open(path) as file:
+        _check_reference(path, file, reference)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"cannot read {path} as HDF5: {error}") from error
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
+                f"not {FORMAT!r}"
+            )
+        yield file
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[h5py.File]:
+    """A writable copy of the file (an empty one at first), which replaces it when all went well."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if path.exists():
+                with _open(path):
+                    shutil.copyfile(path, partial)
+            with h5py.File(partial, "a" if path.exists() else "w") as file:
+                yield file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _check_reference(path: Path, file: h5py.File, reference: dict[str, Any]) -> None:
+    held = json.loads(file.attrs["reference"])
+    if held != reference:
+        raise InputError(
+            f"{path} holds energies of another reference, {held}, not {reference}; write to another file"
+        )
+
+
+def _write(group: h5py.Group, label: LabelledStructure, split: str) -> None:
+    group.attrs["split"] = split
+    group.attrs["energy"] = label.energy
+    group.attrs["info"] = json.dumps(label.info)
+    group["numbers"] = label.system.numbers.astype(np.uint8)
+    group["positions"] = label.system.positions
+    group["cell"] = label.system.cell
+    group["forces"] = label.forces
+    if label.stress is not None:
+        group["stress"] = label.stress
+    if label.eigenvalues is not None:
+        group["eigenvalues"] = label.eigenvalues
+        group.attrs["n_occupied"] = label.n_occupied
+    for name in ("hamiltonian", "full_hamiltonian"):
+        matrix = getattr(label, name)
+        if matrix is not None:
+            upper = matrix[np.triu_indices(len(matrix))].astype(np.float32)
+            group.create_dataset(name, data=upper, compression="gzip", shuffle=True)
+
+
+def _read(name: str, group: h5py.Group) -> LabelledStructure:
+    arrays = {key: group[key][()] for key in group}
+    return LabelledStructure(
+        name=name,
+        system=System(arrays["numbers"].astype(int), arrays["positions"], arrays["cell"]),
+        energy=float(group.attrs["energy"]),
+        forces=arrays["forces"],
+        stress=arrays.get("stress"),
+        hamiltonian=_full(arrays.get("hamiltonian")),
+        eigenvalues=arrays.get("eigenvalues"),
+        n_occupied=int(group.attrs["n_occupied"]) if "n_occupied" in group.attrs else None,
+        full_hamiltonian=_full(arrays.get("full_hamiltonian")),
+        info=json.loads(group.attrs["info"]),
+    )
+
+
+def _full(upper: Array | None) -> Array | None:
+    """The symmetric matrix of an upper triangle."""
+    if upper is None:
+        return None
+    n = math.isqrt(2 * len(upper))
+    matrix = np.zeros((n, n))
+    matrix[np.triu_indices(n)] = upper
+    return matrix + np.triu(matrix, 1).T

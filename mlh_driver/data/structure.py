@@ -1,0 +1,47 @@
+"""One labelled structure: what a reference calculation says about a set of atoms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlh_driver.system import Array, System
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledStructure:
+    """A structure of N atoms with its reference values, in eV and Å.
+
+    energy:            total energy on the reference's scale
+    forces:            (N, 3) eV/Å
+    stress:            (3, 3) eV/Å^3 with ASE's sign, or None
+    hamiltonian:       (n, n) eV in the minimal basis, with an arbitrary zero of potential; None where the
+                       reference gives energies and forces only
+    eigenvalues:       all levels of the reference in eV, with the same zero, or None
+    n_occupied:        doubly occupied levels, None without eigenvalues
+    full_hamiltonian:  (m, m) eV in the reference's own basis, or None (it is large)
+    info:              origin, settings, versions: anything that JSON can hold
+    """
+
+    name: str
+    system: System
+    energy: float
+    forces: Array
+    stress: Array | None = None
+    hamiltonian: Array | None = None
+    eigenvalues: Array | None = None
+    n_occupied: int | None = None
+    full_hamiltonian: Array | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def occupied(self) -> Array | None:
+        """(n_occupied,) occupied eigenvalues in eV."""
+        return None if self.eigenvalues is None else self.eigenvalues[: self.n_occupied]
+
+    @property
+    def gap(self) -> float | None:
+        """Lowest empty minus highest occupied level in eV."""
+        if self.eigenvalues is None or self.n_occupied is None:
+            return None
+        return float(self.eigenvalues[self.n_occupied] - self.eigenvalues[self.n_occupied - 1])

@@ -1,0 +1,82 @@
+"""New frames for labels: displaced seeds at first, then dynamics with the model, guided by its indicator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+
+from mlh_driver.errors import MLHError
+from mlh_driver.interfaces.ase import MLHCalculator
+from mlh_driver.learning.settings import ExploreSettings
+from mlh_driver.model import Model
+
+FRICTION_PER_FS = 0.02
+#: Steps between two looks at a trajectory.
+LOOK_EVERY = 10
+
+
+def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
+    """A seed with random displacements and a random symmetric strain."""
+    atoms = _plain(seed)
+    strain = settings.strain * rng.normal(size=(3, 3))
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+    atoms.positions += settings.rattle_A * rng.normal(size=atoms.positions.shape)
+    atoms.info["note"] = f"displaced by {settings.rattle_A} Å and strained by {settings.strain} at random"
+    return atoms
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a trajectory, and the model's extrapolation indicator there."""
+
+    atoms: Atoms
+    extrapolation: float
+
+
+def trajectory(
+    seed: Atoms,
+    model: Model,
+    temperature_K: float,
+    settings: ExploreSettings,
+    rng: np.random.Generator,
+) -> Frame:
+    """The frame with the highest indicator of a stretch of Langevin dynamics.
+
+    The dynamics ends where the indicator exceeds ``settings.stop_at``, or where the model gives up (a
+    collapsed structure has no density matrix); the frames before that count.
+    """
+    atoms = _plain(seed)
+    atoms.calc = MLHCalculator(model)
+    velocities = 2 * temperature_K  # half of it becomes potential energy
+    MaxwellBoltzmannDistribution(atoms, temperature_K=velocities, rng=rng)
+    dynamics = Langevin(
+        atoms,
+        settings.timestep_fs * units.fs,
+        temperature_K=temperature_K,
+        friction=FRICTION_PER_FS / units.fs,
+        rng=rng,
+    )
+    best = Frame(_plain(atoms), 0.0)
+    for step in range(0, settings.steps, LOOK_EVERY):
+        try:
+            dynamics.run(LOOK_EVERY)
+        except MLHError:
+            break
+        extrapolation = float(atoms.calc.results["extrapolation"])
+        if extrapolation > best.extrapolation:
+            best = Frame(_plain(atoms), extrapolation)
+            time_fs = (step + LOOK_EVERY) * settings.timestep_fs
+            best.atoms.info["note"] = (
+                f"{time_fs:g} fs of dynamics at {temperature_K:g} K, extrapolation {extrapolation:.2f}"
+            )
+        if extrapolation > settings.stop_at:
+            break
+    return best
+
+
+def _plain(atoms: Atoms) -> Atoms:
+    return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)

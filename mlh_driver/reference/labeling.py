@@ -1,0 +1,125 @@
+"""From a structure to a labelled one: run the reference code, check its overlap, downfold its Hamiltonian."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from mlh_driver.data import LabelledStructure, hdf5
+from mlh_driver.errors import InputError, StructureError
+from mlh_driver.reference.constants import count_occupied
+from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
+from mlh_driver.reference.downfold import downfold, overlap_matrices
+from mlh_driver.reference.labeler import Labeler, LabelingError
+from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
+from mlh_driver.system import System
+
+#: CP2K and PySCF agree to about 5e-9; more than this means another basis, order or geometry.
+_MAX_OVERLAP_DIFFERENCE = 1e-6
+
+
+def make_labeler(engine: str, threads: int = 1) -> Labeler:
+    """The labeler of a name, ``pyscf`` or ``cp2k``, at the settings of the project's own data."""
+    if engine == PyscfLabeler.name:
+        return PyscfLabeler(PyscfSettings(threads=threads))
+    if engine == Cp2kLabeler.name:
+        return Cp2kLabeler(Cp2kSettings(threads=threads))
+    raise InputError(f"there is no reference code {engine!r}; choose pyscf or cp2k")
+
+
+def label_structure(
+    atoms: Atoms,
+    name: str,
+    labeler: Labeler,
+    info: dict[str, Any] | None = None,
+    *,
+    keep_full: bool = False,
+) -> LabelledStructure:
+    """Energy, forces, stress, minimal Hamiltonian and levels of a neutral closed-shell periodic cell.
+
+    info:      stored beside the version and the number of SCF steps
+    keep_full: also keep the Hamiltonian in the reference's own basis
+
+    Raises LabelingError when the calculation cannot be trusted, StructureError when it cannot start.
+    """
+    n_occupied = count_occupied(atoms.numbers)
+    S, S12, S22 = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
+    with tempfile.TemporaryDirectory(prefix="mlh-label-") as workdir:
+        result = labeler.calculate(atoms, Path(workdir))
+    difference = float(abs(result.S - S).max()) if result.S.shape == S.shape else np.inf
+    if difference > _MAX_OVERLAP_DIFFERENCE:
+        raise LabelingError(
+            f"overlap matrices of {labeler.name} and PySCF differ by {difference:.1e} "
+            f"(limit {_MAX_OVERLAP_DIFFERENCE:.0e}); is it the same basis file and orbital order?"
+        )
+    hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22)
+    return LabelledStructure(
+        name=name,
+        system=System.from_ase(atoms),
+        energy=result.energy,
+        forces=result.forces,
+        stress=result.stress,
+        hamiltonian=hamiltonian,
+        eigenvalues=eigenvalues,
+        n_occupied=n_occupied,
+        full_hamiltonian=result.H if keep_full else None,
+        info=(info or {}) | {"n_scf_steps": result.n_scf_steps, "version": result.version},
+    )
+
+
+def label_into(
+    path: Path,
+    frames: dict[str, Atoms],
+    labeler: Labeler,
+    split: str,
+    report: Callable[[str], None],
+    *,
+    keep_full: bool = False,
+) -> list[str]:
+    """Label the frames, by name, that the data set does not hold yet; returns the names of those left out.
+
+    Each structure is stored as soon as it is labelled, so that a second call goes on after an interruption.
+    ``report`` is called with a line of text about every structure. A ``note`` in ``atoms.info`` is kept.
+
+    Raises InputError, before anything is calculated, if a name belongs to another structure or the data set
+    to another reference.
+    """
+    missing = _missing(path, frames, labeler)
+    for name in frames.keys() - missing.keys():
+        report(f"{name}: already labelled")
+    failed = []
+    for name, atoms in missing.items():
+        start = time.monotonic()
+        info = {"note": atoms.info["note"]} if "note" in atoms.info else {}
+        try:
+            label = label_structure(atoms, name, labeler, info, keep_full=keep_full)
+        except (LabelingError, StructureError) as error:
+            report(f"{name}: left out: {error}")
+            failed.append(name)
+            continue
+        hdf5.append(path, label, split, labeler.reference())
+        report(
+            f"{name}: {label.energy / len(atoms):.4f} eV/atom, gap {label.gap:.2f} eV, rms force "
+            f"{(label.forces**2).mean() ** 0.5:.2f} eV/Å, {label.info['n_scf_steps']} SCF steps, "
+            f"{time.monotonic() - start:.0f} s"
+        )
+    return failed
+
+
+def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str, Atoms]:
+    """The frames without a label in the data set."""
+    if not path.exists():
+        return frames
+    hdf5.check_reference(path, labeler.reference())
+    known = {name for names in hdf5.read_splits(path).values() for name in names}
+    for name in frames.keys() & known:
+        held, given = hdf5.read_structure(path, name).system, System.from_ase(frames[name])
+        if len(held) != len(given) or not np.allclose(held.positions, given.positions, atol=1e-6):
+            raise InputError(f"{path} holds another structure called {name!r}; rename one of the two")
+    return {name: atoms for name, atoms in frames.items() if name not in known}

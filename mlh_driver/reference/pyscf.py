@@ -1,0 +1,87 @@
+"""PySCF as reference: periodic PBE at the Gamma point with multigrid integration, from pip alone.
+
+Same basis, pseudopotentials and functional as CP2K. Density and potential live on a hierarchy of uniform
+grids (VandeVondele et al., doi:10.1016/j.cpc.2004.12.014), whose finest cutoff is ``ke_cutoff_Ha``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from mlh_driver.errors import StructureError
+from mlh_driver.reference.constants import BOHR_A, FULL_BASIS, HARTREE_EV, count_occupied
+from mlh_driver.reference.downfold import pyscf_cell
+from mlh_driver.reference.labeler import METHOD, Calculation, UnconvergedError
+
+
+@dataclass(frozen=True)
+class PyscfSettings:
+    """How PySCF is run; the first two define the reference.
+
+    ke_cutoff_Ha:  kinetic-energy cutoff of the finest grid in hartree
+    eps_scf_Ha:    largest change of the energy in the last step of the self-consistent field
+    """
+
+    ke_cutoff_Ha: float = 400.0
+    eps_scf_Ha: float = 1e-8
+    max_scf: int = 80
+    stress: bool = True
+    threads: int = 1
+
+
+class PyscfLabeler:
+    """PySCF (``pip install pyscf``) as a labeler."""
+
+    name = "pyscf"
+
+    def __init__(self, settings: PyscfSettings | None = None) -> None:
+        self.settings = settings or PyscfSettings()
+
+    def reference(self) -> dict[str, Any]:
+        """The settings that determine energies, for the data set."""
+        settings = {"ke_cutoff_Ha": self.settings.ke_cutoff_Ha, "eps_scf_Ha": self.settings.eps_scf_Ha}
+        return {"engine": self.name} | METHOD | settings
+
+    def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+        """One single-point calculation in memory; ``workdir`` is not used."""
+        import pyscf
+        from pyscf import lib
+        from pyscf.pbc import dft
+        from pyscf.pbc.dft.multigrid import MultiGridNumInt2
+        from pyscf.pbc.dft.numint import NumInt
+
+        if not atoms.pbc.all():
+            raise StructureError(f"the cell must be periodic in three directions, not {atoms.pbc.tolist()}")
+        count_occupied(atoms.numbers)
+        with lib.with_omp_threads(self.settings.threads):
+            cutoff = self.settings.ke_cutoff_Ha
+            cell = pyscf_cell(atoms.numbers, atoms.positions, atoms.cell.array, FULL_BASIS, cutoff)
+            field = dft.RKS(cell, xc="pbe,pbe")
+            field._numint = MultiGridNumInt2(cell)
+            field.conv_tol = self.settings.eps_scf_Ha
+            field.max_cycle = self.settings.max_scf
+            energy = field.kernel()
+            if not field.converged:
+                raise UnconvergedError(
+                    f"PySCF's SCF did not converge in {self.settings.max_scf} steps; drop the structure or "
+                    "raise max_scf"
+                )
+            gradient = field.nuc_grad_method()
+            forces = -gradient.kernel()
+            H = field.get_fock()
+            # The stress exists for the plain uniform grid only.
+            field._numint = NumInt()
+            stress = gradient.get_stress() if self.settings.stress else None
+            return Calculation(
+                energy=float(energy) * HARTREE_EV,
+                forces=forces * (HARTREE_EV / BOHR_A),
+                stress=None if stress is None else stress * (HARTREE_EV / BOHR_A**3),
+                H=H * HARTREE_EV,
+                S=field.get_ovlp(),
+                n_scf_steps=int(field.cycles),
+                version=f"PySCF {pyscf.__version__}",
+            )

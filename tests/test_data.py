@@ -1,0 +1,155 @@
+"""The data set file: round trips, ten-line reading, interruptions, errors, imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import h5py
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from conftest import REPOSITORY, small_system
+from typer.testing import CliRunner
+
+from mlh_driver.cli.main import app
+from mlh_driver.data import LabelledStructure, hdf5, read_split, read_splits, read_structure
+from mlh_driver.errors import InputError
+
+REFERENCE = {"engine": "none", "cutoff_Ry": 1.0}
+
+
+def labelled(name: str, seed: int = 0) -> LabelledStructure:
+    system = small_system(seed=seed)
+    rng = np.random.default_rng(seed)
+    n = 4 * len(system)
+    H = 30 * rng.normal(size=(n, n))
+    return LabelledStructure(
+        name=name,
+        system=system,
+        energy=-1234.5678901234,
+        forces=rng.normal(size=(len(system), 3)),
+        stress=rng.normal(size=(3, 3)),
+        hamiltonian=H + H.T,
+        eigenvalues=np.linalg.eigvalsh(H + H.T),
+        n_occupied=n // 2,
+        info={"note": "random"},
+    )
+
+
+def test_structures_come_back_as_they_were(tmp_path: Path) -> None:
+    path, label = tmp_path / "data.h5", labelled("a")
+    hdf5.append(path, label, "train", REFERENCE)
+    hdf5.append(path, replace(labelled("b", 1), stress=None), "validation", REFERENCE)
+    assert read_splits(path) == {"train": ["a"], "validation": ["b"]}
+    (read,) = read_split(path, "train")
+    for name in ("numbers", "positions", "cell"):
+        np.testing.assert_array_equal(getattr(read.system, name), getattr(label.system, name))
+    assert (read.energy, read.n_occupied, read.info) == (label.energy, label.n_occupied, label.info)
+    np.testing.assert_array_equal(read.forces, label.forces)
+    np.testing.assert_array_equal(read.stress, label.stress)
+    np.testing.assert_array_equal(read.occupied, label.eigenvalues[: label.n_occupied])
+    assert abs(read.hamiltonian - label.hamiltonian).max() < 8e-6  # elements of up to 128 eV here
+    assert read_structure(path, "b").stress is None
+
+
+def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
+    """The lines of the module's docstring, run as they stand."""
+    label = labelled("glass_0")
+    hdf5.append(tmp_path / "data.h5", label, "train", REFERENCE)
+    lines = hdf5.__doc__.split("without this package::\n")[1].split("\nEvery addition")[0]
+    code = "\n".join(line.removeprefix("    ") for line in lines.splitlines())
+    names: dict = {}
+    exec(code.replace('"data.h5"', repr(str(tmp_path / "data.h5"))), names)
+    np.testing.assert_allclose(names["H"], label.hamiltonian, atol=8e-6)
+    np.testing.assert_array_equal(names["forces"], label.forces)
+    assert names["energy"] == label.energy
+
+
+def test_a_cell_of_glass_is_far_below_a_megabyte() -> None:
+    path = REPOSITORY / "examples" / "training" / "asio2-extra.h5"
+    count = sum(len(names) for names in read_splits(path).values())
+    assert path.stat().st_size / count < 0.4e6
+
+
+def test_an_interrupted_addition_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.h5"
+    hdf5.append(path, labelled("a"), "train", REFERENCE)
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", fail)
+        with pytest.raises(KeyboardInterrupt):
+            hdf5.append(path, labelled("b"), "train", REFERENCE)
+    assert path.read_bytes() == before
+    hdf5.append(path, labelled("b"), "train", REFERENCE)
+    assert read_splits(path) == {"train": ["a", "b"]}
+
+
+def add_five(path: Path, first: int) -> None:
+    for k in range(first, first + 5):
+        hdf5.append(path, labelled(f"s{k}"), "train", REFERENCE)
+
+
+def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=add_five, args=(path, first)) for first in (0, 5)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    assert len(read_splits(path)["train"]) == 10
+
+
+def test_errors_name_the_value(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    hdf5.append(path, labelled("a"), "train", REFERENCE)
+    with pytest.raises(InputError, match="already holds a structure 'a'"):
+        hdf5.append(path, labelled("a"), "train", REFERENCE)
+    with pytest.raises(InputError, match=r"another reference.*cutoff_Ry': 1\.0.*cutoff_Ry': 2\.0"):
+        hdf5.append(path, labelled("b"), "train", REFERENCE | {"cutoff_Ry": 2.0})
+    with pytest.raises(InputError, match="no structure 'b'; it has a"):
+        read_structure(path, "b")
+    with pytest.raises(InputError, match="no split 'test'; it has train"):
+        read_split(path, "test")
+    with pytest.raises(InputError, match=r"nowhere\.h5 does not exist"):
+        read_splits(tmp_path / "nowhere.h5")
+    (tmp_path / "text.h5").write_text("nonsense")
+    with pytest.raises(InputError, match="cannot read .* as HDF5"):
+        read_splits(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "other.h5", "w"):
+        pass
+    with pytest.raises(InputError, match="not a data set of this package"):
+        read_splits(tmp_path / "other.h5")
+
+
+def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
+    frames = []
+    for k in range(2):
+        atoms = Atoms("SiO2", positions=np.eye(3) + k, cell=[6, 6, 6], pbc=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=-5.0 - k, forces=np.eye(3), stress=np.arange(6.0))
+        frames.append(atoms)
+    ase.io.write(tmp_path / "frames.extxyz", frames)
+    command = ["convert", "frames.extxyz", "--reference", "VASP PBE", "--out", "data.h5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0
+    labels = read_split(tmp_path / "data.h5", "train")
+    assert [label.energy for label in labels] == [-5.0, -6.0]
+    np.testing.assert_allclose(labels[0].forces, np.eye(3))
+    np.testing.assert_allclose(labels[0].stress[0], [0.0, 5.0, 4.0])
+    assert labels[0].hamiltonian is None
+    ase.io.write(tmp_path / "bare.xyz", Atoms("Si", cell=[3, 3, 3], pbc=True))
+    with pytest.raises(InputError, match="'bare' has no energy or no forces"):
+        CliRunner().invoke(
+            app, [command[0], str(tmp_path / "bare.xyz"), *command[2:]], catch_exceptions=False
+        )

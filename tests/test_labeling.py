@@ -1,0 +1,136 @@
+"""Labels: PySCF against CP2K, resuming, refusals, and the command."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from typer.testing import CliRunner
+
+from mlh_driver.cli.main import app
+from mlh_driver.data import read_split, read_splits
+from mlh_driver.errors import InputError
+from mlh_driver.reference import (
+    Calculation,
+    Cp2kLabeler,
+    Cp2kSettings,
+    PyscfLabeler,
+    PyscfSettings,
+    UnconvergedError,
+    label_into,
+    label_structure,
+    overlap_matrices,
+)
+
+pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
+
+needs_cp2k = pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")
+
+
+def hydrogen(length_A: float = 5.0) -> Atoms:
+    return Atoms("H2", positions=[[0.1, 0.2, 0.3], [0.6, 0.7, 0.5]], cell=[length_A, 5.0, 5.5], pbc=True)
+
+
+class SomeLabeler:
+    """Overlap of the real basis and a diagonal H; long cells do not converge. Counts its calculations."""
+
+    name = "some"
+
+    def __init__(self, cutoff: float = 1.0) -> None:
+        self.cutoff = cutoff
+        self.calls = 0
+
+    def reference(self) -> dict[str, Any]:
+        return {"engine": self.name, "cutoff": self.cutoff}
+
+    def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+        self.calls += 1
+        if atoms.cell.lengths()[0] > 6.0:
+            raise UnconvergedError("the SCF did not converge")
+        S, _, _ = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
+        H = np.diag(np.arange(len(S), dtype=float))
+        return Calculation(-1.0, np.zeros((len(atoms), 3)), None, H, S, 7, "some 1.0")
+
+
+def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> None:
+    path, labeler, lines = tmp_path / "data.h5", SomeLabeler(), []
+    frames = {"a": hydrogen(), "b": hydrogen(7.0), "c": hydrogen(5.5)}
+    frames["a"].info["note"] = "first"
+    assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
+    assert read_splits(path) == {"train": ["a", "c"]}
+    assert read_split(path, "train")[0].info == {"note": "first", "n_scf_steps": 7, "version": "some 1.0"}
+    assert "b: left out: the SCF did not converge" in lines
+    assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
+    assert labeler.calls == 4  # b again, nothing else
+    assert lines.count("a: already labelled") == 1
+
+
+def test_mixed_references_and_names_are_refused_before_any_calculation(tmp_path: Path) -> None:
+    path, other = tmp_path / "data.h5", SomeLabeler(cutoff=2.0)
+    label_into(path, {"a": hydrogen()}, SomeLabeler(), "train", print)
+    with pytest.raises(InputError, match="another reference"):
+        label_into(path, {"b": hydrogen()}, other, "train", print)
+    moved = hydrogen()
+    moved.positions[0, 0] += 0.1
+    with pytest.raises(InputError, match="another structure called 'a'"):
+        label_into(path, {"a": moved}, SomeLabeler(), "train", print)
+    assert other.calls == 0
+
+
+def test_a_structure_without_a_closed_shell_is_left_out(tmp_path: Path) -> None:
+    lines: list[str] = []
+    frames = {"odd": Atoms("H", cell=[4, 4, 4], pbc=True)}
+    assert label_into(tmp_path / "data.h5", frames, SomeLabeler(), "train", lines.append) == ["odd"]
+    assert "closed shell" in lines[0]
+
+
+@needs_cp2k
+def test_label_command_with_cp2k(tmp_path: Path) -> None:
+    """Two frames of one file, the second of which no code accepts: exit status 1, and the first is kept."""
+    odd = Atoms("H", cell=[4, 4, 4], pbc=True)
+    ase.io.write(tmp_path / "frames.xyz", [hydrogen(), odd])
+    arguments = [
+        "label",
+        str(tmp_path / "frames.xyz"),
+        "--engine",
+        "cp2k",
+        "--out",
+        str(tmp_path / "data.h5"),
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--full-hamiltonian"])
+    assert result.exit_code == 1
+    assert "left out: frames_1" in result.stderr
+    (label,) = read_split(tmp_path / "data.h5", "train")
+    assert label.name == "frames_0"
+    assert label.energy == pytest.approx(-31.6, abs=0.8)
+    assert label.hamiltonian.shape == (2, 2)
+    assert np.linalg.eigvalsh(label.hamiltonian)[0] == pytest.approx(label.occupied[0], abs=1e-5)
+    assert label.full_hamiltonian.shape == (10, 10)
+    assert label.stress.shape == (3, 3)
+    assert label.info["version"].startswith("CP2K version")
+
+
+@needs_cp2k
+@pytest.mark.slow
+def test_pyscf_and_cp2k_agree() -> None:
+    """Energy, forces and every element of both Hamiltonians of a bent molecule in a small cell.
+
+    What is left are the grids: at 800 Ry they move energies and forces by amounts of this order.
+    """
+    water = Atoms(
+        "OH2", positions=[[2.1, 2.2, 2.3], [2.9, 2.7, 2.2], [1.3, 2.7, 2.4]], cell=[4.6, 4.8, 5.0], pbc=True
+    )
+    ours = label_structure(water, "w", PyscfLabeler(PyscfSettings(stress=False)), keep_full=True)
+    theirs = label_structure(water, "w", Cp2kLabeler(Cp2kSettings(stress=False)), keep_full=True)
+    assert abs(ours.energy - theirs.energy) / len(water) < 1e-3
+    assert abs(ours.forces - theirs.forces).max() < 0.02
+    S, _, _ = overlap_matrices(water.numbers, water.positions, water.cell.array)
+    for name, metric in (("hamiltonian", np.eye(6)), ("full_hamiltonian", S)):
+        difference = getattr(ours, name) - getattr(theirs, name)
+        zero_of_potential = (difference * metric).sum() / (metric**2).sum()
+        assert abs(difference - zero_of_potential * metric).max() < 0.004, name
