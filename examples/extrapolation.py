@@ -2,8 +2,8 @@
 
     python examples/extrapolation.py DATA [DATA ...] [--output extrapolation.png]
 
-Each DATA is a data set, such as ``examples/training/asio2-extra.h5`` (liquids, strained and new glasses). Prints
-a table sorted by the indicator, the rank correlation with the force error, and a plot.
+Each DATA is a data set, such as ``examples/training/asio2-extra.h5`` (liquids, strained and new glasses).
+Prints a table sorted by the indicator, the rank correlation with the force error, and a plot.
 """
 
 from __future__ import annotations

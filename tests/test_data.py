@@ -123,7 +123,7 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.h5 does not exist"):
         read_splits(tmp_path / "nowhere.h5")
     (tmp_path / "text.h5").write_text("nonsense")
-    with pytest.raises(InputError, match="cannot read .* as HDF5"):
+    with pytest.raises(InputError, match="as HDF5"):
         read_splits(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w"):
         pass
@@ -150,6 +150,5 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     assert labels[0].hamiltonian is None
     ase.io.write(tmp_path / "bare.xyz", Atoms("Si", cell=[3, 3, 3], pbc=True))
     with pytest.raises(InputError, match="'bare' has no energy or no forces"):
-        CliRunner().invoke(
-            app, [command[0], str(tmp_path / "bare.xyz"), *command[2:]], catch_exceptions=False
-        )
+        command[1] = str(tmp_path / "bare.xyz")
+        CliRunner().invoke(app, command, catch_exceptions=False)

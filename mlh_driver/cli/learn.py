@@ -18,8 +18,8 @@ def learn(
 ) -> None:
     """Active learning: explore with the model, label what it does not know, retrain, until it does.
 
-    Needs seed structures, the settings of a training run, and a reference code. The same command goes on after
-    an interruption. [bold]report.jsonl[/] and [bold]report.png[/] in the output folder show error against labels.
+    Needs seed structures, the settings of a training run, and a reference code. The same command goes on
+    after an interruption. [bold]report.jsonl[/] and [bold]report.png[/] in the output folder show the errors.
 
     Example: [bold]mlh-driver learn examples/tutorial/learn.toml[/]
     """

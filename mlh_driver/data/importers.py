@@ -13,7 +13,7 @@ from mlh_driver.system import System
 
 
 def from_ase_files(paths: list[Path]) -> list[LabelledStructure]:
-    """Frames with energy, forces and perhaps stress, in any format that ASE reads (extended XYZ, OUTCAR, ...).
+    """Frames with energy, forces and perhaps stress, in any format that ASE reads (such as extended XYZ).
 
     There is no Hamiltonian in them: they can teach energies and forces beside structures that have one.
     Raises InputError for frames without energy or forces.

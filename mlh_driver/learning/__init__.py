@@ -1,4 +1,4 @@
-"""Active learning: explore with the model, label what it does not know, retrain, until new frames are on target.
+"""Active learning: explore with the model, label what it does not know, retrain, until it does.
 
 seeds -> explore (MD with the model) -> frames -> label (DFT) -> error on them -> train -> model -> ...
 """

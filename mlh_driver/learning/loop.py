@@ -33,7 +33,7 @@ FIGURES = ("forces_rmse_meV_A", "energy_meV_atom", "levels_mae_meV", "H_mae_meV"
 
 
 class ActiveLearning:
-    """A run of at most ``settings.rounds`` rounds; ``report`` gets lines of text, ``progress`` training steps."""
+    """A run of at most ``settings.rounds`` rounds; ``report`` gets lines, ``progress`` training steps."""
 
     def __init__(self, settings: LearnSettings, report: Report, progress: Progress | None = None) -> None:
         self.settings = settings
@@ -144,7 +144,7 @@ class ActiveLearning:
         return load_model(str(path))
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:
-        """The user's settings with the run's labels; later rounds fine-tune the model before, with fewer steps."""
+        """The user's settings with the run's labels; later rounds fine-tune the model before."""
         changes: dict[str, object] = {
             "data": (*self.training.data, DataSettings(path=self.labels)),
             "output": self._folder(round_),

@@ -13,7 +13,7 @@ class ExploreSettings(Settings):
     """How new frames are made.
 
     Without a model (first round): seeds, displaced at random and strained. With a model: Langevin dynamics
-    from the seeds, one trajectory per frame asked for, temperatures in turn. A trajectory ends early where the
+    from the seeds, one trajectory per frame asked for, temperatures in turn. A trajectory ends where the
     extrapolation indicator exceeds ``stop_at``; the frame of it with the highest indicator is taken.
     """
 
