@@ -20,7 +20,6 @@ from mlh_driver.reference import (
     Cp2kLabeler,
     Cp2kSettings,
     PyscfLabeler,
-    PyscfSettings,
     UnconvergedError,
     label_into,
     label_structure,
@@ -125,7 +124,7 @@ def test_pyscf_and_cp2k_agree() -> None:
     water = Atoms(
         "OH2", positions=[[2.1, 2.2, 2.3], [2.9, 2.7, 2.2], [1.3, 2.7, 2.4]], cell=[4.6, 4.8, 5.0], pbc=True
     )
-    ours = label_structure(water, "w", PyscfLabeler(PyscfSettings(stress=False)), keep_full=True)
+    ours = label_structure(water, "w", PyscfLabeler(), keep_full=True)
     theirs = label_structure(water, "w", Cp2kLabeler(Cp2kSettings(stress=False)), keep_full=True)
     assert abs(ours.energy - theirs.energy) / len(water) < 1e-3
     assert abs(ours.forces - theirs.forces).max() < 0.02

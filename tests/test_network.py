@@ -220,3 +220,34 @@ def test_distances_outside_the_inner_radius_are_untouched() -> None:
     inner = torch.full_like(r, 1.9)
     torch.testing.assert_close(saturated(r, inner), r)
     assert (wall(r, inner) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "shells", "occupations", "numbers"),
+    [
+        (("H",), ((0,),), ((0.5,),), [1] * 6),
+        (("H", "O"), ((0,), (0, 1)), ((0.5,), (1.0, 2 / 3, 2 / 3, 2 / 3)), [1, 1, 8] * 2),
+        (("O", "Mg"), ((0, 1), (0, 0, 1)), ((1.0,) + 3 * (2 / 3,), (1.0, 1.0, 1.0, 1.0, 1.0)), [8, 12] * 3),
+    ],
+    ids=["s", "s and sp", "sp and ssp"],
+)
+def test_other_bases_are_invariant_and_conservative(
+    symbols: tuple[str, ...],
+    shells: tuple[tuple[int, ...], ...],
+    occupations: tuple[tuple[float, ...], ...],
+    numbers: list[int],
+) -> None:
+    """Energies do not change on rotation, and forces are their derivative, whatever the shells."""
+    engine = Engine(random_model(OrbitalBasis(symbols, shells, occupations)), electronic_temperature=3000.0)
+    start = small_system(n_atoms=6)
+    system = System(numbers, start.positions, start.cell)
+    results = engine.compute(system)
+    rotated = engine.compute(turned(system, Rotation.random(random_state=1).as_matrix()))
+    assert rotated.energy == pytest.approx(results.energy, abs=1e-8)
+    step = np.zeros_like(system.positions)
+    step[1, 2] = 1e-4
+    plus, minus = (
+        engine.compute(System(numbers, system.positions + sign * step, system.cell)).energy
+        for sign in (1, -1)
+    )
+    assert -(plus - minus) / 2e-4 == pytest.approx(results.forces[1, 2], rel=1e-5, abs=1e-6)

@@ -12,7 +12,19 @@ from rich.markup import escape
 
 from mlh_driver.errors import MLHError
 
-COMMANDS = ("info", "predict", "evaluate", "label", "convert", "train", "learn", "ipi", "lammps", "serve")
+COMMANDS = (
+    "info",
+    "predict",
+    "evaluate",
+    "species",
+    "label",
+    "convert",
+    "train",
+    "learn",
+    "ipi",
+    "lammps",
+    "serve",
+)
 """Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
 there are any, say how options are parsed."""
 

@@ -58,6 +58,7 @@ def trajectory(
         settings.timestep_fs * units.fs,
         temperature_K=temperature_K,
         friction=FRICTION_PER_FS / units.fs,
+        fixcm=False,
         rng=rng,
     )
     best = Frame(_plain(atoms), 0.0)

@@ -117,7 +117,7 @@ class PairHead(nn.Module):
         for m in range(1, len(z)):
             old_gate, new_gate = (1 + gates[m - 1])[:, None].split([z[m].shape[2], new[m].shape[2]], dim=2)
             numbers = [(z[m] * old_gate).flatten(0, 1), (new[m] * new_gate).flatten(0, 1)]
-            parts.append(_joint_product(numbers, self.out[m - 1]).reshape(len(s), -1))
+            parts.append(_joint_product(numbers, self.out[m - 1]).unflatten(0, (-1, 2)).flatten(1))
         return self._collect(parts) @ self.to_block
 
     def _mix(self, m: int, x_i: Tensor, x_j: Tensor) -> Tensor:
@@ -132,10 +132,13 @@ class PairHead(nn.Module):
 
     def _collect(self, parts: list[Tensor]) -> Tensor:
         """Order the outputs as the coupling does, for each copy: (P, copies, n)."""
-        n = len(parts[0])
-        real = [part.reshape(n, self.copies, -1) for part in parts[:2]]
-        pairs = [part.reshape(n, 2, self.copies, -1).transpose(1, 2).flatten(2) for part in parts[2:]]
+        real = [self._per_copy(part, 1)[:, 0] for part in parts[:2]]
+        pairs = [self._per_copy(part, 2).transpose(1, 2).flatten(2) for part in parts[2:]]
         return torch.cat([*real, *pairs], dim=-1)
+
+    def _per_copy(self, part: Tensor, n_parts: int) -> Tensor:
+        """(P, n_parts * copies * n) -> (P, n_parts, copies, n), also for n = 0."""
+        return part.reshape(len(part), n_parts, self.copies, part.shape[1] // (n_parts * self.copies))
 
 
 def _joint_product(parts: Sequence[Tensor], weight: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class HamiltonianNetwork(nn.Module):
         super().__init__()
         self.basis, self.settings = basis, settings
         lmax, channels, n_species = settings.lmax, settings.channels, len(basis.species)
-        m_max = 2 * max(max(shells) for shells in basis.shells)
+        m_max = max(1, 2 * max(max(shells) for shells in basis.shells))
         if lmax < m_max:
             raise InputError(f"lmax = {lmax}, but the basis needs features up to l = {m_max}")
         self.n = int(basis.sizes.max())

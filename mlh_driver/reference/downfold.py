@@ -24,7 +24,7 @@ from scipy.linalg import cho_factor, cho_solve, eigh
 from mlh_driver.errors import InputError
 from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS
 
-_PYSCF_BASIS = {FULL_BASIS: "gth-dzvp-molopt-sr", MINIMAL_BASIS: "gth-szv-molopt-sr"}
+PYSCF_BASIS = {FULL_BASIS: "gth-dzvp-molopt-sr", MINIMAL_BASIS: "gth-szv-molopt-sr"}
 
 
 def downfold(
@@ -101,7 +101,7 @@ def pyscf_cell(
     result.atom = [(int(z), tuple(r)) for z, r in pairs]
     result.a = np.asarray(cell)
     result.unit = "Angstrom"
-    result.basis = _PYSCF_BASIS[basis]
+    result.basis = PYSCF_BASIS[basis]
     result.pseudo = "gth-pbe"
     # Overlaps do not depend on the spin; 'None' lets PySCF accept any electron number.
     result.spin = None

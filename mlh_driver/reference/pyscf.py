@@ -24,12 +24,13 @@ class PyscfSettings:
 
     ke_cutoff_Ha:  kinetic-energy cutoff of the finest grid in hartree
     eps_scf_Ha:    largest change of the energy in the last step of the self-consistent field
+    stress:        needs the finest grid everywhere, minutes even for a few atoms
     """
 
     ke_cutoff_Ha: float = 400.0
     eps_scf_Ha: float = 1e-8
     max_scf: int = 80
-    stress: bool = True
+    stress: bool = False
     threads: int = 1
 
 

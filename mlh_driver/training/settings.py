@@ -60,7 +60,7 @@ class TrainSettings(Settings):
     reference: str
     valid_range: str
     species: tuple[SpeciesSettings, ...]
-    data: tuple[DataSettings, ...]
+    data: tuple[DataSettings, ...] = ()
     network: NetworkSettings = NetworkSettings()
     start_from: str | None = Field(default=None, description="name or path of a model to fine-tune")
     hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)

@@ -1,0 +1,18 @@
+"""``mlh-driver species``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def species(symbols: Annotated[list[str], typer.Argument(help="Chemical symbols.")]) -> None:
+    """Print the species sections of a training file: minimal shells, electrons, isolated-atom energies (PBE).
+
+    Example: [bold]mlh-driver species H O >> train.toml[/]
+    """
+    from mlh_driver.reference.atoms import isolated_atom
+
+    for symbol in symbols:
+        typer.echo(isolated_atom(symbol).toml())

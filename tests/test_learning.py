@@ -1,0 +1,136 @@
+"""Active learning: the tutorial in a reduced form, from seeds to a served model, with real DFT labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from typer.testing import CliRunner
+
+from mlh_driver import MLHCalculator
+from mlh_driver.cli.main import app
+from mlh_driver.data import read_splits
+from mlh_driver.learning.explore import displaced, trajectory
+from mlh_driver.learning.settings import ExploreSettings
+from mlh_driver.model import load_model
+from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
+
+pytest.importorskip("pyscf", reason="labels need PySCF")
+
+LEARN = """
+seeds = ["seed.xyz"]
+training = "train.toml"
+output = "run"
+rounds = 2
+frames_per_round = 2
+
+[explore]
+steps = 20
+rattle_A = 0.03
+
+[target]
+forces_rmse_meV_A = 0.001
+"""
+
+TRAIN = """
+name = "hydrogen"
+output = "ignored"
+reference = "PBE"
+valid_range = "a test"
+
+SPECIES
+[network]
+lmax = 2
+channels = 8
+pair_channels = 6
+pair_hidden = [16, 8, 8]
+n_radial = 6
+hop_copies = 2
+hop_hidden = [8, 4, 4]
+energy_channels = 8
+energy_width = 8
+pair_cutoff_A = 3.5
+message_cutoff_A = 3.0
+hop_cutoff_A = 2.0
+
+[hamiltonian]
+steps = 60
+learning_rate = 1e-2
+
+[energy]
+steps = 40
+learning_rate = 1e-2
+
+[joint]
+steps = 20
+learning_rate = 1e-3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Settings for a hydrogen molecule in a box; the species section comes from the command."""
+    molecule = Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]], cell=[5, 5, 4.8], pbc=True)
+    ase.io.write(tmp_path / "seed.xyz", molecule)
+    species = CliRunner().invoke(app, ["species", "H"]).stdout
+    assert "electrons = [1]" in species
+    (tmp_path / "train.toml").write_text(TRAIN.replace("SPECIES", species))
+    (tmp_path / "learn.toml").write_text(LEARN)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_model_with_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Interrupted(PyscfLabeler):
+        def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+            calls.append(len(atoms))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return super().calculate(atoms, workdir)
+
+    labeler = Interrupted(PyscfSettings(ke_cutoff_Ha=50.0))
+    monkeypatch.setattr("mlh_driver.learning.loop.make_labeler", lambda engine, threads: labeler)
+    command = ["learn", str(folder / "learn.toml"), "--threads", "1"]
+    assert CliRunner().invoke(app, command).exit_code != 0  # in the second round
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(calls) == 5  # four labels and the interrupted one: nothing was calculated twice
+    run = folder / "run"
+    assert read_splits(run / "labels.h5") == {"train": ["r0_0", "r1_0"], "validation": ["r0_1", "r1_1"]}
+    (row,) = [json.loads(line) for line in (run / "report.jsonl").read_text().splitlines()]
+    assert (row["round"], row["labels"]) == (1, 2)
+    assert row["forces_rmse_meV_A"] > 0
+    assert (run / "report.png").stat().st_size > 5_000
+    atoms = ase.io.read(folder / "seed.xyz")
+    atoms.calc = MLHCalculator(run / "hydrogen.pt")
+    assert atoms.get_potential_energy() == pytest.approx(-31.7, abs=1.5)  # PBE
+
+
+def test_first_frames_are_displaced_and_strained() -> None:
+    seed = Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]], cell=[20, 20, 20], pbc=True)
+    settings = ExploreSettings(rattle_A=0.1, strain=0.01)
+    frames = [displaced(seed, settings, np.random.default_rng(k)) for k in range(200)]
+    moves = np.array(
+        [frame.get_scaled_positions(wrap=False) - seed.get_scaled_positions() for frame in frames]
+    )
+    assert np.std(20 * moves) == pytest.approx(0.1, rel=0.1)
+    strains = np.array([frame.cell.array / 20 - np.eye(3) for frame in frames])
+    assert np.std(strains[:, range(3), range(3)]) == pytest.approx(0.01, rel=0.1)
+    np.testing.assert_allclose(strains, strains.transpose(0, 2, 1))
+
+
+def test_a_trajectory_ends_at_the_edge_and_keeps_its_strangest_frame(host: Atoms) -> None:
+    model = load_model("asio2-minimal")
+    rng = np.random.default_rng(0)
+    calm = trajectory(host, model, 100.0, ExploreSettings(steps=20), rng)
+    assert 0 < calm.extrapolation < 1.5
+    hot = trajectory(host, model, 20000.0, ExploreSettings(steps=1000, stop_at=1.5), rng)
+    assert hot.extrapolation > 1.5
+    assert hot.atoms.calc is None
+    assert "extrapolation" in hot.atoms.info["note"]
