@@ -3,8 +3,7 @@
     python ice.py ice.xyz
 
 Oxygen sits on a diamond lattice. Each molecule of one sublattice gives its hydrogen along the first two bond
-directions, each of the other along the last two: every bond has one hydrogen (the ice rules of Bernal and Fowler,
-doi:10.1063/1.1749327).
+directions, each of the other along the last two: every bond has one hydrogen (doi:10.1063/1.1749327).
 """
 
 import sys

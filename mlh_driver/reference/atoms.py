@@ -1,4 +1,4 @@
-"""What a training run must know about an element: its minimal shells, their electrons, the isolated atom's energy."""
+"""What a training run must know about an element: shells, electrons, and the isolated atom's energy."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def labels_of(settings: TrainSettings, role: str) -> list[LabelledStructure]:
         for source in settings.data
         for split in getattr(source, role)
         for label in read_split(source.path, split)
+        if fnmatch(label.name, source.names)
     ]
 
 

@@ -27,9 +27,10 @@ class SpeciesSettings(Settings):
 
 
 class DataSettings(Settings):
-    """A data set (HDF5, or a folder of .npz files) and the splits to take from it."""
+    """A data set (HDF5, or a folder of .npz files), the splits to take from it, and a pattern of names."""
 
     path: Path
+    names: str = Field(default="*", description="take structures of matching names only, such as v*")
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)
 

@@ -1,0 +1,178 @@
+"""A machine-learned Hamiltonian beside an interatomic potential (MACE) trained on exactly the same frames.
+
+    python compare.py CONFIG --model NAME --mace-python PATH --seconds 1800 --output FOLDER
+
+CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and forces,
+and the same isolated-atom energies. PATH is the python of an environment with ``mace-torch``. Predictions of MACE
+are kept in FOLDER; without --mace-python they are read from there. Prints a table and draws
+FOLDER/comparison.png.
+
+The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is that
+of the difference. Hosts and vacancies of one network share their number in the name: h106_min, v106_0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mlh_driver import Engine
+from mlh_driver.data import LabelledStructure
+from mlh_driver.training.samples import labels_of
+from mlh_driver.training.settings import TrainSettings, read_settings
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROLES = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Energy in eV and forces (N, 3) in eV/Å."""
+
+    energy: float
+    forces: np.ndarray
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--model", default="asio2-minimal")
+    parser.add_argument("--mace-python", help="python of an environment with mace-torch")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="training time of MACE")
+    parser.add_argument("--output", type=Path, default=Path("comparison"))
+    options = parser.parse_args()
+    settings = read_settings(options.config)
+    labels = {role: labels_of(settings, role) for role in ROLES}
+    if options.mace_python:
+        train_mace(options.mace_python, options.seconds, settings, labels, options.output)
+    mace = json.loads((options.output / "mace.json").read_text())
+    engine = Engine(options.model)
+    predictions = {
+        options.model: {
+            label.name: Prediction(results.energy, results.forces)
+            for role in ROLES
+            for label in labels[role]
+            for results in [engine.compute(label.system)]
+        },
+        "MACE": {
+            name: Prediction(row["energy"], np.array(row["forces"])) for name, row in mace["frames"].items()
+        },
+    }
+    print(f"MACE: {mace['epochs']} epochs in {mace['seconds']:.0f} s; {len(labels['train'])} training frames")
+    for role in ROLES:
+        Console().print(table(role, labels[role], predictions))
+    plot(labels, predictions, options.output / "comparison.png")
+
+
+def train_mace(
+    python: str,
+    seconds: float,
+    settings: TrainSettings,
+    labels: dict[str, list[LabelledStructure]],
+    folder: Path,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, some in (
+        ("train", labels["train"]),
+        ("valid", labels["validation"]),
+        ("all", labels["train"] + labels["validation"]),
+    ):
+        ase.io.write(folder / f"{name}.xyz", [frame(label) for label in some])
+    energies = dict(zip(settings.basis().numbers.tolist(), settings.atom_energies(), strict=True))
+    (folder / "energies.json").write_text(json.dumps(energies))
+    script = Path(__file__).with_name("mace_potential.py")
+    command = [python, "-W", "ignore", str(script), str(folder), str(seconds)]
+    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # for MACE's old e3nn
+    subprocess.run(command, check=True, env=environment)
+
+
+def frame(label: LabelledStructure) -> ase.Atoms:
+    atoms = label.system.to_ase()
+    atoms.info |= {"name": label.name, "REF_energy": label.energy}
+    atoms.arrays["REF_forces"] = label.forces
+    return atoms
+
+
+def table(role: str, labels: list[LabelledStructure], predictions: dict[str, dict[str, Prediction]]) -> Table:
+    """Errors of every method on the frames of one role."""
+    result = Table(title=f"{role}: {len(labels)} frames")
+    result.add_column("error")
+    for method in predictions:
+        result.add_column(method, justify="right")
+    by_name = [predictions[method] for method in predictions]
+    energies = [[energy_error(label, found) for label in labels] for found in by_name]
+    forces = [
+        np.concatenate([(found[x.name].forces - x.forces).ravel() for x in labels]) for found in by_name
+    ]
+    formation = [list(formation_errors(labels, found).values()) for found in by_name]
+    rows = {
+        "energy, MAE (meV/atom)": [1e3 * np.abs(errors).mean() for errors in energies],
+        "energy, mean (meV/atom)": [1e3 * np.mean(errors) for errors in energies],
+        "forces, RMSE (meV/Å)": [1e3 * np.sqrt((errors**2).mean()) for errors in forces],
+        "forces, MAE (meV/Å)": [1e3 * np.abs(errors).mean() for errors in forces],
+        f"vacancy formation, MAE of {len(formation[0])} (meV)": [
+            1e3 * np.abs(errors).mean() if errors else np.nan for errors in formation
+        ],
+    }
+    for title, values in rows.items():
+        result.add_row(title, *(f"{value:.1f}" for value in values))
+    return result
+
+
+def energy_error(label: LabelledStructure, found: dict[str, Prediction]) -> float:
+    """eV per atom."""
+    return (found[label.name].energy - label.energy) / len(label.system)
+
+
+def formation_errors(labels: list[LabelledStructure], found: dict[str, Prediction]) -> dict[str, float]:
+    """Error in eV of the formation energy of every vacancy whose host is among the labels."""
+    errors = {label.name: found[label.name].energy - label.energy for label in labels}
+    hosts = {number: name for name in errors for number in re.findall(r"^h(?:ost_|md_)?(\d+)", name)}
+    return {
+        name: errors[name] - errors[hosts[number]]
+        for name in errors
+        for number in re.findall(r"^v(?:ac_|md_|rel_)?(\d+)", name)
+        if number in hosts
+    }
+
+
+def plot(
+    labels: dict[str, list[LabelledStructure]],
+    predictions: dict[str, dict[str, Prediction]],
+    path: Path,
+) -> None:
+    """Energy and force error of every frame."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for color, (method, found) in zip(("C0", "C1"), predictions.items(), strict=True):
+        for role, marker in (("train", "o"), ("validation", "s")):
+            some = labels[role]
+            energy = [1e3 * energy_error(label, found) for label in some]
+            force = [1e3 * np.sqrt(((found[x.name].forces - x.forces) ** 2).mean()) for x in some]
+            scale = [np.sqrt((label.forces**2).mean()) for label in some]
+            face = color if role == "validation" else "none"
+            left.plot(scale, energy, marker, color=color, mfc=face, label=f"{method}, {role}")
+            right.plot(scale, force, marker, color=color, mfc=face)
+    left.set(xlabel="rms force of the frame (eV/Å)", ylabel="energy error (meV/atom)")
+    right.set(xlabel="rms force of the frame (eV/Å)", ylabel="force error, RMSE (meV/Å)", yscale="log")
+    left.axhline(0, color="0.7", lw=0.8)
+    left.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
