@@ -37,7 +37,7 @@ from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
 from mlh_driver.runtime import keep_freed_memory, use_torch_threads
 from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
-from mlh_driver.solvers.base import KELVIN_eV
+from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, KELVIN_eV
 from mlh_driver.system import Array, System
 
 
@@ -89,7 +89,7 @@ class Engine:
         *,
         solver: str = "auto",
         electronic_temperature: float = 300.0,
-        error_per_atom: float = 1e-4,
+        error_per_atom: float = ERROR_PER_ATOM_eV,
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:

@@ -2,13 +2,13 @@
 
     python compare.py CONFIG --model NAME --mace-python PATH --seconds 1800 --output FOLDER
 
-CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and forces,
-and the same isolated-atom energies. PATH is the python of an environment with ``mace-torch``. Predictions of MACE
-are kept in FOLDER; without --mace-python they are read from there. Prints a table and draws
-FOLDER/comparison.png.
+CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and
+forces, and the same isolated-atom energies. PATH is the python of an environment with ``mace-torch``.
+Predictions of MACE are kept in FOLDER; without --mace-python they are read from there. Prints a table and
+draws FOLDER/comparison.png.
 
-The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is that
-of the difference. Hosts and vacancies of one network share their number in the name: h106_min, v106_0.
+The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is
+that of the difference. Hosts and vacancies of one network share their number: h106_min, v106_0.
 """
 
 from __future__ import annotations

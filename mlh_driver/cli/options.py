@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
+    from mlh_driver.model import Model
 
 DEFAULT_MODEL = "asio2-minimal"
 DEFAULT_ELECTRONIC_TEMPERATURE_K = 300.0
@@ -40,14 +41,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable
 
 
 def build_engine(
-    model: str,
+    model: str | Model,
     solver: str,
     electronic_temperature: float,
     error_per_atom_meV: float,
     dtype: Precision,
     device: str,
 ) -> Engine:
-    """Load the model and make the engine; torch is imported here and not before."""
+    """Load the model, if it is a name, and make the engine; torch is imported here and not before."""
     from mlh_driver.engine import Engine
 
     return Engine(

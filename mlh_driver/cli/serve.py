@@ -55,23 +55,15 @@ def serve(
       mlh-driver serve --unix asio2 --model asio2-minimal &
       mlh-driver lammps -in in.lammps --server unix:asio2
     """
-    from mlh_driver.engine import Engine
     from mlh_driver.interfaces.address import Address, listen
     from mlh_driver.interfaces.server import Server
     from mlh_driver.interfaces.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    first = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
+    options = (solver, electronic_temperature, error_per_atom, dtype, device)
+    first = build_engine(model, *options)
     if elements:
         first.check_species(elements.numbers)
 
-    def make_engine() -> Engine:
-        return Engine(
-            first.model,
-            solver=solver,
-            electronic_temperature=electronic_temperature,
-            error_per_atom=1e-3 * error_per_atom,
-        )
-
-    Server(make_engine, elements, Console()).serve(listen(target))
+    Server(lambda: build_engine(first.model, *options), elements, Console()).serve(listen(target))

@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlh_driver.engine import Engine
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
+from mlh_driver.solvers.base import ERROR_PER_ATOM_eV
 from mlh_driver.system import System
 
 
@@ -50,7 +51,7 @@ class MLHCalculator(Calculator):
         model: str | Path | Model = "asio2-minimal",
         solver: str = "auto",
         electronic_temperature: float = 300.0,
-        error_per_atom: float = 1e-4,
+        error_per_atom: float = ERROR_PER_ATOM_eV,
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:

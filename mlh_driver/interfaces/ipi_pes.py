@@ -24,6 +24,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.interfaces.session import extras_for_ipi
 from mlh_driver.interfaces.template import Assembler, Template
 from mlh_driver.interfaces.wire import to_atomic_units
+from mlh_driver.solvers.base import ERROR_PER_ATOM_eV
 from mlh_driver.system import Array
 
 __DRIVER_NAME__ = "mlh"
@@ -50,7 +51,7 @@ class MLHDriver:
         model: str = "asio2-minimal",
         solver: str = "auto",
         electronic_temperature: float = 300.0,
-        error_per_atom: float = 1e-4,
+        error_per_atom: float = ERROR_PER_ATOM_eV,
         dtype: str = "float32",
         device: str = "cpu",
         **others: Any,

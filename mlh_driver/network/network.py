@@ -210,12 +210,7 @@ class HamiltonianNetwork(nn.Module):
         index = graph.pair_index[:, short]
         first, second = graph.species[index]
         sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
-        bonds = Bonds(
-            ends=_ends(index, graph.n_atoms),
-            entries=pairs.entries.index_select(0, short),
-            radial=pairs.radial.index_select(0, short),
-        )
-        blocks = self._pair_blocks(self.hops, 2 * copies, x, bonds, sizes)
+        blocks = self._pair_blocks(self.hops, 2 * copies, x, pairs.select(short), sizes)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
         i, j = index
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)

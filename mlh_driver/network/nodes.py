@@ -38,6 +38,11 @@ class Bonds:
             radial=torch.cat([self.radial, self.radial]),
         )
 
+    def select(self, index: Tensor) -> Bonds:
+        """Some of the bonds."""
+        i, j = (Ends(end.atoms[index], end.n_atoms) for end in self.ends)
+        return Bonds((i, j), self.entries.index_select(0, index), self.radial.index_select(0, index))
+
     def split(self, sizes: Sequence[int]) -> Iterator[Bonds]:
         """Consecutive parts."""
         i, j = (end.split(sizes) for end in self.ends)

@@ -2,14 +2,14 @@
 
 from mlh_driver.errors import InputError
 from mlh_driver.solvers.auto import AutoSolver
-from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
 from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.linear_scaling import LinearScalingSolver
 
 SOLVERS = ("auto", "dense", "sp2", "foe")
 
 
-def make_solver(name: str, error_per_atom: float = 1e-4) -> Solver:
+def make_solver(name: str, error_per_atom: float = ERROR_PER_ATOM_eV) -> Solver:
     """The solver of that name; the tolerated error in eV per atom concerns all but ``dense``."""
     if not error_per_atom > 0:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlh_driver.errors import SolverError
-from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
 from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.linear_scaling import MIN_GAP_IN_KT, LinearScalingSolver
 
@@ -18,7 +18,7 @@ class AutoSolver:
 
     name = "auto"
 
-    def __init__(self, error_per_atom: float = 1e-4) -> None:
+    def __init__(self, error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
         self._dense = DenseSolver()
         self._sp2 = LinearScalingSolver("sp2", error_per_atom)
         self._foe = LinearScalingSolver("foe", error_per_atom)

@@ -13,6 +13,8 @@ from mlh_driver.system import System
 
 KELVIN_eV = 8.617333262e-5
 """Boltzmann's constant in eV / K (CODATA 2018)."""
+ERROR_PER_ATOM_eV = 1e-4
+"""What the linear-time solvers may miss of the energy, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)

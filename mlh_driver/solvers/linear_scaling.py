@@ -20,7 +20,7 @@ import numpy as np
 
 from mlh_driver.errors import SolverError
 from mlh_driver.runtime import use_torch_threads
-from mlh_driver.solvers.base import ElectronicProblem, ElectronicState
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV
 from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
 from mlh_driver.solvers.purification import purify
@@ -34,6 +34,8 @@ MIN_GAP_IN_KT = 20.0
 #: A pattern is kept until an atom has moved this far, in Å, or the cell has been strained by 2 per cent.
 MAX_SHIFT_A = 0.5
 MAX_STRAIN = 0.02
+#: Of S^-1/2, root mean square per orbital: more than this means that it does not fit into the pattern.
+LARGEST_ROOT_ERROR = 1e-3
 _SHELL_A = 1.0
 
 
@@ -69,7 +71,7 @@ class LinearScalingSolver:
     large system to 0.03 eV; with ``foe`` they are resolved to a fraction of kT.
     """
 
-    def __init__(self, method: Literal["sp2", "foe"], error_per_atom: float = 1e-4) -> None:
+    def __init__(self, method: Literal["sp2", "foe"], error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
         self.name: str = method
         self.error_per_atom = error_per_atom
         self.radius = START_RADIUS_A
@@ -219,19 +221,30 @@ def spectral_bounds(pattern: SparsePattern, H: Matrix) -> tuple[float, float]:
 
 
 def inverse_square_root(pattern: SparsePattern, S: Matrix) -> Matrix:
-    """S^-1/2 by Newton-Schulz iteration; raises SolverError if S is not positive definite."""
+    """S^-1/2 by Newton-Schulz iteration, to what truncation allows.
+
+    Raises SolverError if S is not positive definite or S^-1/2 too long-ranged for the pattern.
+    """
     start = pattern.random_vector(np.float64)
     values, residuals, _ = lanczos(lambda v: pattern.apply(S, v), start, 30)
     if values[0] - residuals[0] <= 0:
         raise SolverError("the overlap matrix is not positive definite; the basis is linearly dependent")
     scale = 2.0 / (values[0] + values[-1])
-    Z = pattern.unit(np.float64)
-    previous = np.inf
-    while True:
-        T = pattern.product(Z, pattern.product(Z, scale * S))
-        error = T - pattern.unit(np.float64)
-        distance = pattern.dot(error, error) ** 0.5
-        if distance > 0.5 * previous or distance < 1e-13 * pattern.n_orbitals:
-            return Z * scale**0.5
-        previous = distance
+    unit = pattern.unit(np.float64)
+
+    def deviation(T: Matrix) -> float:
+        error = T - unit
+        return float((pattern.dot(error, error) / pattern.n_orbitals) ** 0.5)
+
+    Z, T = unit, scale * S
+    previous, distance = np.inf, deviation(T)
+    while 1e-13 < distance < 0.5 * previous:
         Z = pattern.product(Z, T, scale=-0.5, c=Z, beta=1.5)
+        T = pattern.product(Z, pattern.product(Z, scale * S))
+        previous, distance = distance, deviation(T)
+    if not distance < LARGEST_ROOT_ERROR:
+        raise SolverError(
+            f"the truncated S^-1/2 is wrong by {distance:.1e} per orbital; ask for a smaller error_per_atom "
+            "or use the dense solver"
+        )
+    return Z * scale**0.5
