@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--model", default="asio2-minimal")
     parser.add_argument("--mace-python", help="python of an environment with mace-torch")
-    parser.add_argument("--seconds", type=float, default=1800.0, help="training time of MACE")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="processor time of MACE")
     parser.add_argument("--output", type=Path, default=Path("comparison"))
     options = parser.parse_args()
     settings = read_settings(options.config)

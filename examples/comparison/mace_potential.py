@@ -3,7 +3,7 @@
 python mace_potential.py FOLDER SECONDS
 
 FOLDER holds train.xyz, valid.xyz and all.xyz (REF_energy, REF_forces) and energies.json (isolated atoms);
-predictions go to FOLDER/mace.json. Training ends after the epoch in which SECONDS are over.
+predictions go to FOLDER/mace.json. Training ends after the epoch in which SECONDS of processor time are over.
 """
 
 import json
@@ -36,8 +36,8 @@ def main() -> None:
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, amsgrad=True)
-    start, epoch = time.time(), 0
-    while (used := time.time() - start) < seconds:
+    start, epoch = time.process_time(), 0
+    while (used := time.process_time() - start) < seconds:
         for group in optimizer.param_groups:  # cosine decay over the time that is there
             group["lr"] = RATE * (
                 0.01 + 0.495 * (1 + torch.cos(torch.tensor(torch.pi * used / seconds)).item())
@@ -59,7 +59,7 @@ def main() -> None:
             ]
             rmse = torch.cat(errors).square().mean().sqrt().item()
             print(
-                f"epoch {epoch}, {time.time() - start:.0f} s, validation forces {1e3 * rmse:.0f} meV/A",
+                f"epoch {epoch}, {time.process_time() - start:.0f} s, validation forces {1e3 * rmse:.0f} meV/A",
                 flush=True,
             )
     frames = ase.io.read(folder / "all.xyz", ":")
@@ -69,7 +69,7 @@ def main() -> None:
         for atoms, (energy, forces) in zip(frames, found, strict=True)
     }
     (folder / "mace.json").write_text(
-        json.dumps({"seconds": time.time() - start, "epochs": epoch, "frames": rows})
+        json.dumps({"seconds": time.process_time() - start, "epochs": epoch, "frames": rows})
     )
     torch.save(average.module, folder / "mace.pt")
 
