@@ -59,7 +59,7 @@ def main() -> None:
             ]
             rmse = torch.cat(errors).square().mean().sqrt().item()
             print(
-                f"epoch {epoch}, {time.process_time() - start:.0f} s, validation forces {1e3 * rmse:.0f} meV/A",
+                f"epoch {epoch}, {used:.0f} s, validation forces {1e3 * rmse:.0f} meV/A",
                 flush=True,
             )
     frames = ase.io.read(folder / "all.xyz", ":")
