@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
+from ase.neighborlist import neighbor_list
 from processes import ENVIRONMENT, REPOSITORY
 
 LOG = """
@@ -68,3 +71,21 @@ def test_indicator_rises_with_the_error_of_unseen_cells(tmp_path: Path) -> None:
     assert (tmp_path / "extrapolation.png").stat().st_size > 10_000
     both = printed.split("rank correlation of indicator and force error, 2 structures not trained on: ")[1]
     assert float(both.split()[0]) > 0
+
+
+def test_training_structures_are_made_once(tmp_path: Path) -> None:
+    arguments = ("training/make_structures.py", "frames", "--only", "quartz_0", "cristobalite_0")
+    assert example(*arguments, folder=tmp_path).split() == ["quartz_0", "cristobalite_0"]
+    assert (tmp_path / "frames" / "train" / "quartz_0.xyz").read_text().startswith("72\n")
+    assert example(*arguments, folder=tmp_path) == ""
+
+
+def test_tutorial_seed_obeys_the_ice_rules(tmp_path: Path) -> None:
+    example("tutorial/ice.py", "ice.xyz", folder=tmp_path)
+    ice = ase.io.read(tmp_path / "ice.xyz")
+    i, j, distances = neighbor_list("ijd", ice, 2.0)
+    oxygen = (ice.numbers[i] == 8) & (ice.numbers[j] == 1)
+    own, given = oxygen & (distances < 1.1), oxygen & (distances > 1.1)
+    for bonds in (own, given):
+        assert np.bincount(i[bonds]).tolist() == [2] * 8
+    assert len(set(j[own])) == 16

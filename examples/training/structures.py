@@ -150,6 +150,14 @@ def count_defects(atoms: Atoms, bond_A: float = 2.1) -> int:
     return int((bonds != np.where(atoms.numbers == 14, 4, 2)).sum())
 
 
+def network(atoms: Atoms, most_defects: int = 4) -> Atoms:
+    """``atoms``, if they are a continuous random network but for a few miscoordinated atoms."""
+    defects = count_defects(atoms)
+    if defects > most_defects:
+        raise ValueError(f"{defects} atoms are miscoordinated (limit {most_defects}); use another seed")
+    return atoms
+
+
 def bridging_oxygens(atoms: Atoms) -> list[int]:
     """Oxygen atoms with exactly two silicon neighbors."""
     return [o for o, silicon in silicon_neighbors(atoms).items() if len(silicon) == 2]
