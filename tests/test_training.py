@@ -14,13 +14,13 @@ from conftest import REPOSITORY, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
-from mlh_driver.data import read_split, read_structure
+from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.objectives import joint_loss, shift_free, total_energy
 from mlh_driver.training.samples import make_sample
-from mlh_driver.training.settings import LossWeights, TrainSettings, read_settings
+from mlh_driver.training.settings import DataSettings, LossWeights, TrainSettings, read_settings
 from mlh_driver.training.trainer import Trainer
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
@@ -73,6 +73,12 @@ validate_every = 4
 steps = 4
 learning_rate = 1e-3
 validate_every = 4
+
+[refine]
+steps = 4
+learning_rate = 1e-3
+validate_every = 4
+weights = { energy = 3000.0 }
 """
 
 
@@ -155,7 +161,7 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
     result = CliRunner().invoke(app, ["train", str(folder / "tiny.toml"), "--threads", "1"])
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    assert [r["stage"] for r in records] == ["hamiltonian"] * 3 + ["energy"] * 2 + ["joint"]
+    assert [r["stage"] for r in records] == ["hamiltonian"] * 3 + ["energy"] * 2 + ["joint", "refine"]
     assert records[2]["train_loss"] < records[0]["train_loss"]
     model = load_model(folder / "run" / "tiny.pt")
     assert model.metadata.training_data == ("s0", "s1")
@@ -252,3 +258,28 @@ def test_reference_data_are_read_with_their_splits() -> None:
     levels = np.linalg.eigvalsh(label.hamiltonian)[: len(label.occupied)]
     np.testing.assert_allclose(levels, label.occupied, atol=1e-5)
     assert label.energy == pytest.approx(-31477.5, abs=1.0)
+
+
+def test_a_stage_may_have_weights_of_its_own(folder: Path) -> None:
+    """The refinement's loss is dominated by the energy here, the joint stage's is not."""
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    joint, refine = (float(trainer._loss(stage, trainer.train[0]).detach()) for stage in ("joint", "refine"))
+    _, energy, _ = total_energy(trainer.network, trainer.train[0])
+    error = (float(energy.detach()) - trainer.train[0].binding) / trainer.train[0].graph.n_atoms
+    assert refine - joint == pytest.approx((3000.0 - LossWeights().energy) * error**2, rel=1e-3)
+
+
+def test_structures_without_a_hamiltonian_teach_energies_and_forces(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    for name in ("s0", "s2"):
+        label = replace(read_structure(folder / "data", name), hamiltonian=None, eigenvalues=None)
+        split = "train" if name == "s0" else "validation"
+        hdf5.append(folder / "bare.h5", label, split, {"engine": "a random model"})
+    bare = DataSettings(path=folder / "bare.h5")
+    with pytest.raises(InputError, match="no training structure has a Hamiltonian"):
+        Trainer(settings.model_copy(update={"data": (bare,)}))
+    mixed = DataSettings(path=folder / "data", names="s1", validation=())
+    Trainer(settings.model_copy(update={"data": (bare, mixed)})).run()
+    records = [json.loads(line) for line in (settings.output / "log.jsonl").read_text().splitlines()]
+    assert "H_mae_meV" not in records[-1]  # the only structure for validation has none
+    assert records[-1]["forces_rmse_meV_A"] > 0

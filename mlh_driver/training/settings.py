@@ -35,15 +35,6 @@ class DataSettings(Settings):
     validation: tuple[str, ...] = ("validation",)
 
 
-class StageSettings(Settings):
-    """One stage: Adam with a short warm-up and a cosine decay of the learning rate, one structure a step."""
-
-    steps: int = Field(ge=0)
-    learning_rate: float = Field(gt=0)
-    validate_every: int = Field(default=200, gt=0)
-    patience: int = Field(default=20, gt=0, description="validations without improvement before stopping")
-
-
 class LossWeights(Settings):
     """Weights of the squared errors: H, energy and virial (-V stress) per atom in eV, forces in eV/Å."""
 
@@ -51,6 +42,16 @@ class LossWeights(Settings):
     energy: float = 300.0
     forces: float = 1.0
     virial: float = 3.0
+
+
+class StageSettings(Settings):
+    """One stage: Adam with a short warm-up and a cosine decay of the learning rate, one structure a step."""
+
+    steps: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    validate_every: int = Field(default=200, gt=0)
+    patience: int = Field(default=20, gt=0, description="validations without improvement before stopping")
+    weights: LossWeights | None = Field(default=None, description="in place of those of the whole run")
 
 
 class TrainSettings(Settings):
@@ -67,6 +68,7 @@ class TrainSettings(Settings):
     hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)
     energy: StageSettings = StageSettings(steps=3000, learning_rate=3e-3)
     joint: StageSettings = StageSettings(steps=1000, learning_rate=5e-4, validate_every=100)
+    refine: StageSettings = StageSettings(steps=0, learning_rate=3e-4, validate_every=100)
     weights: LossWeights = LossWeights()
     average_decay: float = Field(default=0.998, ge=0, lt=1)
     checkpoint_every_s: float = Field(default=120.0, gt=0)

@@ -1,4 +1,4 @@
-"""The training loop: three stages, checkpoints, resume, early stopping, and a log of JSON lines."""
+"""The training loop: stages, checkpoints, resume, early stopping, and a log of JSON lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mlh_driver.training.pair_potential import fit_repulsion
 from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, make_sample
 from mlh_driver.training.settings import StageSettings, TrainSettings
 
-STAGES = ("hamiltonian", "energy", "joint")
+STAGES = ("hamiltonian", "energy", "joint", "refine")
 ENERGY_PARTS = ("energy_features", "energy", "repulsion")
 WARM_UP_STEPS = 100
 
@@ -123,7 +123,7 @@ class Trainer:
     def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
         def belongs(name: str) -> bool:
             is_energy = name.split(".")[0] in ENERGY_PARTS
-            return stage == "joint" or is_energy == (stage == "energy")
+            return stage in ("joint", "refine") or is_energy == (stage == "energy")
 
         return [p for name, p in self.network.named_parameters() if belongs(name)]
 
@@ -178,9 +178,10 @@ class Trainer:
     def _loss(self, stage: str, sample: Sample) -> Tensor:
         if stage == "hamiltonian":
             return hamiltonian_loss(self.network(sample.graph), sample)
+        weights = getattr(self.settings, stage).weights or self.settings.weights
         if stage == "energy":
-            return energy_loss(self.network, sample, self.bands[sample.name], self.settings.weights)
-        return joint_loss(self.network, sample, self.settings.weights)
+            return energy_loss(self.network, sample, self.bands[sample.name], weights)
+        return joint_loss(self.network, sample, weights)
 
     def _update_average(self) -> None:
         decay = min(self.settings.average_decay, (1 + self.position.step) / (10 + self.position.step))
