@@ -35,8 +35,6 @@ from mlh_driver.training.settings import TrainSettings, read_settings
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROLES = ("train", "validation")
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -57,7 +55,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("comparison"))
     options = parser.parse_args()
     settings = read_settings(options.config)
-    labels = {role: labels_of(settings, role) for role in ROLES}
+    found = {role: labels_of(settings, role) for role in ("train", "validation")}
+    labels = {role: some for role, some in found.items() if some}
     if options.mace_python:
         train_mace(options.mace_python, options.seconds, settings, labels, options.output)
     mace = json.loads((options.output / "mace.json").read_text())
@@ -65,8 +64,8 @@ def main() -> None:
     predictions = {
         options.model: {
             label.name: Prediction(results.energy, results.forces)
-            for role in ROLES
-            for label in labels[role]
+            for some in labels.values()
+            for label in some
             for results in [engine.compute(label.system)]
         },
         "MACE": {
@@ -74,8 +73,8 @@ def main() -> None:
         },
     }
     print(f"MACE: {mace['epochs']} epochs in {mace['seconds']:.0f} s; {len(labels['train'])} training frames")
-    for role in ROLES:
-        Console().print(table(role, labels[role], predictions))
+    for role, some in labels.items():
+        Console().print(table(role, some, predictions))
     plot(labels, predictions, options.output / "comparison.png")
 
 
@@ -159,8 +158,7 @@ def plot(
     """Energy and force error of every frame."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for color, (method, found) in zip(("C0", "C1"), predictions.items(), strict=True):
-        for role, marker in (("train", "o"), ("validation", "s")):
-            some = labels[role]
+        for (role, some), marker in zip(labels.items(), "os", strict=False):
             energy = [1e3 * energy_error(label, found) for label in some]
             force = [1e3 * np.sqrt(((found[x.name].forces - x.forces) ** 2).mean()) for x in some]
             scale = [np.sqrt((label.forces**2).mean()) for label in some]
