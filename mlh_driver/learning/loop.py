@@ -1,7 +1,8 @@
 """The rounds of active learning. Every step leaves a file and is skipped where there is one: a run resumes.
 
-Files in ``output``: ``labels.h5`` (every label), ``report.jsonl`` (a line per round), ``report.png``,
-``round_K/frames.xyz``, ``round_K/*.pt`` and the log of each training, and at the end ``NAME.pt``, the model.
+Files in ``output``: ``labels.h5`` (every label), ``report.jsonl`` (a line per round), ``report.png``, at the end
+``NAME.pt``, the model, and in a folder ``round_K`` the ``frames.xyz`` of the round, those ``left_out.txt`` for want of
+a label, and the model and log of its training.
 """
 
 from __future__ import annotations
@@ -93,13 +94,19 @@ class ActiveLearning:
         return atoms
 
     def _label(self, round_: int, frames: dict[str, Atoms]) -> None:
-        """The last frame of a round is for validation."""
+        """The last frame of a round is for validation. Frames that fail are noted and not tried again."""
+        done = self._folder(round_) / "left_out.txt"
+        if done.exists():
+            return
         labeler = make_labeler(self.settings.label.engine, self.settings.label.threads)
         *training, last = frames
+        failed = []
         for split, names in (("train", training), ("validation", [last])):
-            label_into(self.labels, {name: frames[name] for name in names}, labeler, split, self.report)
+            some = {name: frames[name] for name in names}
+            failed += label_into(self.labels, some, labeler, split, self.report)
         if not self._new_names(round_):
             raise InputError(f"no frame of round {round_} could be labelled; look at {self._folder(round_)}")
+        done.write_text("".join(f"{name}\n" for name in failed))
 
     def _new_names(self, round_: int) -> list[str]:
         if not self.labels.exists():
