@@ -1,8 +1,8 @@
 """The rounds of active learning. Every step leaves a file and is skipped where there is one: a run resumes.
 
-Files in ``output``: ``labels.h5`` (every label), ``report.jsonl`` (a line per round), ``report.png``, at the end
-``NAME.pt``, the model, and in a folder ``round_K`` the ``frames.xyz`` of the round, those ``left_out.txt`` for want of
-a label, and the model and log of its training.
+Files in ``output``: ``labels.h5`` (every label), ``report.jsonl`` (a line per round), ``report.png``, at
+the end ``NAME.pt``, the model, and in a folder ``round_K`` the ``frames.xyz`` of the round, those
+``left_out.txt`` for want of a label, and the model and log of its training.
 """
 
 from __future__ import annotations
