@@ -31,7 +31,7 @@ from mlh_driver.training.objectives import (
 )
 from mlh_driver.training.pair_potential import fit_repulsion
 from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, make_sample
-from mlh_driver.training.settings import StageSettings, TrainSettings
+from mlh_driver.training.settings import LossWeights, StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint", "refine")
 ENERGY_PARTS = ("energy_features", "energy", "repulsion")
@@ -178,10 +178,12 @@ class Trainer:
     def _loss(self, stage: str, sample: Sample) -> Tensor:
         if stage == "hamiltonian":
             return hamiltonian_loss(self.network(sample.graph), sample)
-        weights = getattr(self.settings, stage).weights or self.settings.weights
         if stage == "energy":
-            return energy_loss(self.network, sample, self.bands[sample.name], weights)
-        return joint_loss(self.network, sample, weights)
+            return energy_loss(self.network, sample, self.bands[sample.name], self._weights(stage))
+        return joint_loss(self.network, sample, self._weights(stage))
+
+    def _weights(self, stage: str) -> LossWeights:
+        return getattr(self.settings, stage).weights or self.settings.weights
 
     def _update_average(self) -> None:
         decay = min(self.settings.average_decay, (1 + self.position.step) / (10 + self.position.step))
@@ -221,7 +223,12 @@ class Trainer:
         else:
             _, energy, derivatives = total_energy(self.average, sample)
             errors = energy_errors(energy, derivatives, sample) | hamiltonian_errors(self.average, sample)
-        return {**errors, "score": errors["forces_rmse_meV_A"]}
+        weights = self._weights(stage)
+        squares = (
+            weights.forces * errors["forces_rmse_meV_A"] ** 2
+            + weights.energy * errors["energy_meV_atom"] ** 2
+        )
+        return {**errors, "score": squares**0.5}
 
     @property
     def checkpoint_path(self) -> Path:
