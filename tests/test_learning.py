@@ -125,12 +125,12 @@ def test_first_frames_are_displaced_and_strained() -> None:
     np.testing.assert_allclose(strains, strains.transpose(0, 2, 1))
 
 
-def test_a_trajectory_ends_at_the_edge_and_keeps_its_strangest_frame(host: Atoms) -> None:
+def test_a_trajectory_ends_at_the_edge_and_keeps_the_strangest_frame_before(host: Atoms) -> None:
     model = load_model("asio2-minimal")
     rng = np.random.default_rng(0)
     calm = trajectory(host, model, 100.0, ExploreSettings(steps=20), rng)
     assert 0 < calm.extrapolation < 1.5
     hot = trajectory(host, model, 20000.0, ExploreSettings(steps=1000, stop_at=1.5), rng)
-    assert hot.extrapolation > 1.5
+    assert 0.7 < hot.extrapolation <= 1.5
     assert hot.atoms.calc is None
     assert "extrapolation" in hot.atoms.info["note"]

@@ -15,8 +15,6 @@ from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.model import Model
 
 FRICTION_PER_FS = 0.02
-#: Steps between two looks at a trajectory.
-LOOK_EVERY = 10
 
 
 def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
@@ -44,10 +42,10 @@ def trajectory(
     settings: ExploreSettings,
     rng: np.random.Generator,
 ) -> Frame:
-    """The frame with the highest indicator of a stretch of Langevin dynamics.
+    """The frame with the highest indicator up to ``settings.stop_at`` of a stretch of Langevin dynamics.
 
-    The dynamics ends where the indicator exceeds ``settings.stop_at``, or where the model gives up (a
-    collapsed structure has no density matrix); the frames before that count.
+    The dynamics ends where the indicator exceeds that, or where the model gives up (a collapsed structure has
+    no density matrix): what comes later is the invention of the model, and teaches little about the material.
     """
     atoms = _plain(seed)
     atoms.calc = MLHCalculator(model)
@@ -62,20 +60,20 @@ def trajectory(
         rng=rng,
     )
     best = Frame(_plain(atoms), 0.0)
-    for step in range(0, settings.steps, LOOK_EVERY):
+    for step in range(1, settings.steps + 1):
         try:
-            dynamics.run(LOOK_EVERY)
+            dynamics.run(1)
         except MLHError:
             break
         extrapolation = float(atoms.calc.results["extrapolation"])
-        if extrapolation > best.extrapolation:
-            best = Frame(_plain(atoms), extrapolation)
-            time_fs = (step + LOOK_EVERY) * settings.timestep_fs
-            best.atoms.info["note"] = (
-                f"{time_fs:g} fs of dynamics at {temperature_K:g} K, extrapolation {extrapolation:.2f}"
-            )
         if extrapolation > settings.stop_at:
             break
+        if extrapolation > best.extrapolation:
+            best = Frame(_plain(atoms), extrapolation)
+            best.atoms.info["note"] = (
+                f"{step * settings.timestep_fs:g} fs of dynamics at {temperature_K:g} K, "
+                f"extrapolation {extrapolation:.2f}"
+            )
     return best
 
 

@@ -14,7 +14,7 @@ class ExploreSettings(Settings):
 
     Without a model (first round): seeds, displaced at random and strained. With a model: Langevin dynamics
     from the seeds, one trajectory per frame asked for, temperatures in turn. A trajectory ends where the
-    extrapolation indicator exceeds ``stop_at``; the frame of it with the highest indicator is taken.
+    extrapolation indicator exceeds ``stop_at``; of the frames before, that with the highest one is taken.
     """
 
     temperatures_K: tuple[float, ...] = (300.0, 900.0)
@@ -22,7 +22,7 @@ class ExploreSettings(Settings):
     timestep_fs: float = Field(default=1.0, gt=0)
     rattle_A: float = Field(default=0.1, gt=0, description="standard deviation of the first displacements")
     strain: float = Field(default=0.02, ge=0, description="standard deviation of the first strains")
-    stop_at: float = Field(default=2.5, gt=0)
+    stop_at: float = Field(default=1.5, gt=0)
 
 
 class LabelSettings(Settings):
