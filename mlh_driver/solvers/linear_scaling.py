@@ -36,6 +36,8 @@ MAX_SHIFT_A = 0.5
 MAX_STRAIN = 0.02
 #: Of S^-1/2, root mean square per orbital: more than this means that it does not fit into the pattern.
 LARGEST_ROOT_ERROR = 1e-3
+#: For the levels around the gap of a structure seen for the first time; later calls start from the last.
+LANCZOS_STEPS = 200
 _SHELL_A = 1.0
 
 
@@ -191,10 +193,13 @@ class LinearScalingSolver:
             return np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v)
 
         memory.homo = lanczos(
-            lambda v: occupied(shifted(v, bounds[0], 1.0)), occupied(memory.homo), 100, tolerance=0.005
+            lambda v: occupied(shifted(v, bounds[0], 1.0)),
+            occupied(memory.homo),
+            LANCZOS_STEPS,
+            tolerance=0.005,
         )[2]
         memory.lumo = lanczos(
-            lambda v: empty(shifted(v, bounds[1], -1.0)), empty(memory.lumo), 100, tolerance=0.005
+            lambda v: empty(shifted(v, bounds[1], -1.0)), empty(memory.lumo), LANCZOS_STEPS, tolerance=0.005
         )[2]
         homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
         return homo, lumo
