@@ -62,12 +62,12 @@ steps = 60
 learning_rate = 1e-2
 
 [energy]
-steps = 40
+steps = 200
 learning_rate = 1e-2
 
 [joint]
-steps = 20
-learning_rate = 1e-3
+steps = 100
+learning_rate = 3e-3
 """
 
 
