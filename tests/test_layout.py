@@ -12,13 +12,14 @@ import mlh_driver
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
     ("errors", "runtime"),
-    ("system", "basis"),
+    ("system", "basis", "settings", "structures"),
     ("results", "graph", "data"),
     ("network",),
     ("hamiltonian", "extrapolation", "solvers"),
     ("model",),
     ("engine",),
     ("interfaces", "evaluation", "training", "reference"),
+    ("learning",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
