@@ -152,8 +152,11 @@ class ActiveLearning:
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:
         """The user's settings with the run's labels; later rounds fine-tune the model before."""
+        present = hdf5.read_splits(self.labels).keys()  # the only frame for validation may have failed
+        train, validation = (tuple({role} & present) for role in ("train", "validation"))
+        own = DataSettings(path=self.labels, train=train, validation=validation)
         changes: dict[str, object] = {
-            "data": (*self.training.data, DataSettings(path=self.labels)),
+            "data": (*self.training.data, own),
             "output": self._folder(round_),
         }
         if round_ and model is not None:
