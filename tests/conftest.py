@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; several programs share the cores
@@ -40,6 +41,12 @@ SMALL_NETWORK = NetworkSettings(
     message_cutoff_A=4.0,
     hop_cutoff_A=3.0,
 )
+
+
+def network_section(settings: NetworkSettings = SMALL_NETWORK) -> str:
+    """The [network] section of a training file."""
+    values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
+    return "[network]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
 def glass(case: str) -> Atoms:

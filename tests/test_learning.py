@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from conftest import SMALL_NETWORK, network_section
 from typer.testing import CliRunner
 
 from mlh_driver import MLHCalculator
@@ -43,20 +45,7 @@ reference = "PBE"
 valid_range = "a test"
 
 SPECIES
-[network]
-lmax = 2
-channels = 8
-pair_channels = 6
-pair_hidden = [16, 8, 8]
-n_radial = 6
-hop_copies = 2
-hop_hidden = [8, 4, 4]
-energy_channels = 8
-energy_width = 8
-pair_cutoff_A = 3.5
-message_cutoff_A = 3.0
-hop_cutoff_A = 2.0
-
+NETWORK
 [hamiltonian]
 steps = 60
 learning_rate = 1e-2
@@ -71,6 +60,9 @@ learning_rate = 3e-3
 """
 
 
+NETWORK = replace(SMALL_NETWORK, lmax=2, pair_cutoff_A=3.5, message_cutoff_A=3.0, hop_cutoff_A=2.0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Settings for a hydrogen molecule in a box; the species section comes from the command."""
@@ -78,7 +70,9 @@ def folder(tmp_path: Path) -> Path:
     ase.io.write(tmp_path / "seed.xyz", molecule)
     species = CliRunner().invoke(app, ["species", "H"]).stdout
     assert "electrons = [1]" in species
-    (tmp_path / "train.toml").write_text(TRAIN.replace("SPECIES", species))
+    (tmp_path / "train.toml").write_text(
+        TRAIN.replace("SPECIES", species).replace("NETWORK", network_section(NETWORK))
+    )
     (tmp_path / "learn.toml").write_text(LEARN)
     return tmp_path
 

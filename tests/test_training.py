@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase.units import Bohr, Hartree
-from conftest import REPOSITORY, random_model, small_system
+from conftest import REPOSITORY, network_section, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
@@ -25,7 +25,8 @@ from mlh_driver.training.trainer import Trainer
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 
-CONFIG = """
+CONFIG = (
+    """
 name = "tiny"
 output = "run"
 reference = "a random model"
@@ -46,19 +47,9 @@ shells = [0, 1]
 electrons = [2, 4]
 atom_energy_eV = -400.0
 
-[network]
-channels = 8
-pair_channels = 6
-pair_hidden = [16, 8, 8]
-n_radial = 6
-hop_copies = 2
-hop_hidden = [8, 4, 4]
-energy_channels = 8
-energy_width = 8
-pair_cutoff_A = 5.0
-message_cutoff_A = 4.0
-hop_cutoff_A = 3.0
-
+"""
+    + network_section()
+    + """
 [hamiltonian]
 steps = 12
 learning_rate = 1e-2
@@ -80,6 +71,7 @@ learning_rate = 1e-3
 validate_every = 4
 weights = { energy = 3000.0 }
 """
+)
 
 
 @pytest.fixture(scope="module")

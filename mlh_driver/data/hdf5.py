@@ -80,6 +80,12 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     return splits
 
 
+def read_names(path: Path) -> list[str]:
+    """Names of all structures."""
+    with _open(path) as file:
+        return list(file)
+
+
 def read_structure(path: Path, name: str) -> LabelledStructure:
     """Read one labelled structure; raises InputError when there is none of this name."""
     with _open(path) as file:

@@ -111,8 +111,7 @@ class ActiveLearning:
     def _new_names(self, round_: int) -> list[str]:
         if not self.labels.exists():
             return []
-        names = [name for split in hdf5.read_splits(self.labels).values() for name in split]
-        return [name for name in names if name.startswith(f"r{round_}_")]
+        return [name for name in hdf5.read_names(self.labels) if name.startswith(f"r{round_}_")]
 
     def _measure(self, round_: int, model: Model) -> dict[str, float]:
         """Errors of the model on the frames of a round, before it is trained on them."""
@@ -124,8 +123,8 @@ class ActiveLearning:
         engine = Engine(model)
         new = self._new_names(round_)
         errors = [evaluate_structure(engine, hdf5.read_structure(self.labels, name)) for name in new]
-        total = sum(len(names) for names in hdf5.read_splits(self.labels).values())
-        row = {"round": round_, "labels": total - len(new)} | {
+        before = len(hdf5.read_names(self.labels)) - len(new)
+        row = {"round": round_, "labels": before} | {
             key: round(value, 3) for key, value in mean_summary(errors).items() if key in FIGURES
         }
         with open(path, "a") as file:

@@ -117,7 +117,7 @@ def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str
     if not path.exists():
         return frames
     hdf5.check_reference(path, labeler.reference())
-    known = {name for names in hdf5.read_splits(path).values() for name in names}
+    known = set(hdf5.read_names(path))
     for name in frames.keys() & known:
         held, given = hdf5.read_structure(path, name).system, System.from_ase(frames[name])
         if len(held) != len(given) or not np.allclose(held.positions, given.positions, atol=1e-6):
