@@ -69,6 +69,7 @@ class PairHead(nn.Module):
     """Blocks of one kind of pair in the bond frame, from the two atoms' features in that frame."""
 
     to_block: Tensor
+    parity: Tensor
 
     def __init__(
         self,
@@ -103,11 +104,22 @@ class PairHead(nn.Module):
             [random_weights(w, n * copies) for w, n in zip(self.widths_out, coupling.n_complex, strict=True)]
         )
         self.register_buffer("to_block", coupling.matrix, persistent=False)
+        parity = torch.tensor([(-1.0) ** l for l in range(frames.lmax + 1)])
+        self.register_buffer("parity", parity[:, None, None, None], persistent=False)
 
-    def forward(self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor) -> Tensor:
-        """Both atoms' features per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j)."""
+    def forward(
+        self, x_i: list[Tensor], x_j: list[Tensor], radial: Tensor, both_ways: bool = False
+    ) -> Tensor:
+        """Both atoms' features per m (P, copies * n_l, C), radial (P, n_radial) -> (P, copies, n_i * n_j).
+
+        With ``both_ways``, (2 P, copies, n_i * n_j): then come the reverse bonds, in frames of their own.
+        """
         *weights, bias = (radial @ self.radial).split([*self.hidden, self.hidden[0]], dim=1)
-        z = [self._mix(m, x_i[m], x_j[m]) * weight[:, None] for m, weight in enumerate(weights)]
+        z = self._mix(x_i, x_j, weights)
+        if both_ways:
+            back = self._mix(x_j, x_i, weights, reverse=True)
+            z = [torch.cat(numbers) for numbers in zip(z, back, strict=True)]
+            bias = torch.cat([bias, bias])
         scalars = z[0][:, 0] + bias
         even, odd, new = self.products(torch.cat([numbers.flatten(1) for numbers in z[1:]], dim=1))
         mixed = _joint_product((scalars, even), self.scalars1.weight.T) + self.scalars1.bias
@@ -120,15 +132,24 @@ class PairHead(nn.Module):
             parts.append(_joint_product(numbers, self.out[m - 1]).unflatten(0, (-1, 2)).flatten(1))
         return self._collect(parts) @ self.to_block
 
-    def _mix(self, m: int, x_i: Tensor, x_j: Tensor) -> Tensor:
-        """Hidden numbers: (P, 1 or 2, hidden[m])."""
-        n_l, copies = self.layout[m]
-        first, second = self.mix[m].reshape(n_l, 2, self.channels, -1).unbind(1)
-        shape = (len(x_i) * copies, n_l * self.channels)
-        mixed = torch.addmm(
-            x_i.reshape(shape) @ first.flatten(0, 1), x_j.reshape(shape), second.flatten(0, 1)
-        )
-        return mixed.reshape(len(x_i), copies, -1)
+    def _mix(
+        self, x_i: list[Tensor], x_j: list[Tensor], weights: list[Tensor], reverse: bool = False
+    ) -> list[Tensor]:
+        """Hidden numbers per m: (P, 1 or 2, hidden[m]).
+
+        With ``reverse`` they are those of the bond from the first atom to the second although the features
+        are in the frame of the opposite bond: the frames differ by an inversion, so by the parity (-1)^l.
+        """
+        mixed = []
+        for m, ((n_l, copies), mix, weight) in enumerate(zip(self.layout, self.mix, weights, strict=True)):
+            mix = mix.reshape(n_l, 2, self.channels, -1)
+            first, second = (mix * self.parity[m:] if reverse else mix).unbind(1)
+            shape = (len(weight) * copies, n_l * self.channels)
+            numbers = torch.addmm(
+                x_i[m].reshape(shape) @ first.flatten(0, 1), x_j[m].reshape(shape), second.flatten(0, 1)
+            )
+            mixed.append(numbers.reshape(len(weight), copies, -1) * weight[:, None])
+        return mixed
 
     def _collect(self, parts: list[Tensor]) -> Tensor:
         """Order the outputs as the coupling does, for each copy: (P, copies, n)."""
@@ -155,6 +176,8 @@ class BondBlocks(nn.Module):
     of (j, i) is the transpose of that of (i, j) to the last digit.
     """
 
+    parity: Tensor
+
     def __init__(
         self,
         frames: FrameRotation,
@@ -168,19 +191,18 @@ class BondBlocks(nn.Module):
         self.frames = frames
         self.shells = shells
         self.same_species = same_species
+        parity = torch.tensor([(-1.0) ** l for l in shells[0] for _ in range(2 * l + 1)])
+        self.register_buffer("parity", torch.outer(parity, parity), persistent=False)
 
     def forward(self, x: Tensor, bonds: Bonds) -> Tensor:
         """(P, copies, n_i, n_j) from the features of atoms, (N, K, C)."""
-        if not self.same_species:
-            return self._one_way(x, bonds)
-        forward, backward = self._one_way(x, bonds.both_ways(self.frames.parity)).chunk(2)
-        return 0.5 * (forward + backward.transpose(-1, -2))
-
-    def _one_way(self, x: Tensor, bonds: Bonds) -> Tensor:
         x_i, x_j = ([gather(bonds.entries, x, end, rows) for rows in self.frames.rows] for end in bonds.ends)
         left, right = (orbital_rotation(bonds.entries, shells)[:, None] for shells in self.shells)
-        numbers = self.head(x_i, x_j, bonds.radial)
-        local = numbers.unflatten(-1, (left.shape[-1], right.shape[-1]))
+        local = self.head(x_i, x_j, bonds.radial, both_ways=self.same_species)
+        local = local.unflatten(-1, (left.shape[-1], right.shape[-1]))
+        if self.same_species:
+            forward, backward = local.chunk(2)
+            local = 0.5 * (forward + backward.transpose(-1, -2) * self.parity)
         return left.transpose(-1, -2) @ local @ right
 
 
