@@ -197,7 +197,9 @@ class BondBlocks(nn.Module):
     def forward(self, x: Tensor, bonds: Bonds) -> Tensor:
         """(P, copies, n_i, n_j) from the features of atoms, (N, K, C)."""
         x_i, x_j = ([gather(bonds.entries, x, end, rows) for rows in self.frames.rows] for end in bonds.ends)
-        left, right = (orbital_rotation(bonds.entries, shells)[:, None] for shells in self.shells)
+        first, second = self.shells
+        left = orbital_rotation(bonds.entries, first)[:, None]
+        right = left if first == second else orbital_rotation(bonds.entries, second)[:, None]
         local = self.head(x_i, x_j, bonds.radial, both_ways=self.same_species)
         local = local.unflatten(-1, (left.shape[-1], right.shape[-1]))
         if self.same_species:

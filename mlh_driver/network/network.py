@@ -23,7 +23,7 @@ from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
-from mlh_driver.network.nodes import AtomFeatures, Bonds, NodeLinear
+from mlh_driver.network.nodes import AtomDensity, AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
 from mlh_driver.network.rotation import Ends
 
@@ -96,6 +96,7 @@ class HamiltonianNetwork(nn.Module):
         self.frames = FrameRotation(lmax, m_max)
         self.message_radial = RadialBasis(settings.n_radial, settings.message_cutoff_A)
         self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
+        self.density = AtomDensity(self.frames, n_species)
         self.features = AtomFeatures(self.frames, channels, n_species, settings.n_radial)
         self.energy_features = AtomFeatures(
             self.frames, settings.energy_channels, n_species, settings.n_radial
@@ -137,7 +138,8 @@ class HamiltonianNetwork(nn.Module):
         species = graph.species
         distances, entries = self._frames(graph)
         near = self._near_bonds(graph, distances, entries)
-        features = self.features(species, near)
+        density = self.density(species, near)
+        features = self.features(species, near, density)
         pair_features = self.pair_features(features, species)
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
@@ -148,7 +150,7 @@ class HamiltonianNetwork(nn.Module):
             onsite=self._onsite_blocks(features, species),
             pairs=torch.cat([bonds * strength[:, None, None], hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            energies=self._energies(species, near) + wall_energies,
+            energies=self._energies(species, near, density) + wall_energies,
             descriptors=features[:, 0],
         )
 
@@ -156,7 +158,7 @@ class HamiltonianNetwork(nn.Module):
         """(N,) double-counting energies alone, without the Hamiltonian."""
         graph, wall_energies = self._guarded(graph)
         near = self._near_bonds(graph, *self._frames(graph))
-        return self._energies(graph.species, near) + wall_energies
+        return self._energies(graph.species, near, self.density(graph.species, near)) + wall_energies
 
     def set_inner_radii(self, radii: Tensor) -> None:
         """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.core acts."""
@@ -232,9 +234,9 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
         return blocks
 
-    def _energies(self, species: Tensor, near: Bonds) -> Tensor:
+    def _energies(self, species: Tensor, near: Bonds, density: Tensor) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        features = self.energy_features(species, near)
+        features = self.energy_features(species, near, density)
         energies = features.new_zeros(len(species))
         for k, head in enumerate(self.energy):
             atoms = torch.nonzero(species == k)[:, 0]

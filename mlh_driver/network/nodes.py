@@ -153,11 +153,10 @@ class NodeUpdate(nn.Module):
 class AtomDensity(nn.Module):
     """Neighbor density of each atom, by species of the neighbor, radial function and (l, m)."""
 
-    def __init__(self, frames: FrameRotation, n_species: int, n_radial: int) -> None:
+    def __init__(self, frames: FrameRotation, n_species: int) -> None:
         super().__init__()
         self.frames = frames
         self.n_species = n_species
-        self.n_out = n_species * n_radial
         self.scale = 0.25
 
     def forward(self, species: Tensor, bonds: Bonds) -> Tensor:
@@ -221,12 +220,12 @@ class AtomFeatures(nn.Module):
     def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
         lmax = frames.lmax
-        self.density = AtomDensity(frames, n_species, n_radial)
-        self.first = NodeUpdate(lmax, self.density.n_out, channels, n_species)
+        self.first = NodeUpdate(lmax, n_species * n_radial, channels, n_species)
         self.messages = Messages(frames, channels, n_species, n_radial)
         self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
 
-    def forward(self, species: Tensor, bonds: Bonds) -> Tensor:
-        x = self.first(self.density(species, bonds), species)
+    def forward(self, species: Tensor, bonds: Bonds, density: Tensor) -> Tensor:
+        """From the :class:`AtomDensity` of the same bonds, (N, K, n_species * n_radial)."""
+        x = self.first(density, species)
         message = self.messages(x, species, bonds)
         return self.second(torch.cat([x, message], dim=-1), species)

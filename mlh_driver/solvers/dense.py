@@ -11,6 +11,7 @@ from mlh_driver.errors import SolverError
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState
 
 DEGENERACY_eV = 1e-8
+NEGLIGIBLE_OCCUPATION = 1e-18
 
 
 def fermi_occupations(levels: np.ndarray, mu: float, kT: float) -> np.ndarray:
@@ -59,13 +60,14 @@ class DenseSolver:
         else:
             occupations, mu = ground_state_filling(levels, n_pairs)
             entropy_term = 0.0
-        f = torch.from_numpy(occupations).to(vectors)
-        e = torch.from_numpy(levels).to(vectors)
-        weighted_vectors = vectors * f
         homo, lumo = frontier_levels(levels, n_pairs)
+        filled = int(np.count_nonzero(occupations > NEGLIGIBLE_OCCUPATION))
+        orbitals = vectors[:, :filled]
+        f = torch.from_numpy(occupations[:filled]).to(vectors)
+        e = torch.from_numpy(levels[:filled]).to(vectors)
         return ElectronicState(
-            density=pattern.like_dense(weighted_vectors @ vectors.T),
-            weighted=pattern.like_dense((weighted_vectors * e) @ vectors.T) if problem.S else None,
+            density=pattern.like_dense((orbitals * f) @ orbitals.T),
+            weighted=pattern.like_dense((orbitals * (f * e)) @ orbitals.T) if problem.S else None,
             band_energy=2.0 * float(occupations @ levels),
             entropy_term=entropy_term,
             fermi_level=mu,
