@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from mlh_driver.solvers import (
 from mlh_driver.solvers import auto as auto_module
 from mlh_driver.solvers.dense import differentiable_density, fermi_occupations
 from mlh_driver.solvers.purification import purify
+from mlh_driver.solvers.sparse import SparsePattern
 from mlh_driver.system import System
 
 CHAIN_STEP_A = 2.0
@@ -332,3 +335,27 @@ def test_a_wrong_guess_of_the_gap_does_no_harm() -> None:
     for gap in [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]:
         P = purify(memory.pattern, H, task.n_pairs, bounds, gap)
         assert 2 * memory.pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)
+
+
+def test_what_truncation_takes_from_the_trace_does_not_restart_the_purification(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It grows with the number of atoms; here it is more than half a pair before the last step."""
+    products = 0
+    original = SparsePattern.product
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal products
+        products += 1
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(SparsePattern, "product", counted)
+    task = disordered_solid((12, 12, 12), split=2.75, disorder=0.05)
+    solver = LinearScalingSolver("sp2", error_per_atom=1.0)
+    solver.radius = 6.1
+    first = solver.solve(task)
+    without_guess, products = products, 0
+    second = solver.solve(task)
+    assert products < 0.75 * without_guess
+    assert second.band_energy == pytest.approx(first.band_energy, abs=1e-3 * 1728)
+    assert float(second.density.orbital_populations().sum()) == pytest.approx(1728, abs=1e-3)
