@@ -3,7 +3,7 @@
     python relaxation.py DATA NAME ... [--model NAME] [--output relaxed.h5] [--threads 2]
 
 Every structure NAME of the data set DATA, whose DFT energy is known, is relaxed with the model at fixed cell.
-CP2K then labels where it ends, into an HDF5 file of that model, so that a second call only prints. Both
+CP2K then labels where it ends, into an HDF5 file of that model; a second call only reads it. Both
 energies are compared between the same two geometries; at a minimum of DFT its forces would be zero. Hosts and
 vacancies of one network share their number (h106_min, v106_0) and give formation energies, up to the energy
 of an oxygen atom, at the relaxed geometries.
@@ -21,29 +21,29 @@ from compare import Prediction, formation_errors
 from rich.console import Console
 from rich.table import Table
 
-from mlh_driver import MLHCalculator
-from mlh_driver.data import LabelledStructure, read_structure
+from mlh_driver import Engine, MLHCalculator
+from mlh_driver.data import LabelledStructure, hdf5, read_structure
+from mlh_driver.model import Model
 from mlh_driver.reference import label_into, make_labeler
 
 FMAX_eV_A = 0.03
 MOST_STEPS = 300
 
 
-def relaxed(label: LabelledStructure, model: str) -> tuple[Atoms, float]:
-    """The model's minimum from a labelled structure, and by how much its energy fell, in eV."""
+def relaxed(label: LabelledStructure, model: Model) -> Atoms:
+    """The model's minimum from a labelled structure."""
     atoms = label.system.to_ase()
     atoms.calc = MLHCalculator(model=model)
-    start = atoms.get_potential_energy()
     with BFGS(atoms, logfile=None) as optimizer:
         if not optimizer.run(fmax=FMAX_eV_A, steps=MOST_STEPS):
             raise SystemExit(f"{label.name}: forces are above {FMAX_eV_A} eV/Å after {MOST_STEPS} steps")
-    return atoms, start - atoms.get_potential_energy()
+    return atoms
 
 
-def shortest_si_si(atoms: Atoms) -> float:
+def shortest_si_si(label: LabelledStructure) -> float:
     """Å; in a vacancy, of the two that face each other."""
-    silicon = atoms[atoms.numbers == 14]
-    return float(np.partition(silicon.get_all_distances(mic=True)[np.triu_indices(len(silicon), 1)], 0)[0])
+    silicon = label.system.to_ase()[label.system.numbers == 14]
+    return float(silicon.get_all_distances(mic=True)[np.triu_indices(len(silicon), 1)].min())
 
 
 def main() -> None:
@@ -61,20 +61,24 @@ def main() -> None:
         "structure", "Si-Si (Å)", "relaxed", "relaxation energy (eV)", "DFT", "DFT force left, rms (meV/Å)",
     ):  # fmt: skip
         table.add_column(column, justify="right")
+    engine, labeler = Engine(options.model), make_labeler("cp2k", options.threads)
     ends: list[LabelledStructure] = []
     predictions: dict[str, Prediction] = {}
     for name in options.names:
         start = read_structure(options.data, name)
-        atoms, gained = relaxed(start, options.model)
-        label_into(options.output, {name: atoms}, make_labeler("cp2k", options.threads), "train", print)
+        if not options.output.exists() or name not in hdf5.read_names(options.output):
+            frames = {name: relaxed(start, engine.model)}
+            if label_into(options.output, frames, labeler, "train", print):
+                raise SystemExit(f"{name}: CP2K gave no label for the relaxed structure")
         end = read_structure(options.output, name)
+        before, after = engine.compute(start.system), engine.compute(end.system)
         ends.append(end)
-        predictions[name] = Prediction(atoms.get_potential_energy(), atoms.get_forces())
+        predictions[name] = Prediction(after.energy, after.forces)
         table.add_row(
             name,
-            f"{shortest_si_si(start.system.to_ase()):.3f}",
-            f"{shortest_si_si(atoms):.3f}",
-            f"{gained:.3f}",
+            f"{shortest_si_si(start):.3f}",
+            f"{shortest_si_si(end):.3f}",
+            f"{before.energy - after.energy:.3f}",
             f"{start.energy - end.energy:.3f}",
             f"{1e3 * np.sqrt((end.forces**2).mean()):.0f}",
         )

@@ -48,12 +48,10 @@ def purify(
     X = _mapped(pattern, H, bounds)
     tolerance = min(COUNT_TOLERANCE * pattern.n_atoms, COUNT_LIMIT)
     guided = None if gap is None else _guided(pattern, X, bounds, gap)
-    if guided is not None:
-        P = _last_step(pattern, guided)
-        missing = n_pairs - pattern.trace(P)
-    if guided is None or abs(missing) > tolerance:
+    P = None if guided is None else _last_step(pattern, guided)
+    if P is None or abs(n_pairs - pattern.trace(P)) > tolerance:
         P = _last_step(pattern, _by_trace(pattern, X, n_pairs))
-        missing = n_pairs - pattern.trace(P)
+    missing = n_pairs - pattern.trace(P)
     if abs(missing) > tolerance:
         raise SolverError(
             f"purification lost {2 * missing:.2g} of {2 * n_pairs:g} electrons to truncation; the gap is "
