@@ -13,7 +13,8 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Files with energies and forces (extended XYZ, OUTCAR), or folders of .npz files."
+            help="Files with energies and forces (extended XYZ, OUTCAR), input files (.fdf) of finished "
+            "SIESTA runs, or folders of .npz files."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],
@@ -28,9 +29,12 @@ def convert(
     """
     from mlh_driver.data import hdf5, read_splits, read_structure
     from mlh_driver.data.importers import from_ase_files
+    from mlh_driver.reference.siesta import SUFFIXES, from_siesta_run
 
     folders = [path for path in sources if path.is_dir()]
-    labels = [(label, split) for label in from_ase_files([path for path in sources if not path.is_dir()])]
+    runs = [path for path in sources if path.suffix in SUFFIXES]
+    files = [path for path in sources if path not in folders + runs]
+    labels = [(label, split) for label in [*from_ase_files(files), *map(from_siesta_run, runs)]]
     for folder in folders:
         for name_of_split, names in read_splits(folder).items():
             labels += [(read_structure(folder, name), name_of_split) for name in names]
