@@ -101,16 +101,18 @@ def test_only_a_converged_run_is_accepted() -> None:
 
 
 def test_input_has_the_reference_settings() -> None:
-    text = cp2k.write_input(
-        Atoms("SiO2", positions=np.eye(3), cell=[5, 5, 5], pbc=True), Cp2kSettings(), "ATOMIC"
-    )
+    atoms = Atoms("SiO2", positions=np.eye(3), cell=[5, 5, 5], pbc=True)
+    text = cp2k.write_input(atoms, Cp2kSettings(), prepared=True)
     lines = {line.strip() for line in text.splitlines()}
     assert {"CUTOFF 800.0", "REL_CUTOFF 60.0", "EPS_DEFAULT 1.0E-10", "EPS_SCF 2.0E-06"} <= lines
     assert "POTENTIAL GTH-PBE-q4" in lines
+    assert "SCF_GUESS RESTART" in lines
+    draft = cp2k.write_input(atoms, Cp2kSettings().draft(), prepared=False)
+    assert "CUTOFF 200.0" in draft and "SCF_GUESS ATOMIC" in draft and "STRESS_TENSOR NONE" in draft
     with pytest.raises(ValueError, match="periodic"):
-        cp2k.write_input(Atoms("SiO2", positions=np.eye(3)), Cp2kSettings(), "ATOMIC")
+        cp2k.write_input(Atoms("SiO2", positions=np.eye(3)), Cp2kSettings(), prepared=False)
     with pytest.raises(ValueError, match="Au"):
-        cp2k.write_input(Atoms("Au", cell=[5, 5, 5], pbc=True), Cp2kSettings(), "ATOMIC")
+        cp2k.write_input(Atoms("Au", cell=[5, 5, 5], pbc=True), Cp2kSettings(), prepared=False)
 
 
 def test_missing_program_is_explained(tmp_path: Path) -> None:

@@ -25,12 +25,16 @@ def label(
     keep_full: Annotated[
         bool, typer.Option("--full-hamiltonian", help="Also store H in the full basis (3 MB per 96 atoms).")
     ] = False,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Coarse grids, a fifth of the time: for Hamiltonians only.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
 ) -> None:
     """Label structures with DFT (PBE): energy, forces, stress, Hamiltonian and levels of each.
 
     Structures that the data set holds already are skipped: the command goes on after an interruption. What
-    does not converge is reported and left out; the exit status is 1 then.
+    does not converge is reported and left out; the exit status is 1 then. Training learns nothing but the
+    Hamiltonian from a data set of drafts with [bold]learn = "hamiltonian"[/] in its section.
 
     Example: [bold]mlh-driver label frames.xyz --engine cp2k --out data.h5[/]
     """
@@ -38,7 +42,7 @@ def label(
     from mlh_driver.structures import read_frames
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    labeler = make_labeler(engine.value, threads)
+    labeler = make_labeler(engine.value, threads, draft)
     failed = label_into(out, read_frames(structures), labeler, split, console.print, keep_full=keep_full)
     if failed:
         console.print(f"left out: {', '.join(failed)}")

@@ -28,29 +28,40 @@ REFERENCE_KEYS = ("cutoff_Ry", "rel_cutoff_Ry", "eps_default", "eps_scf")
 _M_ORDER_PYSCF = {"px": 0, "py": 1, "pz": 2}
 
 
+#: A coarse calculation: H within 0.2 meV (2 meV on site), energies and forces not of use. It also prepares
+#: the orbitals of a finer one.
+DRAFT = {"cutoff_Ry": 200.0, "rel_cutoff_Ry": 30.0, "eps_default": 1e-7, "eps_scf": 3e-5}
+
+
 @dataclass(frozen=True)
 class Cp2kSettings:
     """How CP2K is run.
 
-    The first four define the reference (``REFERENCE_KEYS``). A self-consistent field is first converged to
-    ``coarse_eps_scf`` on the coarse grid, and its orbitals start the one that counts, which then takes a few
-    expensive steps instead of 13 (glass) to 35 (liquid).
+    The first four define the reference (``REFERENCE_KEYS``). A self-consistent field is first converged at
+    the settings of ``DRAFT``, by Broyden mixing. Its orbitals start the one that counts, close to the
+    solution, where DIIS takes a few expensive steps instead of 13 (glass) to 35 (liquid), and where the
+    energy is variational.
+
+    grid_backend: CP2K's routine for densities on grids; ``REF`` is the fastest one of builds for any x86-64,
+                  such as Debian's, ``CPU`` of builds for the processor at hand
     """
 
     cutoff_Ry: float = 800.0
     rel_cutoff_Ry: float = 60.0
     eps_default: float = 1e-10
     eps_scf: float = 2e-6
-    coarse_cutoff_Ry: float = 200.0
-    coarse_rel_cutoff_Ry: float = 30.0
-    coarse_eps_scf: float = 1e-4
     stress: bool = True
-    max_scf: int = 80
+    max_scf: int = 40
     mixing_alpha: float = 0.4
     n_broyden: int = 8
     command: str = "cp2k.psmp"
     threads: int = 1
+    grid_backend: str = "REF"
     timeout_s: float = 1800.0
+
+    def draft(self) -> Cp2kSettings:
+        """The coarse calculation."""
+        return replace(self, **DRAFT, stress=False)  # type: ignore[arg-type]
 
 
 class Cp2kLabeler:
@@ -71,32 +82,56 @@ class Cp2kLabeler:
         workdir.mkdir(parents=True, exist_ok=True)
         for stale in workdir.glob(f"{_PROJECT}[-.]*"):
             stale.unlink()
-        _execute(workdir, write_input(atoms, coarse_settings(settings), guess="ATOMIC"), settings)
-        parse_convergence((workdir / f"{_PROJECT}.out").read_text())
-        _execute(workdir, write_input(atoms, settings, guess="RESTART"), settings)
+        prepared = settings.cutoff_Ry > DRAFT["cutoff_Ry"]
+        if prepared:
+            _execute(workdir, _input(atoms, settings.draft(), run_type="ENERGY", start=_FROM_ATOMS), settings)
+            parse_convergence((workdir / f"{_PROJECT}.out").read_text())
+        _execute(workdir, write_input(atoms, settings, prepared), settings)
         return read_result(workdir, len(atoms), with_stress=settings.stress)
 
 
-def coarse_settings(settings: Cp2kSettings) -> Cp2kSettings:
-    """The same calculation on the coarse grid, which only prepares the orbitals."""
-    return replace(
-        settings,
-        cutoff_Ry=min(settings.coarse_cutoff_Ry, settings.cutoff_Ry),
-        rel_cutoff_Ry=min(settings.coarse_rel_cutoff_Ry, settings.rel_cutoff_Ry),
-        eps_scf=max(settings.coarse_eps_scf, settings.eps_scf),
-        stress=False,
-    )
+def write_input(atoms: Atoms, settings: Cp2kSettings, prepared: bool) -> str:
+    """The CP2K input for ``atoms`` (positions and cell in Å); ``prepared`` if a restart file has orbitals."""
+    start = _FROM_ORBITALS if prepared else _FROM_ATOMS
+    return _input(atoms, settings, run_type="ENERGY_FORCE", start=start, matrices=_PRINT_MATRICES)
 
 
-def write_input(atoms: Atoms, settings: Cp2kSettings, guess: str) -> str:
-    """The CP2K input for ``atoms`` (positions and cell in Å), starting from ``guess`` (CP2K's SCF_GUESS)."""
+@dataclass(frozen=True)
+class _Start:
+    """Where the self-consistent field starts, and the mixing that suits it."""
+
+    guess: str
+    mixing: str
+
+
+_FROM_ATOMS = _Start("ATOMIC", "BROYDEN_MIXING")
+_FROM_ORBITALS = _Start("RESTART", "DIRECT_P_MIXING")  # DIIS takes over
+
+_PRINT_MATRICES = """    &PRINT
+      &AO_MATRICES
+        OVERLAP T
+        KOHN_SHAM_MATRIX T
+        NDIGITS 13
+        FILENAME matrices
+        &EACH
+          QS_SCF 0
+        &END EACH
+      &END AO_MATRICES
+    &END PRINT
+"""
+
+
+def _input(atoms: Atoms, settings: Cp2kSettings, *, run_type: str, start: _Start, matrices: str = "") -> str:
     if not atoms.pbc.all():
         raise StructureError(f"the cell must be periodic in three directions, not pbc={atoms.pbc.tolist()}")
     stress = "ANALYTICAL" if settings.stress else "NONE"
     return f"""&GLOBAL
   PROJECT {_PROJECT}
-  RUN_TYPE ENERGY_FORCE
+  RUN_TYPE {run_type}
   PRINT_LEVEL LOW
+  &GRID
+    BACKEND {settings.grid_backend}
+  &END GRID
 &END GLOBAL
 &FORCE_EVAL
   METHOD QUICKSTEP
@@ -112,14 +147,14 @@ def write_input(atoms: Atoms, settings: Cp2kSettings, guess: str) -> str:
       EPS_DEFAULT {settings.eps_default:.1E}
     &END QS
     &SCF
-      SCF_GUESS {guess}
+      SCF_GUESS {start.guess}
       EPS_SCF {settings.eps_scf:.1E}
       MAX_SCF {settings.max_scf}
       &DIAGONALIZATION
         ALGORITHM STANDARD
       &END DIAGONALIZATION
       &MIXING
-        METHOD BROYDEN_MIXING
+        METHOD {start.mixing}
         ALPHA {settings.mixing_alpha}
         NBROYDEN {settings.n_broyden}
       &END MIXING
@@ -128,18 +163,7 @@ def write_input(atoms: Atoms, settings: Cp2kSettings, guess: str) -> str:
       &XC_FUNCTIONAL PBE
       &END XC_FUNCTIONAL
     &END XC
-    &PRINT
-      &AO_MATRICES
-        OVERLAP T
-        KOHN_SHAM_MATRIX T
-        NDIGITS 13
-        FILENAME matrices
-        &EACH
-          QS_SCF 0
-        &END EACH
-      &END AO_MATRICES
-    &END PRINT
-  &END DFT
+{matrices}  &END DFT
   &PRINT
     &FORCES
       NDIGITS 12

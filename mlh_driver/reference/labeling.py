@@ -20,16 +20,21 @@ from mlh_driver.reference.labeler import Labeler, LabelingError
 from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
 from mlh_driver.system import System
 
-#: CP2K and PySCF agree to about 5e-9; more than this means another basis, order or geometry.
-_MAX_OVERLAP_DIFFERENCE = 1e-6
+#: CP2K and PySCF agree to about 5e-9 (1e-5 in drafts); more than this means another basis, order or geometry.
+_MAX_OVERLAP_DIFFERENCE = 1e-4
 
 
-def make_labeler(engine: str, threads: int = 1) -> Labeler:
-    """The labeler of a name, ``pyscf`` or ``cp2k``, at the settings of the project's own data."""
+def make_labeler(engine: str, threads: int = 1, draft: bool = False) -> Labeler:
+    """The labeler of a name, ``pyscf`` or ``cp2k``, at the settings of the project's own data.
+
+    A ``draft`` costs a fifth: its Hamiltonian is good for training, its energies and forces are not.
+    """
     if engine == PyscfLabeler.name:
-        return PyscfLabeler(PyscfSettings(threads=threads))
+        pyscf = PyscfSettings(threads=threads)
+        return PyscfLabeler(pyscf.draft() if draft else pyscf)
     if engine == Cp2kLabeler.name:
-        return Cp2kLabeler(Cp2kSettings(threads=threads))
+        cp2k = Cp2kSettings(threads=threads)
+        return Cp2kLabeler(cp2k.draft() if draft else cp2k)
     raise InputError(f"there is no reference code {engine!r}; choose pyscf or cp2k")
 
 

@@ -6,7 +6,7 @@ grids (VandeVondele et al., doi:10.1016/j.cpc.2004.12.014), whose finest cutoff 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class PyscfSettings:
     max_scf: int = 80
     stress: bool = False
     threads: int = 1
+
+    def draft(self) -> PyscfSettings:
+        """A coarse calculation: its Hamiltonian is good for training, its energies and forces are not."""
+        return replace(self, ke_cutoff_Ha=100.0, eps_scf_Ha=1e-6, stress=False)
 
 
 class PyscfLabeler:
