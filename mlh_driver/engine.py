@@ -132,7 +132,7 @@ class Engine:
         with watch("solver"):
             assembly = Assembly(blocks, atoms.sizes)
             with torch.no_grad():
-                H = assembly.hamiltonian()
+                H = assembly.hamiltonian(self._dtype)
             n_electrons = 2.0 * float(atoms.reference.sum())
             state = self.solver.solve(ElectronicProblem(H, None, n_electrons, self.kT, system))
             weight = state.density.with_blocks(2.0 * state.density.blocks)

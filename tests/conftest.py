@@ -36,7 +36,6 @@ SMALL_NETWORK = NetworkSettings(
     hop_copies=2,
     hop_hidden=(8, 4, 4),
     energy_channels=8,
-    energy_width=8,
     pair_cutoff_A=5.0,
     message_cutoff_A=4.0,
     hop_cutoff_A=3.0,

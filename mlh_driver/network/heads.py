@@ -1,4 +1,4 @@
-"""Heads: from atom features to Hamiltonian blocks and double-counting energies."""
+"""Heads: from atom features to Hamiltonian blocks."""
 
 from __future__ import annotations
 
@@ -247,25 +247,3 @@ class OnsiteBlocks(nn.Module):
             numbers = torch.cat([features * s[:, None], features], dim=-1) @ self.out[l]
             block = block + torch.einsum("nmp,pmab->nab", numbers, getattr(self, f"coupling{l}"))
         return block
-
-
-class EnergyHead(nn.Module):
-    """Double-counting energy of the atoms of one species relative to the isolated atom.
-
-    It is zero for vanishing features, that is for an atom without neighbors.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
-        )
-
-    def shrink(self, factor: float) -> None:
-        """Scale the output weights."""
-        for parameter in self.layers[-1].parameters():
-            parameter.data.mul_(factor)
-
-    def forward(self, scalars: Tensor) -> Tensor:
-        """(N, C) -> (N,)"""
-        return (self.layers(scalars) - self.layers(torch.zeros_like(scalars[:1])))[:, 0]

@@ -2,7 +2,7 @@
 
 Density of neighbors -> many-body products -> messages along bonds -> many-body products give each atom
 a set of features h_i. From these, the on-site block comes from h_i, the block of a pair from h_i and h_j
-turned into the frame of their bond, and the double-counting energy from the scalars of h_i. Couplings
+turned into the frame of their bond. The double-counting energy comes from the density alone. Couplings
 through intermediate atoms, which orthogonalization makes long-ranged, are added as products of
 short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 """
@@ -10,7 +10,6 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,9 @@ from mlh_driver.graph import Graph, pair_kinds
 from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
+from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
-from mlh_driver.network.heads import BondBlocks, EnergyHead, OnsiteBlocks
+from mlh_driver.network.heads import BondBlocks, OnsiteBlocks
 from mlh_driver.network.nodes import AtomDensity, AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
 from mlh_driver.network.rotation import Ends
@@ -50,7 +50,6 @@ class NetworkSettings:
     hop_hidden: tuple[int, ...] = (64, 32, 16)
     decay_per_A: float = 0.9
     energy_channels: int = 32
-    energy_width: int = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.hop_cutoff_A <= self.message_cutoff_A <= self.pair_cutoff_A:
@@ -98,15 +97,12 @@ class HamiltonianNetwork(nn.Module):
         self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
         self.density = AtomDensity(self.frames, n_species)
         self.features = AtomFeatures(self.frames, channels, n_species, settings.n_radial)
-        self.energy_features = AtomFeatures(
-            self.frames, settings.energy_channels, n_species, settings.n_radial
-        )
         self.pair_features = NodeLinear(lmax, channels, settings.pair_channels, n_species)
         self.onsite = nn.ModuleList(OnsiteBlocks(lmax, shells, channels) for shells in basis.shells)
         self.bonds = self._pair_heads(settings.pair_hidden, 1)
         self.hops = self._pair_heads(settings.hop_hidden, 2 * settings.hop_copies)
-        self.energy = nn.ModuleList(
-            EnergyHead(settings.energy_channels, settings.energy_width) for _ in basis.species
+        self.many_body = ManyBodyEnergy(
+            lmax, n_species * settings.n_radial, settings.energy_channels, n_species
         )
         self.repulsion = nn.Parameter(torch.zeros(len(self.kinds), settings.n_radial))
         kind_of = torch.zeros(n_species, n_species, dtype=torch.long)
@@ -174,11 +170,6 @@ class HamiltonianNetwork(nn.Module):
         vectors = graph.pair_vectors * (saturated(distances, inner) / distances)[:, None]
         return replace(graph, pair_vectors=vectors), energies
 
-    def shrink_many_body_energy(self, factor: float) -> None:
-        """Scale the output of the many-body term, so that the pair repulsion leads at first."""
-        for head in self.energy:
-            cast(EnergyHead, head).shrink(factor)
-
     def _frames(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Distances (P,) and Wigner matrices (P, entries) of all pairs."""
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
@@ -236,11 +227,7 @@ class HamiltonianNetwork(nn.Module):
 
     def _energies(self, species: Tensor, near: Bonds, density: Tensor) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        features = self.energy_features(species, near, density)
-        energies = features.new_zeros(len(species))
-        for k, head in enumerate(self.energy):
-            atoms = torch.nonzero(species == k)[:, 0]
-            energies = energies.index_add(0, atoms, head(features[atoms, 0]))
+        energies = self.many_body(density, species)
         i, j = (end.atoms for end in near.ends)
         pair = (near.radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
         return energies.index_add(0, i, 0.5 * pair)

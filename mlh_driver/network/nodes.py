@@ -81,13 +81,27 @@ class NodeLinear(nn.Module):
         return mixed.index_select(0, species * len(x) + torch.arange(len(x), device=x.device))
 
 
+def sphere_quadrature(lmax: int) -> tuple[Tensor, Tensor]:
+    """Harmonics (points, (lmax + 1)^2) and weights (points,) that integrate degree 4 lmax exactly.
+
+    Gauss-Legendre in the polar angle, uniform in the azimuth; the weights sum to one. A feature of natural
+    parity is a function on the sphere, the sum of its components times these harmonics.
+    """
+    degree = 4 * lmax
+    cosines, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    azimuths = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
+    cos, phi = (a.flatten() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
+    sin = np.sqrt(1 - cos**2)
+    points = torch.tensor(np.stack([sin * np.sin(phi), cos, sin * np.cos(phi)], axis=1))
+    harmonics = o3.spherical_harmonics(range(lmax + 1), points, normalize=True, normalization="component")
+    return harmonics, torch.tensor(np.repeat(weights, degree + 1)) / (2 * (degree + 1))
+
+
 class SphereProduct(nn.Module):
     """Products of features of up to third order, taken pointwise on the sphere.
 
-    Features of natural parity are functions on the sphere; the product of two or three of them, projected
-    back, is a sum of Gaunt-coupled tensor products. The quadrature (Gauss-Legendre in the polar angle,
-    uniform in the azimuth) integrates polynomials of degree 4 lmax exactly, so the operation is exactly
-    equivariant.
+    The product of two or three functions on the sphere, projected back, is a sum of Gaunt-coupled tensor
+    products. The quadrature is exact for it, so the operation is exactly equivariant.
     """
 
     to_sphere: Tensor
@@ -95,18 +109,9 @@ class SphereProduct(nn.Module):
 
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
-        degree = 4 * lmax
-        cosines, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
-        azimuths = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
-        cos, phi = (a.flatten() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
-        sin = np.sqrt(1 - cos**2)
-        points = torch.tensor(np.stack([sin * np.sin(phi), cos, sin * np.cos(phi)], axis=1))
-        harmonics = o3.spherical_harmonics(range(lmax + 1), points, normalize=True, normalization="norm")
-        norms = 2.0 * degrees(lmax) + 1.0
-        quadrature = torch.tensor(np.repeat(weights, degree + 1)) / (2 * (degree + 1))
-        self.register_buffer("to_sphere", harmonics * norms.sqrt(), persistent=False)
-        project = (harmonics * norms.sqrt() * quadrature[:, None]).T.contiguous()
-        self.register_buffer("from_sphere", project, persistent=False)
+        harmonics, weights = sphere_quadrature(lmax)
+        self.register_buffer("to_sphere", harmonics, persistent=False)
+        self.register_buffer("from_sphere", (harmonics * weights[:, None]).T.contiguous(), persistent=False)
         self.factors = NodeLinear(lmax, channels, 3 * channels)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Sample:
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
+    only_hamiltonian: energies and forces are those of another reference, and nothing is learned from them
     """
 
     name: str
@@ -41,17 +42,22 @@ class Sample:
     binding: float
     forces: Tensor
     virial: Tensor | None
+    only_hamiltonian: bool = False
 
     def with_gradient(self) -> Graph:
         """A graph whose pair vectors are a fresh leaf that records derivatives."""
         return replace(self.graph, pair_vectors=self.graph.pair_vectors.clone().requires_grad_())
 
 
-def labels_of(settings: TrainSettings, role: str) -> list[LabelledStructure]:
-    """The structures that the settings name for a role, ``train`` or ``validation``."""
+def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:
+    """The structures that the settings name for a role, ``train`` or ``validation``.
+
+    learn: ``all`` gives those with energies and forces of the reference, ``hamiltonian`` the others
+    """
     return [
         label
         for source in settings.data
+        if source.learn == learn
         for split in getattr(source, role)
         for label in read_split(source.path, split)
         if fnmatch(label.name, source.names)

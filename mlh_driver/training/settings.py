@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -31,6 +32,10 @@ class DataSettings(Settings):
 
     path: Path
     names: str = Field(default="*", description="take structures of matching names only, such as v*")
+    learn: Literal["all", "hamiltonian"] = Field(
+        default="all",
+        description="hamiltonian: energies and forces are those of another reference",
+    )
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)
 

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, m
 from mlh_driver.training.settings import LossWeights, StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint", "refine")
-ENERGY_PARTS = ("energy_features", "energy", "repulsion")
+ENERGY_PARTS = ("many_body", "repulsion")
 WARM_UP_STEPS = 100
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -70,9 +70,10 @@ class Trainer:
         self.average = copy.deepcopy(self.network)
         self.train = self._samples("train")
         self.validation = self._samples("validation")
+        self.drafts = [replace(s, only_hamiltonian=True) for s in self._samples("train", "hamiltonian")]
         if not self.train:
             raise InputError("the settings name no training structures")
-        if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
+        if settings.hamiltonian.steps and not _usable(self.train + self.drafts, "hamiltonian"):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
         self._set_inner_radii()
         self.best: dict[str, Tensor] = {}
@@ -113,11 +114,11 @@ class Trainer:
             )
         self.network.load_state_dict(model.network.state_dict())
 
-    def _samples(self, role: str) -> list[Sample]:
+    def _samples(self, role: str, learn: str = "all") -> list[Sample]:
         settings = self.settings
         return [
             make_sample(label, self.network.basis, settings.atom_energies(), settings.network.pair_cutoff_A)
-            for label in labels_of(settings, role)
+            for label in labels_of(settings, role, learn)
         ]
 
     def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
@@ -161,7 +162,7 @@ class Trainer:
             self.average.load_state_dict(self.network.state_dict())
 
     def _step(self, stage: str, plan: StageSettings) -> float:
-        samples = _usable(self.train, stage)
+        samples = _usable(self.train + self.drafts, stage)
         sample = samples[int(self.rng.integers(len(samples)))]
         rate = learning_rate(plan, self.position.step)
         for group in self.optimizer.param_groups:
@@ -180,7 +181,10 @@ class Trainer:
             return hamiltonian_loss(self.network(sample.graph), sample)
         if stage == "energy":
             return energy_loss(self.network, sample, self.bands[sample.name], self._weights(stage))
-        return joint_loss(self.network, sample, self._weights(stage))
+        weights = self._weights(stage)
+        if sample.only_hamiltonian:
+            return weights.hamiltonian * hamiltonian_loss(self.network(sample.graph), sample)
+        return joint_loss(self.network, sample, weights)
 
     def _weights(self, stage: str) -> LossWeights:
         return getattr(self.settings, stage).weights or self.settings.weights
@@ -280,10 +284,10 @@ def learning_rate(plan: StageSettings, step: int) -> float:
 
 
 def _usable(samples: list[Sample], stage: str) -> list[Sample]:
-    """The samples that a stage can learn from: the first one needs Hamiltonians."""
-    if stage != "hamiltonian":
-        return samples
-    return [sample for sample in samples if sample.hamiltonian is not None]
+    """The samples that a stage can learn from: the first one needs Hamiltonians, the second energies."""
+    if stage == "hamiltonian":
+        return [sample for sample in samples if sample.hamiltonian is not None]
+    return [sample for sample in samples if not (sample.only_hamiltonian and stage == "energy")]
 
 
 def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, Any]:
