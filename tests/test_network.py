@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import MINIMAL_SIO2, random_model, small_system
+from e3nn import o3
 from scipy.spatial.transform import Rotation
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.engine import Engine
 from mlh_driver.network.core import WIDTH_A, STIFFNESS_eV_A3, saturated, wall
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings
+from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.network import NetworkSettings
 from mlh_driver.network.nodes import SphereProduct
@@ -251,3 +253,25 @@ def test_other_bases_are_invariant_and_conservative(
         for sign in (1, -1)
     )
     assert -(plus - minus) / 2e-4 == pytest.approx(results.forces[1, 2], rel=1e-5, abs=1e-6)
+
+
+def test_many_body_energy_counts_its_neighbors() -> None:
+    """Invariant under rotation, and a polynomial of fourth order in the neighbor density without constant."""
+    torch.manual_seed(0)
+    term = ManyBodyEnergy(3, 6, 4, 2).double()
+    species = torch.tensor([0, 1, 1])
+    neighbors, radial = torch.randn(3, 8, 3).double(), torch.randn(3, 8, 6).double()
+
+    def density_of(vectors: torch.Tensor) -> torch.Tensor:
+        harmonics = o3.spherical_harmonics(range(4), vectors, normalize=True, normalization="component")
+        return torch.einsum("njk,njc->nkc", harmonics, radial)
+
+    density, matrix = density_of(neighbors), torch.tensor(Rotation.random(random_state=0).as_matrix())
+    torch.testing.assert_close(term(density_of(neighbors @ matrix.T), species), term(density, species))
+    scales = torch.arange(-2.0, 3.0, dtype=torch.float64)
+    values = torch.stack([term(s * density, species) for s in scales])
+    coefficients = torch.linalg.solve(scales[:, None] ** torch.arange(5), values)
+    assert coefficients[:2].abs().max() < 1e-10  # neither a constant nor a linear term
+    assert coefficients[2:].abs().min() > 1e-4
+    five = 5.0 ** torch.arange(5, dtype=torch.float64) @ coefficients
+    torch.testing.assert_close(term(5.0 * density, species), five)

@@ -18,10 +18,11 @@ from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
-from mlh_driver.training.objectives import joint_loss, shift_free, total_energy
+from mlh_driver.training.export import make_model
+from mlh_driver.training.objectives import hamiltonian_loss, joint_loss, shift_free, total_energy
 from mlh_driver.training.samples import make_sample
 from mlh_driver.training.settings import DataSettings, LossWeights, TrainSettings, read_settings
-from mlh_driver.training.trainer import Trainer
+from mlh_driver.training.trainer import Trainer, _usable
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 
@@ -275,3 +276,23 @@ def test_structures_without_a_hamiltonian_teach_energies_and_forces(folder: Path
     records = [json.loads(line) for line in (settings.output / "log.jsonl").read_text().splitlines()]
     assert "H_mae_meV" not in records[-1]  # the only structure for validation has none
     assert records[-1]["forces_rmse_meV_A"] > 0
+
+
+def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> None:
+    """Their energies and forces are wrong here, and the loss does not see it; other stages leave them out."""
+    settings = read_settings(folder / "tiny.toml")
+    label = read_structure(folder / "data", "s0")
+    draft = replace(label, name="d0", energy=label.energy + 50.0, forces=label.forces + 3.0)
+    hdf5.append(folder / "drafts.h5", draft, "train", {"engine": "a random model, coarse"})
+    drafts = DataSettings(path=folder / "drafts.h5", learn="hamiltonian")
+    trainer = Trainer(settings.model_copy(update={"data": (*settings.data, drafts)}))
+    assert [sample.name for sample in trainer.train] == ["s0", "s1"]
+    assert [sample.name for sample in trainer.drafts] == ["d0"]
+    everything = trainer.train + trainer.drafts
+    used = {stage: len(_usable(everything, stage)) for stage in ("hamiltonian", "energy", "joint")}
+    assert used == {"hamiltonian": 3, "energy": 2, "joint": 3}
+    loss = trainer._loss("joint", trainer.drafts[0]).detach()
+    expected = hamiltonian_loss(trainer.network(trainer.train[0].graph), trainer.train[0]).detach()
+    assert float(loss) == pytest.approx(LossWeights().hamiltonian * float(expected))
+    model = make_model(trainer.settings, trainer.average, everything)
+    assert model.metadata.training_data == ("s0", "s1", "d0")
