@@ -141,3 +141,20 @@ def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
     assert 0 < model < 3000
     assert [float(text) > 1 for text in figures["forces, RMSE (meV/Å)"]] == [True, False]
     assert (tmp_path / "comparison" / "comparison.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_ablation_fits_both_terms_anew(tmp_path: Path) -> None:
+    recipe = (TRAINING / "asio2-minimal.toml").read_text()
+    rest = recipe[recipe.index("[[species]]") :]
+    data = f'path = "{TRAINING / "asio2-extra.h5"}"'
+    sources = (
+        f'[[data]]\n{data}\nnames = "host_50*"\nvalidation = []\n'
+        f'[[data]]\n{data}\nnames = "host_306"\ntrain = []\nvalidation = ["train"]\n'
+    )
+    header = 'name = "x"\noutput = "x"\nreference = "x"\nvalid_range = "x"\n'
+    (tmp_path / "config.toml").write_text(header + sources + rest)
+    printed = example("comparison/ablation.py", "config.toml", "--steps", "60", folder=tmp_path)
+    rows = [line.split("│")[1:4] for line in printed.splitlines() if "│" in line]
+    forces = {title.strip(): float(error) for title, _, error in rows}
+    assert 0 < forces["of the model"] < forces["none"]

@@ -156,10 +156,14 @@ class Trainer:
 
     def _prepare_energy_stage(self) -> None:
         """The electronic term of every structure, and a first pair repulsion by least squares."""
-        self.bands = {s.name: band_term(self.network, s) for s in [*self.train, *self.validation]}
+        self.bands = {s.name: self.band(s) for s in [*self.train, *self.validation]}
         if self.position.step == 0:
             fit_repulsion(self.network, self.train, self.bands, self.settings.weights)
             self.average.load_state_dict(self.network.state_dict())
+
+    def band(self, sample: Sample) -> BandTerm:
+        """What the energy stage adds the double-counting energy to."""
+        return band_term(self.network, sample)
 
     def _step(self, stage: str, plan: StageSettings) -> float:
         samples = _usable(self.train + self.drafts, stage)
@@ -196,7 +200,7 @@ class Trainer:
                 mean.lerp_(value, 1.0 - decay)
 
     def _validate(self, stage: str, plan: StageSettings, train_loss: float) -> None:
-        errors = mean_errors(self._errors(stage, sample) for sample in _usable(self.validation, stage))
+        errors = self.validation_errors(stage)
         score = errors.get("score", train_loss)
         position = self.position
         if score < position.best:
@@ -215,6 +219,10 @@ class Trainer:
         }
         with open(self.settings.output / "log.jsonl", "a") as log:
             log.write(json.dumps(record) + "\n")
+
+    def validation_errors(self, stage: str) -> dict[str, float]:
+        """Mean errors of the averaged network on the structures for validation."""
+        return mean_errors(self._errors(stage, sample) for sample in _usable(self.validation, stage))
 
     def _errors(self, stage: str, sample: Sample) -> dict[str, float]:
         """Errors of the averaged network on one structure; ``score`` decides on early stopping."""
