@@ -124,15 +124,18 @@ def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(header + data + species)
     labels = [label for label in read_split(TRAINING / "asio2-extra.h5", "train") if "_208" in label.name]
     assert [label.name for label in labels] == ["hmd_208", "vmd_208", "vrel_208"]
+    tests = read_split(TRAINING / "asio2-extra.h5", "test")
     rows = {
         label.name: {"energy": label.energy + (label.name[0] == "v"), "forces": label.forces.tolist()}
-        for label in labels
+        for label in [*labels, *tests]
     }
     (tmp_path / "comparison").mkdir()
     (tmp_path / "comparison" / "mace.json").write_text(
         json.dumps({"seconds": 1.0, "epochs": 2, "frames": rows})
     )
-    printed = example("comparison/compare.py", "config.toml", folder=tmp_path)
+    test = ("--test", str(TRAINING / "asio2-extra.h5"))
+    printed, tested = example("comparison/compare.py", "config.toml", *test, folder=tmp_path).split("test: ")
+    assert tested.startswith("2 frames")
     figures = {
         line.split("│")[1].strip(): line.split("│")[2:4] for line in printed.splitlines() if "│" in line
     }

@@ -1,11 +1,11 @@
 """A machine-learned Hamiltonian beside an interatomic potential (MACE) trained on exactly the same frames.
 
-    python compare.py CONFIG --model NAME --mace-python PATH --seconds 1800 --output FOLDER
+    python compare.py CONFIG --model NAME --mace-python PATH --seconds 1800 --test DATA ... --output FOLDER
 
 CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and
 forces, and the same isolated-atom energies. PATH is the python of an environment with ``mace-torch``.
-Predictions of MACE are kept in FOLDER; without --mace-python they are read from there. Prints a table and
-draws FOLDER/comparison.png.
+Frames of the test split of every DATA, of any size, are predicted by both. Predictions of MACE are kept in
+FOLDER; without --mace-python they are read from there. Prints tables and draws FOLDER/comparison.png.
 
 The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is
 that of the difference. Hosts and vacancies of one network share their number: h106_min, v106_0.
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlh_driver import Engine
-from mlh_driver.data import LabelledStructure
+from mlh_driver.data import LabelledStructure, read_split
 from mlh_driver.training.samples import labels_of
 from mlh_driver.training.settings import TrainSettings, read_settings
 
@@ -52,10 +52,12 @@ def main() -> None:
     parser.add_argument("--model", default="asio2-minimal")
     parser.add_argument("--mace-python", help="python of an environment with mace-torch")
     parser.add_argument("--seconds", type=float, default=1800.0, help="processor time of MACE")
+    parser.add_argument("--test", type=Path, nargs="*", default=[], metavar="DATA")
     parser.add_argument("--output", type=Path, default=Path("comparison"))
     options = parser.parse_args()
     settings = read_settings(options.config)
     found = {role: labels_of(settings, role) for role in ("train", "validation")}
+    found["test"] = [label for path in options.test for label in read_split(path, "test")]
     labels = {role: some for role, some in found.items() if some}
     if options.mace_python:
         train_mace(options.mace_python, options.seconds, settings, labels, options.output)
@@ -86,11 +88,8 @@ def train_mace(
     folder: Path,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, some in (
-        ("train", labels["train"]),
-        ("valid", labels["validation"]),
-        ("all", labels["train"] + labels["validation"]),
-    ):
+    everything = [label for some in labels.values() for label in some]
+    for name, some in (("train", labels["train"]), ("valid", labels["validation"]), ("all", everything)):
         ase.io.write(folder / f"{name}.xyz", [frame(label) for label in some])
     energies = dict(zip(settings.basis().numbers.tolist(), settings.atom_energies(), strict=True))
     (folder / "energies.json").write_text(json.dumps(energies))
@@ -155,17 +154,18 @@ def plot(
     predictions: dict[str, dict[str, Prediction]],
     path: Path,
 ) -> None:
-    """Energy and force error of every frame."""
+    """Energy errors against size, force errors against forces; filled markers were not trained on."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    markers = {"train": "o", "validation": "s", "test": "D"}
     for color, (method, found) in zip(("C0", "C1"), predictions.items(), strict=True):
-        for (role, some), marker in zip(labels.items(), "os", strict=False):
+        for role, some in labels.items():
             energy = [1e3 * energy_error(label, found) for label in some]
             force = [1e3 * np.sqrt(((found[x.name].forces - x.forces) ** 2).mean()) for x in some]
-            scale = [np.sqrt((label.forces**2).mean()) for label in some]
-            face = color if role == "validation" else "none"
-            left.plot(scale, energy, marker, color=color, mfc=face, label=f"{method}, {role}")
-            right.plot(scale, force, marker, color=color, mfc=face)
-    left.set(xlabel="rms force of the frame (eV/Å)", ylabel="energy error (meV/atom)")
+            style = {"color": color, "mfc": "none" if role == "train" else color, "ls": "none"}
+            sizes = [len(label.system) for label in some]
+            left.plot(sizes, energy, markers[role], label=f"{method}, {role}", **style)
+            right.plot([np.sqrt((x.forces**2).mean()) for x in some], force, markers[role], **style)
+    left.set(xlabel="atoms", ylabel="energy error (meV/atom)")
     right.set(xlabel="rms force of the frame (eV/Å)", ylabel="force error, RMSE (meV/Å)", yscale="log")
     left.axhline(0, color="0.7", lw=0.8)
     left.legend(fontsize=7)
