@@ -106,9 +106,10 @@ def test_input_has_the_reference_settings() -> None:
     lines = {line.strip() for line in text.splitlines()}
     assert {"CUTOFF 800.0", "REL_CUTOFF 60.0", "EPS_DEFAULT 1.0E-10", "EPS_SCF 2.0E-06"} <= lines
     assert "POTENTIAL GTH-PBE-q4" in lines
-    assert "SCF_GUESS RESTART" in lines
+    assert {"SCF_GUESS RESTART", "METHOD DIRECT_P_MIXING"} <= lines
     draft = cp2k.write_input(atoms, Cp2kSettings().draft(), prepared=False)
-    assert "CUTOFF 200.0" in draft and "SCF_GUESS ATOMIC" in draft and "STRESS_TENSOR NONE" in draft
+    for words in ("CUTOFF 200.0", "SCF_GUESS ATOMIC", "METHOD BROYDEN_MIXING", "STRESS_TENSOR NONE"):
+        assert words in draft
     with pytest.raises(ValueError, match="periodic"):
         cp2k.write_input(Atoms("SiO2", positions=np.eye(3)), Cp2kSettings(), prepared=False)
     with pytest.raises(ValueError, match="Au"):
@@ -118,6 +119,24 @@ def test_input_has_the_reference_settings() -> None:
 def test_missing_program_is_explained(tmp_path: Path) -> None:
     with pytest.raises(LabelingError, match="not in PATH"):
         Cp2kLabeler(Cp2kSettings(command="no-such-cp2k")).calculate(hydrogen(), tmp_path)
+
+
+def test_fine_grids_start_from_the_orbitals_of_a_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: list[str] = []
+
+    def execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
+        inputs.append(text)
+        (workdir / "label.out").write_text("  *** SCF run converged in    15 steps ***\n")
+
+    monkeypatch.setattr(cp2k, "_execute", execute)
+    monkeypatch.setattr(cp2k, "read_result", lambda *arguments, **keywords: None)
+    Cp2kLabeler().calculate(hydrogen(), tmp_path)
+    assert ["SCF_GUESS ATOMIC" in text for text in inputs] == [True, False]
+    assert ["AO_MATRICES" in text for text in inputs] == [False, True]
+    Cp2kLabeler(Cp2kSettings().draft()).calculate(hydrogen(), tmp_path)
+    assert len(inputs) == 3 and "AO_MATRICES" in inputs[2]
 
 
 @pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")

@@ -23,6 +23,7 @@ from mlh_driver.reference import (
     UnconvergedError,
     label_into,
     label_structure,
+    make_labeler,
     overlap_matrices,
 )
 
@@ -112,6 +113,21 @@ def test_label_command_with_cp2k(tmp_path: Path) -> None:
     assert label.full_hamiltonian.shape == (10, 10)
     assert label.stress.shape == (3, 3)
     assert label.info["version"].startswith("CP2K version")
+
+
+def test_a_draft_has_the_hamiltonian_but_is_another_reference(tmp_path: Path) -> None:
+    for code in ("pyscf", "cp2k"):
+        assert make_labeler(code).reference() != make_labeler(code, draft=True).reference()
+    ase.io.write(tmp_path / "frames.xyz", hydrogen())
+    arguments = ["label", str(tmp_path / "frames.xyz"), "--out", str(tmp_path / "data.h5")]
+    assert CliRunner().invoke(app, [*arguments, "--draft"]).exit_code == 0
+    (draft,) = read_split(tmp_path / "data.h5", "train")
+    fine = label_structure(hydrogen(), "fine", make_labeler("pyscf"))
+    difference = draft.hamiltonian - fine.hamiltonian
+    difference -= np.diagonal(difference).mean() * np.eye(len(difference))
+    assert 0 < abs(difference).max() < 0.01
+    other = CliRunner().invoke(app, arguments)
+    assert isinstance(other.exception, InputError) and "another reference" in str(other.exception)
 
 
 @needs_cp2k

@@ -20,7 +20,7 @@ from mlh_driver.solvers import (
     make_solver,
 )
 from mlh_driver.solvers import auto as auto_module
-from mlh_driver.solvers.dense import differentiable_density, fermi_occupations
+from mlh_driver.solvers.dense import differentiable_density, fermi_occupations, orthonormalized
 from mlh_driver.solvers.purification import purify
 from mlh_driver.solvers.sparse import SparsePattern
 from mlh_driver.system import System
@@ -151,6 +151,20 @@ def test_fermi_occupations_minimize_the_free_energy(kT: float, name: str) -> Non
     assert state.entropy_term == pytest.approx(kT * entropy, abs=1e-6)
 
 
+@pytest.mark.parametrize("kT", [0.0, 0.5])
+def test_single_precision_costs_nothing_but_digits(kT: float) -> None:
+    """Orbitals are orthonormal again to the accuracy of double precision; rotations are of second order."""
+    H = gapped_matrix(n=120, filled=50)
+    exact, single = (dense(h, None, 100.0, kT) for h in (H, H.float()))
+    assert single.density.blocks.dtype == torch.float64
+    torch.testing.assert_close(single.density.blocks, exact.density.blocks, rtol=0.0, atol=3e-6)
+    assert float(single.density.dense().trace()) == pytest.approx(50.0, abs=1e-9)
+    assert single.band_energy == pytest.approx(exact.band_energy, abs=1e-5)
+    rough = torch.linalg.qr(torch.randn(30, 10, dtype=torch.float64)).Q + 1e-5 * torch.randn(30, 10).double()
+    smooth = orthonormalized(rough)
+    torch.testing.assert_close(smooth.T @ smooth, torch.eye(10).double(), rtol=0.0, atol=1e-8)
+
+
 def test_small_temperature_tends_to_the_ground_state() -> None:
     H = gapped_matrix()
     cold, ground = (dense(H, None, 16.0, kT) for kT in (0.01, 0.0))
@@ -166,6 +180,9 @@ def test_odd_electrons_and_closed_gaps_are_refused_at_zero_temperature() -> None
             make_solver(name).solve(problem(H, None, 15.0, 0.0))
         with pytest.raises(SolverError, match="gap"):
             make_solver(name).solve(problem(degenerate, None, 4.0, 0.0, n=2))
+    basis = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    with pytest.raises(SolverError, match="gap"):
+        dense((basis @ degenerate @ basis.T).float(), None, 4.0, 0.0)
     state = dense(H, None, 15.0, 0.025)
     assert float(state.density.dense().trace()) == pytest.approx(7.5, abs=1e-10)
 

@@ -286,13 +286,29 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
     hdf5.append(folder / "drafts.h5", draft, "train", {"engine": "a random model, coarse"})
     drafts = DataSettings(path=folder / "drafts.h5", learn="hamiltonian")
     trainer = Trainer(settings.model_copy(update={"data": (*settings.data, drafts)}))
-    assert [sample.name for sample in trainer.train] == ["s0", "s1"]
-    assert [sample.name for sample in trainer.drafts] == ["d0"]
-    everything = trainer.train + trainer.drafts
-    used = {stage: len(_usable(everything, stage)) for stage in ("hamiltonian", "energy", "joint")}
+    assert [sample.name for sample in trainer.train] == ["s0", "s1", "d0"]
+    used = {stage: len(_usable(trainer.train, stage)) for stage in ("hamiltonian", "energy", "joint")}
     assert used == {"hamiltonian": 3, "energy": 2, "joint": 3}
-    loss = trainer._loss("joint", trainer.drafts[0]).detach()
+    loss = trainer._loss("joint", trainer.train[2]).detach()
     expected = hamiltonian_loss(trainer.network(trainer.train[0].graph), trainer.train[0]).detach()
     assert float(loss) == pytest.approx(LossWeights().hamiltonian * float(expected))
-    model = make_model(trainer.settings, trainer.average, everything)
+    model = make_model(trainer.settings, trainer.run(), trainer.train)
     assert model.metadata.training_data == ("s0", "s1", "d0")
+    hdf5.append(folder / "bare.h5", replace(draft, hamiltonian=None, eigenvalues=None), "train", {})
+    bare = DataSettings(path=folder / "bare.h5", learn="hamiltonian")
+    with pytest.raises(InputError, match="d0 has no Hamiltonian"):
+        Trainer(settings.model_copy(update={"data": (*settings.data, bare)}))
+
+
+def test_the_energy_stage_starts_anew(folder: Path) -> None:
+    """Nothing of an earlier double-counting energy is left, and the fit heeds the weights of the stage."""
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    before = trainer.network.many_body.factors.weight.clone()
+    trainer._prepare_energy_stage()
+    assert (trainer.network.many_body.factors.weight != before).all()
+    assert (trainer.network.many_body.readout == 0).all()
+    first = trainer.network.repulsion.clone()
+    stage = trainer.settings.energy.model_copy(update={"weights": LossWeights(energy=1e5)})
+    trainer.settings = trainer.settings.model_copy(update={"energy": stage})
+    trainer._prepare_energy_stage()
+    assert not torch.allclose(trainer.network.repulsion, first)

@@ -34,7 +34,6 @@ class WithoutElectrons(Trainer):
 
 def fitted_errors(trainer: Trainer) -> dict[str, float]:
     trainer.run()
-    trainer.bands = {sample.name: trainer.band(sample) for sample in trainer.validation}
     return trainer.validation_errors("energy")
 
 

@@ -26,7 +26,8 @@ def label(
         bool, typer.Option("--full-hamiltonian", help="Also store H in the full basis (3 MB per 96 atoms).")
     ] = False,
     draft: Annotated[
-        bool, typer.Option("--draft", help="Coarse grids, a fifth of the time: for Hamiltonians only.")
+        bool,
+        typer.Option("--draft", help="Coarse grids: for Hamiltonians only, faster."),
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
 ) -> None:

@@ -33,5 +33,5 @@ def train(
         trainer = Trainer(settings, progress)
         network = trainer.run(resume=resume)
     path = settings.output / f"{settings.name}.pt"
-    make_model(settings, network, trainer.train + trainer.drafts).save(path)
+    make_model(settings, network, trainer.train).save(path)
     console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

@@ -7,8 +7,7 @@ functions into four factors u, v, w, z of ``channels`` functions each,
 
 where < > is the mean over the sphere: sums over two, three and four neighbors, in the spirit of the atomic
 cluster expansion (Drautz, Phys. Rev. B 99, 014104, 2019), with the tensors of its coefficients in factorized
-form. There is no deep network and no message passing on purpose: with the electronic term in place, what is
-left is short-ranged and nearly pairwise, and from a few thousand forces a flexible network learns noise.
+form. With the electronic term in place, what is left is short-ranged and nearly pairwise.
 """
 
 from __future__ import annotations
@@ -35,6 +34,11 @@ class ManyBodyEnergy(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
         self.factors = NodeLinear(lmax, n_density, (ORDERS + 1) * channels, n_species)
         self.readout = random_weights(n_species, ORDERS * channels, 1)
+
+    def reset(self) -> None:
+        """Draw the factors anew and start from zero energy."""
+        nn.init.normal_(self.factors.weight, std=self.factors.weight.shape[-2] ** -0.5)
+        nn.init.zeros_(self.readout)
 
     def forward(self, density: Tensor, species: Tensor) -> Tensor:
         """(N,) eV from (N, K, n_density), see :class:`~mlh_driver.network.nodes.AtomDensity`."""

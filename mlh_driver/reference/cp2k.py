@@ -25,6 +25,8 @@ from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, Unc
 _PROJECT = "label"
 #: The settings that define the reference; the others change cost and robustness only.
 REFERENCE_KEYS = ("cutoff_Ry", "rel_cutoff_Ry", "eps_default", "eps_scf")
+#: The fastest routine for densities on grids in builds for any x86-64, such as Debian's.
+_GRID_BACKEND = "REF"
 _M_ORDER_PYSCF = {"px": 0, "py": 1, "pz": 2}
 
 
@@ -41,9 +43,6 @@ class Cp2kSettings:
     the settings of ``DRAFT``, by Broyden mixing. Its orbitals start the one that counts, close to the
     solution, where DIIS takes a few expensive steps instead of 13 (glass) to 35 (liquid), and where the
     energy is variational.
-
-    grid_backend: CP2K's routine for densities on grids; ``REF`` is the fastest one of builds for any x86-64,
-                  such as Debian's, ``CPU`` of builds for the processor at hand
     """
 
     cutoff_Ry: float = 800.0
@@ -51,12 +50,11 @@ class Cp2kSettings:
     eps_default: float = 1e-10
     eps_scf: float = 2e-6
     stress: bool = True
-    max_scf: int = 40
+    max_scf: int = 80
     mixing_alpha: float = 0.4
     n_broyden: int = 8
     command: str = "cp2k.psmp"
     threads: int = 1
-    grid_backend: str = "REF"
     timeout_s: float = 1800.0
 
     def draft(self) -> Cp2kSettings:
@@ -84,7 +82,7 @@ class Cp2kLabeler:
             stale.unlink()
         prepared = settings.cutoff_Ry > DRAFT["cutoff_Ry"]
         if prepared:
-            _execute(workdir, _input(atoms, settings.draft(), run_type="ENERGY", start=_FROM_ATOMS), settings)
+            _execute(workdir, _input(atoms, settings.draft(), prepared=False, final=False), settings)
             parse_convergence((workdir / f"{_PROJECT}.out").read_text())
         _execute(workdir, write_input(atoms, settings, prepared), settings)
         return read_result(workdir, len(atoms), with_stress=settings.stress)
@@ -92,20 +90,8 @@ class Cp2kLabeler:
 
 def write_input(atoms: Atoms, settings: Cp2kSettings, prepared: bool) -> str:
     """The CP2K input for ``atoms`` (positions and cell in Å); ``prepared`` if a restart file has orbitals."""
-    start = _FROM_ORBITALS if prepared else _FROM_ATOMS
-    return _input(atoms, settings, run_type="ENERGY_FORCE", start=start, matrices=_PRINT_MATRICES)
+    return _input(atoms, settings, prepared=prepared, final=True)
 
-
-@dataclass(frozen=True)
-class _Start:
-    """Where the self-consistent field starts, and the mixing that suits it."""
-
-    guess: str
-    mixing: str
-
-
-_FROM_ATOMS = _Start("ATOMIC", "BROYDEN_MIXING")
-_FROM_ORBITALS = _Start("RESTART", "DIRECT_P_MIXING")  # DIIS takes over
 
 _PRINT_MATRICES = """    &PRINT
       &AO_MATRICES
@@ -121,16 +107,35 @@ _PRINT_MATRICES = """    &PRINT
 """
 
 
-def _input(atoms: Atoms, settings: Cp2kSettings, *, run_type: str, start: _Start, matrices: str = "") -> str:
+def _scf_block(settings: Cp2kSettings, prepared: bool) -> str:
+    """From orbitals, DIIS takes over after the first steps; from atoms, Broyden mixing is robust."""
+    guess, mixing = ("RESTART", "DIRECT_P_MIXING") if prepared else ("ATOMIC", "BROYDEN_MIXING")
+    return f"""    &SCF
+      SCF_GUESS {guess}
+      EPS_SCF {settings.eps_scf:.1E}
+      MAX_SCF {settings.max_scf}
+      &DIAGONALIZATION
+        ALGORITHM STANDARD
+      &END DIAGONALIZATION
+      &MIXING
+        METHOD {mixing}
+        ALPHA {settings.mixing_alpha}
+        NBROYDEN {settings.n_broyden}
+      &END MIXING
+    &END SCF"""
+
+
+def _input(atoms: Atoms, settings: Cp2kSettings, *, prepared: bool, final: bool) -> str:
+    """An input file; one that is not ``final`` leaves orbitals only."""
     if not atoms.pbc.all():
         raise StructureError(f"the cell must be periodic in three directions, not pbc={atoms.pbc.tolist()}")
     stress = "ANALYTICAL" if settings.stress else "NONE"
     return f"""&GLOBAL
   PROJECT {_PROJECT}
-  RUN_TYPE {run_type}
+  RUN_TYPE {"ENERGY_FORCE" if final else "ENERGY"}
   PRINT_LEVEL LOW
   &GRID
-    BACKEND {settings.grid_backend}
+    BACKEND {_GRID_BACKEND}
   &END GRID
 &END GLOBAL
 &FORCE_EVAL
@@ -146,24 +151,12 @@ def _input(atoms: Atoms, settings: Cp2kSettings, *, run_type: str, start: _Start
     &QS
       EPS_DEFAULT {settings.eps_default:.1E}
     &END QS
-    &SCF
-      SCF_GUESS {start.guess}
-      EPS_SCF {settings.eps_scf:.1E}
-      MAX_SCF {settings.max_scf}
-      &DIAGONALIZATION
-        ALGORITHM STANDARD
-      &END DIAGONALIZATION
-      &MIXING
-        METHOD {start.mixing}
-        ALPHA {settings.mixing_alpha}
-        NBROYDEN {settings.n_broyden}
-      &END MIXING
-    &END SCF
+{_scf_block(settings, prepared)}
     &XC
       &XC_FUNCTIONAL PBE
       &END XC_FUNCTIONAL
     &END XC
-{matrices}  &END DFT
+{_PRINT_MATRICES if final else ""}  &END DFT
   &PRINT
     &FORCES
       NDIGITS 12

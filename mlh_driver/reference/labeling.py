@@ -27,7 +27,8 @@ _MAX_OVERLAP_DIFFERENCE = 1e-4
 def make_labeler(engine: str, threads: int = 1, draft: bool = False) -> Labeler:
     """The labeler of a name, ``pyscf`` or ``cp2k``, at the settings of the project's own data.
 
-    A ``draft`` costs a fifth: its Hamiltonian is good for training, its energies and forces are not.
+    The Hamiltonian of a ``draft`` is good for training, its energies and forces are not; it costs a fifth
+    with CP2K, a third with PySCF.
     """
     if engine == PyscfLabeler.name:
         pyscf = PyscfSettings(threads=threads)

@@ -34,7 +34,7 @@ class PyscfSettings:
     threads: int = 1
 
     def draft(self) -> PyscfSettings:
-        """A coarse calculation: its Hamiltonian is good for training, its energies and forces are not."""
+        """A coarse calculation: H within some meV, energies and forces not of use."""
         return replace(self, ke_cutoff_Ha=100.0, eps_scf_Ha=1e-6, stress=False)
 
 

@@ -52,7 +52,9 @@ def from_siesta_run(path: Path) -> LabelledStructure:
     atoms = _read_atoms(sisl, path, names)
     hamiltonian = _read_hamiltonian(sisl, path, label, atoms)
     minimal, electrons = _minimal_basis(atoms)
-    n_electrons = _find_number(r"Total number of electrons:\s+(\S+)", output, path)
+    n_electrons = _find_number(
+        "Total number of electrons", r"Total number of electrons:\s+(\S+)", output, path
+    )
     if abs(electrons - n_electrons) > 0.01 or round(n_electrons) % 2:
         raise InputError(
             f"{path}: the run has {n_electrons:g} electrons, the s and p valence shells of its neutral atoms "
@@ -66,7 +68,7 @@ def from_siesta_run(path: Path) -> LabelledStructure:
     return LabelledStructure(
         name=f"{path.resolve().parent.name}_{path.stem}",
         system=System(atoms.Z, geometry.xyz, geometry.cell),
-        energy=_find_number(r"siesta: +Total = +(\S+)", output, path),
+        energy=_find_number("Total", r"siesta: +Total = +(\S+)", output, path),
         forces=_read_forces(sisl, path, label, len(atoms)),
         stress=_parse_stress(output),
         hamiltonian=H_minimal,
@@ -176,12 +178,12 @@ def _read_output(file: Path) -> str:
     return text
 
 
-def _find_number(pattern: str, text: str, path: Path) -> float:
-    """The last number of its kind in the standard output."""
+def _find_number(title: str, pattern: str, text: str, path: Path) -> float:
+    """The last match of the pattern of this title in the standard output."""
     found = re.findall(pattern, text)
     if not found:
         raise InputError(
-            f"the standard output of {path} has no line {pattern!r}; is it SIESTA's, of 4.0 or later?"
+            f"the standard output of {path} has no number after {title!r}; is it SIESTA's, of 4.0 or later?"
         )
     return float(found[-1])
 

@@ -21,7 +21,7 @@ ERROR_PER_ATOM_eV = 1e-4
 class ElectronicProblem:
     """The electrons of one structure.
 
-    H:           Hamiltonian in eV; in single precision, without S, diagonalization takes half the time
+    H:           Hamiltonian in eV, in single or double precision; P is in double precision
     S:           overlap in the pattern of H, or None for an orthonormal basis
     n_electrons: of both spins
     kT:          electronic temperature in eV

@@ -16,11 +16,15 @@ from mlh_driver.training.settings import TrainSettings
 
 
 def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list[Sample]) -> Model:
-    """Add the extrapolation indicator of the training data, the metadata, and the errors on all splits."""
+    """Add the extrapolation indicator of the training data, the metadata, and the errors on all splits.
+
+    The indicator knows the structures whose energies and forces were learned.
+    """
     network = network.eval().requires_grad_(False)
+    known = [sample for sample in train if not sample.only_hamiltonian]
     with torch.no_grad():
-        descriptors = torch.cat([network(sample.graph).descriptors for sample in train])
-    species = torch.cat([sample.graph.species for sample in train])
+        descriptors = torch.cat([network(sample.graph).descriptors for sample in known])
+    species = torch.cat([sample.graph.species for sample in known])
     metadata = ModelMetadata(
         name=settings.name,
         basis=settings.basis(),

@@ -22,7 +22,7 @@ RIDGE = 1e-4
 def fit_repulsion(
     network: HamiltonianNetwork, samples: list[Sample], bands: dict[str, BandTerm], weights: LossWeights
 ) -> None:
-    """Set ``network.repulsion`` to the fit, and let the many-body rest start from zero."""
+    """Set ``network.repulsion`` to the fit, and let the many-body rest start anew, from zero."""
     systems = [_equations(network, sample, bands[sample.name], weights) for sample in samples]
     matrix = np.concatenate([a for a, _ in systems])
     target = np.concatenate([b for _, b in systems])
@@ -33,7 +33,7 @@ def fit_repulsion(
     )
     with torch.no_grad():
         network.repulsion.copy_(torch.tensor(solution).reshape(network.repulsion.shape))
-        network.many_body.readout.zero_()
+        network.many_body.reset()
 
 
 def _equations(

@@ -33,8 +33,7 @@ class DataSettings(Settings):
     path: Path
     names: str = Field(default="*", description="take structures of matching names only, such as v*")
     learn: Literal["all", "hamiltonian"] = Field(
-        default="all",
-        description="hamiltonian: energies and forces are those of another reference",
+        default="all", description="hamiltonian: H alone is learned, from the training splits"
     )
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)

@@ -68,12 +68,11 @@ class Trainer:
         if settings.start_from:
             self._load_weights(settings.start_from)
         self.average = copy.deepcopy(self.network)
-        self.train = self._samples("train")
+        self.train = self._samples("train") + self._drafts()
         self.validation = self._samples("validation")
-        self.drafts = [replace(s, only_hamiltonian=True) for s in self._samples("train", "hamiltonian")]
-        if not self.train:
-            raise InputError("the settings name no training structures")
-        if settings.hamiltonian.steps and not _usable(self.train + self.drafts, "hamiltonian"):
+        if not _usable(self.train, "energy"):
+            raise InputError("the settings name no training structures with energies")
+        if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
         self._set_inner_radii()
         self.best: dict[str, Tensor] = {}
@@ -102,7 +101,7 @@ class Trainer:
 
     def _set_inner_radii(self) -> None:
         for network in (self.network, self.average):
-            network.set_inner_radii(inner_radii(self.train, len(network.kinds)))
+            network.set_inner_radii(inner_radii(_usable(self.train, "energy"), len(network.kinds)))
 
     def _load_weights(self, name: str) -> None:
         """Start from the weights of an existing model with the same basis and network settings."""
@@ -120,6 +119,17 @@ class Trainer:
             make_sample(label, self.network.basis, settings.atom_energies(), settings.network.pair_cutoff_A)
             for label in labels_of(settings, role, learn)
         ]
+
+    def _drafts(self) -> list[Sample]:
+        """Samples whose Hamiltonian alone is to be learned."""
+        drafts = [replace(s, only_hamiltonian=True) for s in self._samples("train", "hamiltonian")]
+        for draft in drafts:
+            if draft.hamiltonian is None:
+                raise InputError(
+                    f"{draft.name} has no Hamiltonian, but its data section says learn = 'hamiltonian'; "
+                    "label it with mlh-driver label, or leave that line out"
+                )
+        return drafts
 
     def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
         def belongs(name: str) -> bool:
@@ -156,9 +166,10 @@ class Trainer:
 
     def _prepare_energy_stage(self) -> None:
         """The electronic term of every structure, and a first pair repulsion by least squares."""
-        self.bands = {s.name: self.band(s) for s in [*self.train, *self.validation]}
+        train = _usable(self.train, "energy")
+        self.bands = {s.name: self.band(s) for s in [*train, *self.validation]}
         if self.position.step == 0:
-            fit_repulsion(self.network, self.train, self.bands, self.settings.weights)
+            fit_repulsion(self.network, train, self.bands, self._weights("energy"))
             self.average.load_state_dict(self.network.state_dict())
 
     def band(self, sample: Sample) -> BandTerm:
@@ -166,7 +177,7 @@ class Trainer:
         return band_term(self.network, sample)
 
     def _step(self, stage: str, plan: StageSettings) -> float:
-        samples = _usable(self.train + self.drafts, stage)
+        samples = _usable(self.train, stage)
         sample = samples[int(self.rng.integers(len(samples)))]
         rate = learning_rate(plan, self.position.step)
         for group in self.optimizer.param_groups:
