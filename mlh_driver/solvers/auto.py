@@ -8,7 +8,7 @@ from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.linear_scaling import MIN_GAP_IN_KT, LinearScalingSolver
 
 #: Up to this many orbitals diagonalization is the faster one.
-DENSE_IS_FASTER = 1300
+DENSE_IS_FASTER = 1800
 #: Up to this many it is still affordable (4 GB, minutes) when nothing else works.
 DENSE_IS_POSSIBLE = 10000
 
