@@ -1,11 +1,11 @@
-"""A machine-learned Hamiltonian beside an interatomic potential (MACE) trained on exactly the same frames.
+"""A machine-learned Hamiltonian beside an interatomic potential (MACE) of the same energies and forces.
 
     python compare.py CONFIG --model NAME --mace-python PATH --seconds 1800 --test DATA ... --output FOLDER
 
 CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and
-forces, and the same isolated-atom energies. PATH is the python of an environment with ``mace-torch``.
-Frames of the test split of every DATA, of any size, are predicted by both. Predictions of MACE are kept in
-FOLDER; without --mace-python they are read from there. Prints tables and draws FOLDER/comparison.png.
+forces, and the same isolated-atom energies, but no Hamiltonians (and no drafts). PATH is the python of an
+environment with ``mace-torch``. Frames of the test split of every DATA, of any size, are predicted by both.
+Predictions of MACE are kept in FOLDER; without --mace-python they are read from there. Prints tables and draws FOLDER/comparison.png.
 
 The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is
 that of the difference. Hosts and vacancies of one network share their number: h106_min, v106_0.
@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--model", default="asio2-minimal")
     parser.add_argument("--mace-python", help="python of an environment with mace-torch")
     parser.add_argument("--seconds", type=float, default=1800.0, help="processor time of MACE")
-    parser.add_argument("--test", type=Path, nargs="*", default=[], metavar="DATA")
+    parser.add_argument(
+        "--test", type=Path, nargs="*", default=[], metavar="DATA", help="data sets with a split test"
+    )
     parser.add_argument("--output", type=Path, default=Path("comparison"))
     options = parser.parse_args()
     settings = read_settings(options.config)

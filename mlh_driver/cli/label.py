@@ -26,8 +26,7 @@ def label(
         bool, typer.Option("--full-hamiltonian", help="Also store H in the full basis (3 MB per 96 atoms).")
     ] = False,
     draft: Annotated[
-        bool,
-        typer.Option("--draft", help="Coarse grids: for Hamiltonians only, faster."),
+        bool, typer.Option("--draft", help="Coarse grids: for Hamiltonians only, faster.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
 ) -> None:

@@ -196,10 +196,7 @@ class Trainer:
             return hamiltonian_loss(self.network(sample.graph), sample)
         if stage == "energy":
             return energy_loss(self.network, sample, self.bands[sample.name], self._weights(stage))
-        weights = self._weights(stage)
-        if sample.only_hamiltonian:
-            return weights.hamiltonian * hamiltonian_loss(self.network(sample.graph), sample)
-        return joint_loss(self.network, sample, weights)
+        return joint_loss(self.network, sample, self._weights(stage))
 
     def _weights(self, stage: str) -> LossWeights:
         return getattr(self.settings, stage).weights or self.settings.weights
