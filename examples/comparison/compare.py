@@ -5,7 +5,8 @@
 CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and
 forces, and the same isolated-atom energies, but no Hamiltonians (and no drafts). PATH is the python of an
 environment with ``mace-torch``. Frames of the test split of every DATA, of any size, are predicted by both.
-Predictions of MACE are kept in FOLDER; without --mace-python they are read from there. Prints tables and draws FOLDER/comparison.png.
+Predictions of MACE are kept in FOLDER; without --mace-python they are read from there. Prints tables and
+draws FOLDER/comparison.png.
 
 The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is
 that of the difference. Hosts and vacancies of one network share their number: h106_min, v106_0.
