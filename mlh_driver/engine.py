@@ -3,16 +3,17 @@
     E(R) = 2 Tr[(P - P0) H(R)] - T_e S_e + sum_i [eps_i(R) + E0_i]
 
 ==========  ==============================================================================
-H           predicted Hamiltonian, a function of the pair vectors r_ij alone
+H           predicted Hamiltonian, a function of the pair vectors r_ij and, through the potential of
+            distant charges, of positions and cell
 P           spin-less density matrix that minimizes 2 Tr[P H] - T_e S_e at fixed electron number
 P0          occupations of neutral spherical atoms: makes E independent of the zero of potential
 eps_i       predicted double-counting energy of atom i, zero for an isolated atom
 E0_i        total energy of the isolated atom
 ==========  ==============================================================================
 
-P is stationary, so dE/dr_ij = 2 Tr[(P - P0) dH/dr_ij] + sum_k d eps_k/dr_ij (Hellmann-Feynman): one
-vector-Jacobian product of the network with the cotangents 2 (P - P0) on H and 1 on eps. With
-g_ij = dE/dr_ij, forces are F_i = sum_j (g_ij - g_ji) and the stress is sum_ij r_ij (outer) g_ij / V.
+P is stationary, so dE/dx = 2 Tr[(P - P0) dH/dx] + sum_k d eps_k/dx (Hellmann-Feynman): one
+vector-Jacobian product of the network with the cotangents 2 (P - P0) on H and 1 on eps.
+:func:`mlh_driver.graph.forces_and_virial` turns it into forces and stress.
 The energy is summed in double precision whatever the precision of the network.
 """
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ class Engine:
             graph = self._graph(system)
             atoms = self._atoms(system, graph)
         with watch("network"):
-            graph.pair_vectors.requires_grad_()
+            graph = graph.with_gradient()
             blocks = self.model.network(graph)
         with watch("solver"):
             assembly = Assembly(blocks, atoms.sizes)
@@ -153,15 +154,7 @@ class Engine:
         return np.asarray(np.linalg.eigvalsh(self.hamiltonian(system)), dtype=np.float64)
 
     def _graph(self, system: System) -> Graph:
-        graph = self.graphs.build(system, self._dtype)
-        if self._device.type == "cpu":
-            return graph
-        return replace(
-            graph,
-            species=graph.species.to(self._device),
-            pair_index=graph.pair_index.to(self._device),
-            pair_vectors=graph.pair_vectors.to(self._device),
-        )
+        return self.graphs.build(system, self._dtype).to(self._device)
 
     def _atoms(self, system: System, graph: Graph) -> _Atoms:
         key = system.numbers.tobytes()
@@ -186,12 +179,12 @@ class Engine:
         self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor
     ) -> tuple[Array, Array]:
         """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/d(blocks)."""
-        (gradient,) = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             [blocks.onsite, blocks.pairs, blocks.energies],
-            graph.pair_vectors,
+            graph.geometry,
             [onsite, pairs, torch.ones_like(blocks.energies)],
         )
-        forces, virial = forces_and_virial(gradient.double(), graph)
+        forces, virial = forces_and_virial(gradients, graph)
         return forces.cpu().numpy(), -virial.cpu().numpy() / system.volume
 
     def _results(

@@ -7,7 +7,8 @@ meets its own images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,27 +29,55 @@ class Graph:
     pair_vectors: (P, 3) r_j + S·cell - r_i in Å, S being the integers that lead to the image of j
     kind_sizes:   pairs of each kind; the kinds are (a, b) with a <= b in lexicographic order, and the
                   pairs of a kind are consecutive
+    positions:    (N, 3) in Å, in double precision, as is
+    cell:         (3, 3) its rows are the vectors of the cell; only what is long-ranged depends on these two
     """
 
     species: Tensor
     pair_index: Tensor
     pair_vectors: Tensor
     kind_sizes: tuple[int, ...]
+    positions: Tensor
+    cell: Tensor
 
     @property
     def n_atoms(self) -> int:
         return len(self.species)
 
+    @property
+    def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What energies are functions of: pair vectors, positions and cell."""
+        return self.pair_vectors, self.positions, self.cell
 
-def forces_and_virial(gradient: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-    """Forces (N, 3) and virial (3, 3) from g = dE/d pair_vectors, (P, 3), in the precision of ``gradient``.
+    def with_gradient(self) -> Graph:
+        """The same graph, with a geometry of fresh leaves that record derivatives."""
+        vectors, positions, cell = (x.detach().clone().requires_grad_() for x in self.geometry)
+        return replace(self, pair_vectors=vectors, positions=positions, cell=cell)
 
-    A pair vector is r_j - r_i, so F_i gains g and F_j loses it; the virial is -sum r (outer) g, symmetrized
-    (it is -V times the stress).
+    def to(self, device: torch.device) -> Graph:
+        """The graph on a device."""
+        names = ("species", "pair_index", "pair_vectors", "positions", "cell")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def forces_and_virial(gradients: Sequence[Tensor | None], graph: Graph) -> tuple[Tensor, Tensor]:
+    """Forces (N, 3) and virial (3, 3) from the derivatives of an energy by the ``geometry`` of a graph.
+
+    A pair vector is r_j - r_i, so F_i gains g = dE/dr_ij and F_j loses it. The virial is -sum x (outer) dE/dx
+    over pair vectors, positions and cell vectors x, symmetrized (it is -V times the stress). Sums are in
+    double precision; a derivative that does not exist (None) is zero.
     """
+    pairs, *others = (None if g is None else g.double() for g in gradients)
     i, j = graph.pair_index
-    forces = gradient.new_zeros(graph.n_atoms, 3).index_add(0, i, gradient).index_add(0, j, -gradient)
-    virial = -graph.pair_vectors.detach().to(gradient.dtype).T @ gradient
+    forces = graph.positions.new_zeros(graph.n_atoms, 3)
+    virial = graph.positions.new_zeros(3, 3)
+    if pairs is not None:
+        forces = forces.index_add(0, i, pairs).index_add(0, j, -pairs)
+    if others[0] is not None:
+        forces = forces - others[0]
+    for x, g in zip(graph.geometry, (pairs, *others), strict=True):
+        if g is not None:
+            virial = virial - x.detach().double().T @ g
     return forces, 0.5 * (virial + virial.T)
 
 
@@ -104,6 +133,8 @@ class GraphBuilder:
             pair_index=torch.from_numpy(np.stack([pairs.i[inside], pairs.j[inside]])),
             pair_vectors=torch.from_numpy(vectors[inside]).to(dtype),
             kind_sizes=tuple(np.bincount(pairs.kinds[inside], minlength=n_kinds).tolist()),
+            positions=torch.from_numpy(np.array(system.positions)),
+            cell=torch.from_numpy(np.array(system.cell)),
         )
 
     def _reusable_images(self, system: System) -> Array | None:

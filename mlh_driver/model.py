@@ -19,7 +19,7 @@ from mlh_driver.errors import ModelFileError
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SHIPPED_MODELS = Path(__file__).parent / "models"
 
 

@@ -1,9 +1,12 @@
-"""Settings of the process that make the compiled parts fast."""
+"""Settings of the process: how it is stopped, and what makes its compiled parts fast."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import signal
 import sys
+from collections.abc import Iterator
 
 import numba
 import torch
@@ -11,6 +14,20 @@ import torch
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def use_torch_threads() -> None:

@@ -85,6 +85,9 @@ def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings =
     network = HamiltonianNetwork(basis, settings).double()
     with torch.no_grad():
         network.repulsion.normal_()
+        network.long_range.dipole.normal_(std=0.3)
+        network.long_range.charge_factor.fill_(0.7)
+        network.long_range.dipole_factors.copy_(torch.linspace(-0.5, 0.5, len(basis.species)))
         network.onsite[0].constant -= 8.0  # low levels on oxygen open a gap
     network.eval().requires_grad_(False)
     system = small_system(seed=3)

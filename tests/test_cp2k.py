@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from processes import ENVIRONMENT, PATIENCE_S, launching
 
 from mlh_driver.reference import cp2k
 from mlh_driver.reference.constants import BOHR_A, HARTREE_EV
@@ -137,6 +142,34 @@ def test_fine_grids_start_from_the_orbitals_of_a_draft(
     assert ["AO_MATRICES" in text for text in inputs] == [False, True]
     Cp2kLabeler(Cp2kSettings().draft()).calculate(hydrogen(), tmp_path)
     assert len(inputs) == 3 and "AO_MATRICES" in inputs[2]
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_label_command_leaves_no_cp2k_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
+) -> None:
+    pid_file = tmp_path / "pid"
+    stand_in = tmp_path / "cp2k.psmp"  # runs for as long as it takes
+    stand_in.write_text(
+        f"#!/bin/sh\necho $$ > {pid_file}.new && mv {pid_file}.new {pid_file}\nexec sleep 600\n"
+    )
+    stand_in.chmod(0o755)
+    ase.io.write(tmp_path / "frame.xyz", hydrogen())
+    command = ["mlh-driver", "label", str(tmp_path / "frame.xyz"), "--engine", "cp2k"]
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}:{ENVIRONMENT['PATH']}")
+    with launching(tmp_path) as launch:
+        program = launch(*command, "--out", str(tmp_path / "out.h5"))
+        assert eventually(pid_file.exists)
+        program.process.send_signal(sign)
+        assert program.status() == 130
+    assert eventually(lambda: not Path("/proc", pid_file.read_text().strip()).exists())
 
 
 @pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")

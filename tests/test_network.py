@@ -58,13 +58,14 @@ def test_hamiltonian_is_hermitian_and_real() -> None:
 
 
 def test_translation_and_permutation_change_nothing_else() -> None:
+    """Up to the mesh of the long-ranged potential, which stays in place when the atoms move."""
     engine, system = Engine(random_model()), small_system()
     order = np.random.default_rng(0).permutation(len(system))
     moved = System(system.numbers[order], system.positions[order] + [3.0, -20.0, 0.7], system.cell)
     before, after = engine.compute(system), engine.compute(moved)
-    assert after.energy == pytest.approx(before.energy, abs=1e-10)
-    np.testing.assert_allclose(after.forces, before.forces[order], atol=1e-10)
-    np.testing.assert_allclose(after.charges, before.charges[order], atol=1e-10)
+    assert after.energy == pytest.approx(before.energy, abs=1e-6)
+    np.testing.assert_allclose(after.forces, before.forces[order], atol=1e-5)
+    np.testing.assert_allclose(after.charges, before.charges[order], atol=1e-6)
 
 
 def test_single_precision_agrees_with_double() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ from mlh_driver.interfaces.session import DriverSession
 from mlh_driver.interfaces.template import Template
 from mlh_driver.interfaces.wire import Channel
 from mlh_driver.results import Results
+from mlh_driver.runtime import sigterm_interrupts
 from mlh_driver.system import System
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Server:
 
     def serve(self, listener: Listener) -> None:
         """Accept and serve until SIGTERM or Ctrl-C; then close every connection and remove the socket."""
-        with _stop_on_signals():
+        with sigterm_interrupts():
             try:
                 self._say(f"listening on {listener.address}")
                 for number in itertools.count(1):
@@ -106,17 +105,3 @@ def _compute_if_wanted(channel: Channel, engine: Engine, system: System) -> Resu
     if channel.peer_is_gone():
         raise ConnectionLost("it left before its turn came")
     return engine.compute(system)
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -2,7 +2,8 @@
 
 Density of neighbors -> many-body products -> messages along bonds -> many-body products give each atom
 a set of features h_i. From these, the on-site block comes from h_i, the block of a pair from h_i and h_j
-turned into the frame of their bond. The double-counting energy comes from the density alone. Couplings
+turned into the frame of their bond. Charges and dipoles from h_i add the potential of distant atoms to
+the on-site blocks. The double-counting energy comes from the density alone. Couplings
 through intermediate atoms, which orthogonalization makes long-ranged, are added as products of
 short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 """
@@ -20,6 +21,7 @@ from mlh_driver.graph import Graph, pair_kinds
 from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
+from mlh_driver.network.electrostatics import LongRange
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, OnsiteBlocks
@@ -36,6 +38,7 @@ class NetworkSettings:
     message_cutoff_A: range of one layer of atom features
     hop_cutoff_A:     range of the blocks whose products give through-bond couplings
     decay_per_A:      blocks are learned relative to exp(-decay r)
+    smearing_A:       width of the Gaussian charges of the long-ranged potential
     """
 
     lmax: int = 3
@@ -50,6 +53,7 @@ class NetworkSettings:
     hop_hidden: tuple[int, ...] = (64, 32, 16)
     decay_per_A: float = 0.9
     energy_channels: int = 32
+    smearing_A: float = 2.0
 
     def __post_init__(self) -> None:
         if not 0 < self.hop_cutoff_A <= self.message_cutoff_A <= self.pair_cutoff_A:
@@ -66,15 +70,24 @@ class Blocks:
     onsite:      (N, n, n) symmetric blocks in eV, zero-padded for species with fewer orbitals
     pairs:       (Q, n, n) blocks in eV; entry q adds to the block (i, j) of H, its transpose to (j, i)
     pair_index:  (2, Q) the atoms i and j; a pair of atoms may occur several times
-    energies:    (N,) double-counting energies in eV, relative to the isolated atoms
+    local_energies:   (N,) short-ranged double-counting energies in eV, relative to the isolated atoms
+    coulomb_energies: (N,) those of the potential of distant charges
+    multipoles:  (N, 4) excess electrons of each atom and their dipole, see electrostatics.py
     descriptors: (N, channels) scalar features, for the extrapolation indicator
     """
 
     onsite: Tensor
     pairs: Tensor
     pair_index: Tensor
-    energies: Tensor
+    local_energies: Tensor
+    coulomb_energies: Tensor
+    multipoles: Tensor
     descriptors: Tensor
+
+    @property
+    def energies(self) -> Tensor:
+        """(N,) double-counting energies in eV, relative to the isolated atoms."""
+        return self.local_energies + self.coulomb_energies
 
 
 class HamiltonianNetwork(nn.Module):
@@ -105,6 +118,9 @@ class HamiltonianNetwork(nn.Module):
             lmax, n_species * settings.n_radial, settings.energy_channels, n_species
         )
         self.repulsion = nn.Parameter(torch.zeros(len(self.kinds), settings.n_radial))
+        self.long_range = LongRange(
+            channels, n_species, settings.n_radial, len(self.kinds), settings.smearing_A
+        )
         kind_of = torch.zeros(n_species, n_species, dtype=torch.long)
         for kind, (a, b) in enumerate(self.kinds):
             kind_of[a, b] = kind_of[b, a] = kind
@@ -142,16 +158,20 @@ class HamiltonianNetwork(nn.Module):
         strength = decay * envelope(distances, settings.pair_cutoff_A)
         bonds = self._pair_blocks(self.bonds, 1, pair_features, pairs, graph.kind_sizes)[:, 0]
         hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
+        i, j = (end.atoms for end in near.ends)
+        field = self.long_range(graph, features, near, self.kind_of[species[i], species[j]])
         return Blocks(
-            onsite=self._onsite_blocks(features, species),
+            onsite=self._onsite_blocks(features, field.potentials, species),
             pairs=torch.cat([bonds * strength[:, None, None], hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            energies=self._energies(species, near, density) + wall_energies,
+            local_energies=self._energies(species, near, density) + wall_energies,
+            coulomb_energies=field.energies,
+            multipoles=field.multipoles,
             descriptors=features[:, 0],
         )
 
-    def energies(self, graph: Graph) -> Tensor:
-        """(N,) double-counting energies alone, without the Hamiltonian."""
+    def local_energies(self, graph: Graph) -> Tensor:
+        """(N,) short-ranged double-counting energies alone, without the Hamiltonian."""
         graph, wall_energies = self._guarded(graph)
         near = self._near_bonds(graph, *self._frames(graph))
         return self._energies(graph.species, near, self.density(graph.species, near)) + wall_energies
@@ -217,12 +237,14 @@ class HamiltonianNetwork(nn.Module):
         hops = grid.reshape(-1, self.n, self.n).index_select(0, star.paths)
         return hops * star.weights[:, None, None].to(hops.dtype), star.path_ends
 
-    def _onsite_blocks(self, features: Tensor, species: Tensor) -> Tensor:
-        """(N, n, n)"""
+    def _onsite_blocks(self, features: Tensor, potentials: Tensor, species: Tensor) -> Tensor:
+        """(N, n, n) from features and the potential of distant charges, (N,)."""
         blocks = features.new_zeros(len(species), self.n, self.n)
         for k, head in enumerate(self.onsite):
             atoms = torch.nonzero(species == k)[:, 0]
-            blocks = blocks.index_copy(0, atoms, _pad(head(features[atoms]), self.n))
+            found = head(features[atoms])
+            shift = torch.diag_embed(potentials[atoms, None].expand(-1, found.shape[-1]))
+            blocks = blocks.index_copy(0, atoms, _pad(found + shift, self.n))
         return blocks
 
     def _energies(self, species: Tensor, near: Bonds, density: Tensor) -> Tensor:

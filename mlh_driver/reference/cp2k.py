@@ -21,6 +21,7 @@ from ase.data import chemical_symbols
 from mlh_driver.errors import StructureError
 from mlh_driver.reference.constants import BOHR_A, EV_A3_PER_GPA, FULL_BASIS, HARTREE_EV, VALENCE_ELECTRONS
 from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
+from mlh_driver.runtime import sigterm_interrupts
 
 _PROJECT = "label"
 #: The settings that define the reference; the others change cost and robustness only.
@@ -297,14 +298,15 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
     command = [settings.command, "-i", f"{_PROJECT}.inp", "-o", f"{_PROJECT}.out"]
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
     try:
-        finished = subprocess.run(
-            command,
-            cwd=workdir,
-            env=environment,
-            timeout=settings.timeout_s,
-            capture_output=True,
-            check=False,
-        )
+        with sigterm_interrupts():  # which ends the program with us
+            finished = subprocess.run(
+                command,
+                cwd=workdir,
+                env=environment,
+                timeout=settings.timeout_s,
+                capture_output=True,
+                check=False,
+            )
     except FileNotFoundError as error:
         raise LabelingError(
             f"'{settings.command}' is not in PATH; install CP2K (Debian: apt install cp2k) or set command"

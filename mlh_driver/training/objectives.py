@@ -18,6 +18,9 @@ from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Derivatives, Sample
 from mlh_driver.training.settings import LossWeights
 
+#: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
+MULTIPOLE_WEIGHT = 100.0
+
 
 def shift_free(difference: Tensor) -> Tensor:
     """Remove the mean of the diagonal from a difference of Hamiltonians, (n, n)."""
@@ -27,16 +30,21 @@ def shift_free(difference: Tensor) -> Tensor:
 
 
 def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
-    """Squared Frobenius error per atom in eV^2, up to a constant; zero where H is not labelled."""
-    if sample.hamiltonian is None:
+    """Squared Frobenius error per atom in eV^2, up to a constant; zero where H is not labelled.
+
+    The multipoles, whose potential is a part of H, are held to those of the labelled H.
+    """
+    if sample.hamiltonian is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype).dense()
-    return shift_free(predicted - sample.hamiltonian).square().sum() / sample.graph.n_atoms
+    error = shift_free(predicted - sample.hamiltonian).square().sum()
+    multipoles = (blocks.multipoles - sample.multipoles).square().sum()
+    return (error + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
 
 
 @dataclass(frozen=True)
 class BandTerm:
-    """Electronic energy 2 Tr[(P - P0) H] in eV and its derivatives."""
+    """Electronic energy 2 Tr[(P - P0) H] less its double counting of Coulomb energy, in eV; derivatives."""
 
     energy: float
     derivatives: Derivatives
@@ -44,26 +52,29 @@ class BandTerm:
 
 def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
     """The model's electronic energy and forces, with the network held fixed."""
-    graph = sample.with_gradient()
+    graph = sample.graph.with_gradient()
     blocks = network(graph)
     assembly = Assembly(blocks, sample.sizes)
     pattern = assembly.hamiltonian()
     H = pattern.dense().detach()
     weight = 2.0 * (differentiable_density(H, sample.n_pairs) - torch.diag(sample.reference))
-    onsite, pairs = assembly.cotangents(pattern.like_dense(weight))
-    (gradient,) = torch.autograd.grad([blocks.onsite, blocks.pairs], graph.pair_vectors, [onsite, pairs])
-    derivatives = Derivatives.of_pairs(gradient, sample.graph)
-    return BandTerm(float((weight * H).sum()), derivatives)
+    coulomb = blocks.coulomb_energies
+    derivatives = Derivatives.of(
+        [blocks.onsite, blocks.pairs, coulomb],
+        [*assembly.cotangents(pattern.like_dense(weight)), torch.ones_like(coulomb)],
+        graph,
+    )
+    return BandTerm(float((weight * H).sum() + coulomb.detach().sum()), derivatives)
 
 
 def double_counting(
     network: HamiltonianNetwork, sample: Sample, band: BandTerm, create_graph: bool = False
 ) -> tuple[Tensor, Derivatives]:
-    """Binding energy and derivatives: the network's double-counting energy plus the fixed electronic term."""
-    graph = sample.with_gradient()
-    energy = network.energies(graph).sum()
-    (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, create_graph=create_graph)
-    return energy + band.energy, Derivatives.of_pairs(gradient, sample.graph) + band.derivatives
+    """Binding energy and derivatives: the network's local energies plus the fixed electronic term."""
+    graph = sample.graph.with_gradient()
+    energy = network.local_energies(graph).sum()
+    derivatives = Derivatives.of([energy], [torch.ones_like(energy)], graph, create_graph)
+    return energy + band.energy, derivatives + band.derivatives
 
 
 def energy_loss(network: HamiltonianNetwork, sample: Sample, band: BandTerm, weights: LossWeights) -> Tensor:
@@ -86,7 +97,7 @@ def weighted_errors(
 
 def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, Tensor, Derivatives]:
     """Blocks, binding energy and derivatives, differentiable in the parameters, response of P included."""
-    graph = sample.with_gradient()
+    graph = sample.graph.with_gradient()
     blocks = network(graph)
     assembly = Assembly(blocks, sample.sizes)
     pattern = assembly.hamiltonian()
@@ -94,14 +105,13 @@ def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, T
     density = differentiable_density(H, sample.n_pairs)
     weight = 2.0 * (density - torch.diag(sample.reference))
     energy = (weight.detach() * H).sum() + blocks.energies.to(H.dtype).sum()
-    onsite, pairs = assembly.cotangents(pattern.like_dense(weight))
-    (gradient,) = torch.autograd.grad(
+    derivatives = Derivatives.of(
         [blocks.onsite, blocks.pairs, blocks.energies],
-        graph.pair_vectors,
-        [onsite, pairs, torch.ones_like(blocks.energies)],
+        [*assembly.cotangents(pattern.like_dense(weight)), torch.ones_like(blocks.energies)],
+        graph,
         create_graph=True,
     )
-    return blocks, energy, Derivatives.of_pairs(gradient, sample.graph)
+    return blocks, energy, derivatives
 
 
 def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:

@@ -40,7 +40,7 @@ def _equations(
     network: HamiltonianNetwork, sample: Sample, band: BandTerm, weights: LossWeights
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted linear equations of one structure for the coefficients of the repulsion."""
-    graph = sample.with_gradient()
+    graph = sample.graph.with_gradient()
     distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
     radial = network.message_radial(distances)
     kinds = torch.repeat_interleave(torch.arange(len(network.kinds)), torch.tensor(graph.kind_sizes))
@@ -50,7 +50,7 @@ def _equations(
             energy = radial[kinds == kind, column].sum()
             (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, retain_graph=True)
             energies.append(float(energy.detach()))
-            forces.append(forces_and_virial(gradient, graph)[0].flatten().numpy())
+            forces.append(forces_and_virial((gradient, None, None), graph)[0].flatten().numpy())
     n_atoms = graph.n_atoms
     energy_weight = np.sqrt(weights.energy) / n_atoms
     force_weight = np.sqrt(weights.forces / (3 * n_atoms))

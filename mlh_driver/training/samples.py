@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.data import LabelledStructure, read_split
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
+from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
@@ -25,6 +29,7 @@ class Sample:
     sizes:       (N,) orbitals per atom
     reference:   (n,) diagonal of P0
     hamiltonian: (n, n) eV, or None where it is not labelled
+    multipoles:  (N, 4) excess electrons and dipoles of its density matrix, or None
     occupied:    (n_pairs,) eV, or None
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
@@ -38,15 +43,12 @@ class Sample:
     reference: Tensor
     n_pairs: int
     hamiltonian: Tensor | None
+    multipoles: Tensor | None
     occupied: Tensor | None
     binding: float
     forces: Tensor
     virial: Tensor | None
     only_hamiltonian: bool = False
-
-    def with_gradient(self) -> Graph:
-        """A graph whose pair vectors are a fresh leaf that records derivatives."""
-        return replace(self.graph, pair_vectors=self.graph.pair_vectors.clone().requires_grad_())
 
 
 def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:
@@ -78,13 +80,18 @@ def make_sample(
             "for this structure; the settings' species do not match the data"
         )
     isolated = sum(atom_energies[s] for s in species)
+    n_pairs = round(float(reference.sum()))
+    hamiltonian = None if label.hamiltonian is None else torch.tensor(label.hamiltonian, dtype=DTYPE)
     return Sample(
         name=label.name,
         graph=graph,
         sizes=torch.tensor(basis.sizes[species]),
         reference=reference,
-        n_pairs=round(float(reference.sum())),
-        hamiltonian=None if label.hamiltonian is None else torch.tensor(label.hamiltonian, dtype=DTYPE),
+        n_pairs=n_pairs,
+        hamiltonian=hamiltonian,
+        multipoles=None
+        if hamiltonian is None
+        else multipoles_of(hamiltonian, reference, n_pairs, species, basis).to(DTYPE),
         occupied=None if label.occupied is None else torch.tensor(label.occupied),
         binding=label.energy - isolated,
         forces=torch.tensor(label.forces, dtype=DTYPE),
@@ -92,6 +99,25 @@ def make_sample(
         if label.stress is None
         else torch.tensor(-label.system.volume * label.stress, dtype=DTYPE),
     )
+
+
+def multipoles_of(
+    H: Tensor, reference: Tensor, n_pairs: int, species: NDArray[np.int64], basis: OrbitalBasis
+) -> Tensor:
+    """(N, 4) excess electrons 2 Tr[P - P0] of every atom, and 4 P_sp of its first s and p shell as dipole."""
+    P = differentiable_density(H.double(), n_pairs)
+    found = torch.zeros(len(species), 4, dtype=P.dtype)
+    start = 0
+    for atom, kind in enumerate(species):
+        shells = basis.shells[kind]
+        starts = np.cumsum([start, *(2 * l + 1 for l in shells)])
+        own = slice(start, int(starts[-1]))
+        found[atom, 0] = 2.0 * (P.diagonal()[own] - reference[own]).sum()
+        if 0 in shells and 1 in shells:
+            s, p = int(starts[shells.index(0)]), int(starts[shells.index(1)])
+            found[atom, 1:] = 4.0 * P[s, p : p + 3]
+        start = own.stop
+    return found
 
 
 def inner_radii(samples: list[Sample], n_kinds: int) -> Tensor:
@@ -113,9 +139,14 @@ class Derivatives:
     virial: Tensor
 
     @classmethod
-    def of_pairs(cls, gradient: Tensor, graph: Graph) -> Derivatives:
-        """From g = dE/d pair_vectors, (P, 3)."""
-        return cls(*forces_and_virial(gradient, graph))
+    def of(
+        cls, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], graph: Graph, create_graph: bool = False
+    ) -> Derivatives:
+        """Of sum(outputs * cotangents), by the geometry of the graph from which the outputs were made."""
+        gradients = torch.autograd.grad(
+            outputs, graph.geometry, cotangents, create_graph=create_graph, allow_unused=True
+        )
+        return cls(*forces_and_virial(gradients, graph))
 
     def __add__(self, other: Derivatives) -> Derivatives:
         return Derivatives(self.forces + other.forces, self.virial + other.virial)

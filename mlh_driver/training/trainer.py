@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlh_driver.errors import InputError
 from mlh_driver.model import load_model
 from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.runtime import keep_freed_memory
 from mlh_driver.training.objectives import (
     BandTerm,
     band_term,
@@ -31,6 +32,7 @@ from mlh_driver.training.objectives import (
 )
 from mlh_driver.training.pair_potential import fit_repulsion
 from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, make_sample
+from mlh_driver.training.screening import fit_screening
 from mlh_driver.training.settings import LossWeights, StageSettings, TrainSettings
 
 STAGES = ("hamiltonian", "energy", "joint", "refine")
@@ -65,10 +67,12 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
         self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        self.train = self._samples("train") + self._drafts()
         if settings.start_from:
             self._load_weights(settings.start_from)
+        else:
+            fit_screening(self.network, self.train)
         self.average = copy.deepcopy(self.network)
-        self.train = self._samples("train") + self._drafts()
         self.validation = self._samples("validation")
         if not _usable(self.train, "energy"):
             raise InputError("the settings name no training structures with energies")
@@ -84,6 +88,7 @@ class Trainer:
 
     def run(self, resume: bool = False) -> HamiltonianNetwork:
         """Train from the start, or from the checkpoint; returns the averaged network."""
+        keep_freed_memory()
         if resume:
             self.load_checkpoint()
         else:

@@ -1,0 +1,179 @@
+"""The potential of distant charges, which a sum over neighbors cannot see.
+
+The network predicts the excess electrons n_i of every atom and their dipole m_i, as the density matrix has
+them (2 Tr[P - P0] of the atom, and 4 P_sp). Times a factor each, they are the charges q_i = f n_i and
+dipoles d_i = g m_i of Gaussians of width s. The energy of an electron in their periodic potential,
+
+    phi(r) = (4 pi k / V) sum_{G != 0} exp(-s^2 G^2 / 2) / G^2 sum_j (q_j + d_j . d/dr_j) cos G.(r - r_j),
+
+is added to the on-site elements of H; at short range the rest of the network makes up the difference to
+point charges. In place of what Tr[(P - P0) H] thereby counts, the double-counting energy brings in the
+electrostatic energy, -n_i phi_i + (q_i phi_i + d_i . grad phi_i) / 2 (with f = 1 the term of self-consistent
+charge tight binding, Elstner et al., Phys. Rev. B 58, 7260, 1998). Charge flows along bonds,
+n_i = sum_j w(r_ij) . (c_i - c_j), so the total is exactly zero and an isolated atom is neutral.
+
+The sum over G is taken on a mesh (smooth particle-mesh Ewald, Essmann et al., J. Chem. Phys. 103, 8577,
+1995), in double precision, in a time proportional to the number of atoms (times a logarithm). The same
+B-splines spread the charges and collect the potential, which is thereby the exact derivative of the energy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.fft import next_fast_len
+from scipy.interpolate import BSpline
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from mlh_driver.graph import Graph
+from mlh_driver.network.nodes import Bonds, random_weights
+
+COULOMB_eV_A = 14.399645
+SPLINE_ORDER = 8
+#: Mesh points per smearing width; the potential is then right to about 1e-6 of its size.
+POINTS_PER_WIDTH = 2.5
+
+
+@dataclass(frozen=True)
+class Field:
+    """What distant charges do.
+
+    multipoles: (N, 4) predicted excess electrons of each atom and their dipole
+    potentials: (N,) eV at the atoms
+    energies:   (N,) double-counting energies in eV
+    """
+
+    multipoles: Tensor
+    potentials: Tensor
+    energies: Tensor
+
+
+class LongRange(nn.Module):
+    """Excess electrons and dipoles of the atoms, and their field.
+
+    ``charge_factor`` (1,) and ``dipole_factors`` (n_species,) are f and g, see
+    :mod:`mlh_driver.training.screening`; while they are zero there is no field.
+    """
+
+    charge_factor: Tensor
+    dipole_factors: Tensor
+
+    def __init__(self, channels: int, n_species: int, n_radial: int, n_kinds: int, smearing_A: float) -> None:
+        super().__init__()
+        self.smearing_A = smearing_A
+        self.levels_of_species = random_weights(n_species, n_radial)
+        self.hidden = nn.Linear(channels, 2 * channels)
+        self.levels = nn.Linear(2 * channels, n_radial, bias=False)
+        self.transfer = nn.Parameter(torch.full((n_kinds, n_radial, n_radial), 0.01))
+        self.gates = nn.Linear(2 * channels, channels)
+        self.dipole = nn.Parameter(torch.zeros(n_species, channels))
+        self.register_buffer("charge_factor", torch.zeros(1))
+        self.register_buffer("dipole_factors", torch.zeros(n_species))
+
+    def forward(self, graph: Graph, features: Tensor, near: Bonds, kinds: Tensor) -> Field:
+        """From the features (N, K, C); near, kinds: bonds in both directions, and the kind of each."""
+        multipoles = self.multipoles(graph.species, features, near, kinds)
+        electrons, dipoles = multipoles.double().split([1, 3], dim=1)
+        charges = (self.charge_factor * electrons)[:, 0]
+        dipoles = self.dipole_factors[graph.species, None] * dipoles
+        potentials, gradients = mesh_potential(graph.positions, graph.cell, charges, dipoles, self.smearing_A)
+        electrostatic = 0.5 * (charges * potentials + (dipoles * gradients).sum(dim=1))
+        energies = electrostatic - electrons[:, 0] * potentials
+        return Field(multipoles, potentials.to(features.dtype), energies.to(features.dtype))
+
+    def multipoles(self, species: Tensor, features: Tensor, near: Bonds, kinds: Tensor) -> Tensor:
+        """(N, 4) excess electrons and dipoles."""
+        hidden = silu(self.hidden(features[:, 0]))
+        levels = self.levels_of_species[species] + self.levels(hidden)
+        i, j = (end.atoms for end in near.ends)
+        one_hot = nn.functional.one_hot(kinds, len(self.transfer)).to(near.radial.dtype)
+        radial = (one_hot[:, :, None] * near.radial[:, None]).flatten(1) @ self.transfer.flatten(0, 1)
+        flow = (radial * (levels[i] - levels[j])).sum(dim=1)
+        electrons = flow.new_zeros(len(species)).index_add(0, i, flow)
+        weights = (1.0 + self.gates(hidden)) * self.dipole[species]
+        dipoles = (features[:, 1:4] * weights[:, None]).sum(dim=2)
+        return torch.cat([electrons[:, None], dipoles], dim=1)
+
+
+def mesh_potential(
+    positions: Tensor, cell: Tensor, charges: Tensor, dipoles: Tensor, smearing_A: float
+) -> tuple[Tensor, Tensor]:
+    """Potential phi (N,) in eV and its gradient (N, 3) in eV/Å at the atoms; differentiable in everything.
+
+    positions, cell: (N, 3) and (3, 3) in Å; rows of the cell are its vectors
+    charges, dipoles: (N,) and (N, 3) in units of the electron's charge and Å
+    """
+    sizes = _mesh_sizes(cell, smearing_A)
+    to_mesh = torch.linalg.inv(cell) * torch.tensor(sizes, dtype=cell.dtype, device=cell.device)
+    points, splines, slopes = _splines(positions @ to_mesh, sizes)
+    (x, y, z), (dx, dy, dz) = splines.unbind(1), slopes.unbind(1)
+    mx, my, mz = (dipoles @ to_mesh)[:, :, None].unbind(1)
+    xy = _outer(charges[:, None] * x + mx * dx, y) + _outer(x, my * dy)
+    spread = _outer(xy, z) + _outer(_outer(x, y), mz * dz)
+    density = spread.new_zeros(math.prod(sizes)).index_add(0, points.flatten(), spread.flatten())
+    transformed = torch.fft.rfftn(density.reshape(sizes)) * _kernel(cell, sizes, smearing_A)
+    potential = torch.fft.irfftn(transformed, s=sizes, norm="forward").flatten()[points]
+    along_z = (potential * z[:, None, None]).sum(3)
+    along_yz = (along_z * y[:, None]).sum(2)
+    slope = [
+        (along_yz * dx).sum(1),
+        ((along_z * dy[:, None]).sum(2) * x).sum(1),
+        (((potential * dz[:, None, None]).sum(3) * y[:, None]).sum(2) * x).sum(1),
+    ]
+    return (along_yz * x).sum(1), torch.stack(slope, dim=1) @ to_mesh.T
+
+
+def _mesh_sizes(cell: Tensor, smearing_A: float) -> list[int]:
+    """Mesh points along each vector of the cell, of small prime factors."""
+    heights = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell.detach()), dim=0)
+    return [
+        next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * h / smearing_A)), real=True)
+        for h in heights.tolist()
+    ]
+
+
+def _splines(u: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mesh points (N, p, p, p) that an atom at u (N, 3) touches; B-splines and slopes there, (N, 3, p).
+
+    p is the order; point k of an axis is floor(u) - k, and has the value M_p(u - floor(u) + k).
+    """
+    base = torch.floor(u.detach())
+    t = (u - base)[:, :, None]
+    splines = torch.cat([t, 1.0 - t], dim=2)
+    for order in range(3, SPLINE_ORDER + 1):
+        left, right = nn.functional.pad(splines, (0, 1)), nn.functional.pad(splines, (1, 0))
+        v = t + torch.arange(order, device=u.device)
+        splines = (v * left + (order - v) * right) / (order - 1)
+    shape = torch.tensor(sizes, device=u.device)
+    touched = base.long()[:, :, None] - torch.arange(SPLINE_ORDER, device=u.device)
+    ix, iy, iz = torch.remainder(touched, shape[:, None]).unbind(1)
+    rows = ix[:, :, None] * sizes[1] + iy[:, None]
+    return rows[:, :, :, None] * sizes[2] + iz[:, None, None], splines, left - right
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """(N, ..., p) and (N, p) -> (N, ..., p, p)"""
+    return a[..., None] * b.reshape(len(b), *[1] * (a.dim() - 1), -1)
+
+
+def _kernel(cell: Tensor, sizes: list[int], smearing_A: float) -> Tensor:
+    """What turns the transformed density into the transformed potential in eV: (sizes[0], sizes[1], half)."""
+    factors, axes = [], []
+    values = torch.from_numpy(BSpline.basis_element(range(SPLINE_ORDER + 1))(range(1, SPLINE_ORDER)))
+    for axis, size in enumerate(sizes):
+        m = torch.fft.fftfreq(size, 1.0 / size, dtype=cell.dtype)
+        m = m[: size // 2 + 1].abs() if axis == 2 else m
+        phases = torch.exp(2j * math.pi / size * m[:, None] * torch.arange(len(values)))
+        factors.append((phases @ values.to(phases.dtype)).abs().square().to(cell.device))
+        axes.append(m.to(cell.device))
+    G = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ (2 * math.pi * torch.linalg.inv(cell).T)
+    squares = G.square().sum(dim=-1)
+    origin = torch.zeros_like(squares)
+    origin[0, 0, 0] = 1.0
+    a, b, c = factors
+    decay = torch.exp(-0.5 * smearing_A**2 * squares) / (squares + origin) * (1.0 - origin)
+    prefactor = 4.0 * math.pi * COULOMB_eV_A / torch.linalg.det(cell).abs()
+    return prefactor * decay / (a[:, None, None] * b[:, None] * c)

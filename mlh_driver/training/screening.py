@@ -1,0 +1,63 @@
+"""How much of the charges in the minimal basis the on-site levels feel from afar, by least squares.
+
+Charges of orthogonal orbitals are not those of the density, and their dipoles come without matrix elements.
+At long wavelengths the mean on-site level of an atom follows the electrostatic potential, so there the
+waves of the labelled levels, beyond the mean of each species, are fitted by the potential of the labelled
+multipoles times the factors f and g of :mod:`mlh_driver.network.electrostatics`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlh_driver.network.electrostatics import COULOMB_eV_A
+from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.training.samples import Sample
+
+N_WAVES = 3
+#: Waves shorter than this say little about distant charges.
+SHORTEST_WAVE_A = 9.0
+
+
+def fit_screening(network: HamiltonianNetwork, samples: list[Sample]) -> None:
+    """Set the factors of ``network.long_range``; they stay zero where no sample has long enough waves."""
+    n_species = len(network.basis.species)
+    systems = [_equations(sample, n_species) for sample in samples if sample.hamiltonian is not None]
+    matrix = np.concatenate([np.zeros((0, 1 + n_species)), *(a for a, _ in systems)])
+    target = np.concatenate([np.zeros(0), *(b for _, b in systems)])
+    if len(target):
+        factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
+        network.long_range.charge_factor.copy_(factors[:1])
+        network.long_range.dipole_factors.copy_(factors[1:])
+
+
+def _equations(sample: Sample, n_species: int) -> tuple[np.ndarray, np.ndarray]:
+    """Amplitudes in eV of the longest waves: by factor (2 K, 1 + n_species), as labelled (2 K,)."""
+    graph, multipoles = sample.graph, sample.multipoles
+    assert sample.hamiltonian is not None and multipoles is not None
+    G = _longest_waves(graph.cell)
+    if not len(G):
+        return np.zeros((0, 1 + n_species)), np.zeros(0)
+    sums = torch.stack([part.sum() for part in sample.hamiltonian.diagonal().split(sample.sizes.tolist())])
+    levels = sums.double() / sample.sizes
+    one_hot = torch.nn.functional.one_hot(graph.species, n_species).double()
+    levels = levels - one_hot @ ((one_hot.T @ levels) / one_hot.sum(dim=0).clamp(min=1.0))
+    angles = graph.positions @ G.T
+    waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+    slopes = torch.cat([-angles.sin(), angles.cos()], dim=1)
+    volume = torch.linalg.det(graph.cell).abs()
+    strength = (8.0 * torch.pi * COULOMB_eV_A / volume / G.square().sum(dim=1)).repeat(2)
+    along = (multipoles[:, 1:].double() @ G.T).repeat(1, 2) * slopes
+    columns = torch.cat([(multipoles[:, :1].double() * waves).sum(dim=0)[None], one_hot.T @ along])
+    return (columns * strength).T.numpy(), torch.linalg.lstsq(waves, levels[:, None]).solution[:, 0].numpy()
+
+
+def _longest_waves(cell: Tensor) -> Tensor:
+    """(K, 3) the smallest reciprocal lattice vectors, one of each pair +-G, in 1/Å."""
+    integers = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3)[14:]
+    G = integers @ (2.0 * torch.pi * torch.linalg.inv(cell).T)
+    lengths = torch.linalg.vector_norm(G, dim=1)
+    order = torch.argsort(lengths)[:N_WAVES]
+    return G[order[lengths[order] < 2.0 * torch.pi / SHORTEST_WAVE_A]]

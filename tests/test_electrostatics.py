@@ -1,0 +1,157 @@
+"""The potential of distant charges: Madelung's constant, a plain sum over G, derivatives, neutrality."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import MINIMAL_SIO2, random_model, small_system
+from scipy.special import erfc
+from torch import Tensor
+from vesin import NeighborList
+
+from mlh_driver.graph import GraphBuilder
+from mlh_driver.network.electrostatics import COULOMB_eV_A, mesh_potential
+from mlh_driver.system import System
+from mlh_driver.training.samples import Sample
+from mlh_driver.training.screening import fit_screening
+
+SMEARING_A = 1.5
+MADELUNG_NACL = 1.7475645946
+
+
+def random_charges(n: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Positions, also outside of a skew cell, the cell, monopoles and dipoles."""
+    generator = torch.Generator().manual_seed(1)
+    cell = torch.tensor([[9.3, 0.5, 0.0], [0.0, 8.2, -1.0], [2.0, 0.0, 10.0]], dtype=torch.float64)
+    positions = (3.0 * torch.rand(n, 3, generator=generator, dtype=torch.float64) - 1.0) @ cell
+    monopoles = torch.randn(n, generator=generator, dtype=torch.float64)
+    dipoles = 0.2 * torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    return positions, cell, monopoles, dipoles
+
+
+def plain_sum(positions: Tensor, cell: Tensor, monopoles: Tensor, dipoles: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over G as it stands in the module's docstring."""
+    integers = torch.cartesian_prod(*[torch.arange(-9.0, 10.0, dtype=torch.float64)] * 3)
+    G = integers[integers.abs().sum(dim=1) > 0] @ (2.0 * torch.pi * torch.linalg.inv(cell).T)
+    squares = G.square().sum(dim=1)
+    weights = torch.exp(-0.5 * SMEARING_A**2 * squares) / squares
+    phases = torch.exp(-1j * (positions @ G.T))
+    source = ((monopoles[:, None] - 1j * (dipoles @ G.T)) * phases).sum(dim=0) * weights
+    factor = 4.0 * torch.pi * COULOMB_eV_A / torch.linalg.det(cell).abs()
+    waves = phases.conj() * source
+    return factor * waves.sum(dim=1).real, factor * (1j * waves @ G.to(waves.dtype)).real
+
+
+def test_mesh_agrees_with_the_plain_sum():
+    charges = random_charges()
+    potential, gradient = mesh_potential(*charges, SMEARING_A)
+    expected, expected_gradient = plain_sum(*charges)
+    assert float(expected.abs().max()) > 5.0
+    torch.testing.assert_close(potential, expected, atol=2e-5, rtol=0.0)
+    torch.testing.assert_close(gradient, expected_gradient, atol=2e-5, rtol=0.0)
+
+
+def test_with_the_short_range_part_it_gives_the_madelung_constant_of_rock_salt():
+    a = 5.64
+    sites = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+    positions, charges = 0.5 * a * sites, np.array([1.0] * 4 + [-1.0] * 4)
+    potential, _ = mesh_potential(
+        torch.tensor(positions),
+        a * torch.eye(3, dtype=torch.float64),
+        torch.tensor(charges),
+        torch.zeros(8, 3, dtype=torch.float64),
+        SMEARING_A,
+    )
+    i, j, d = NeighborList(cutoff=8.0 * SMEARING_A, full_list=True).compute(
+        positions, a * np.eye(3), periodic=True, quantities="ijd"
+    )
+    width = np.sqrt(2.0) * SMEARING_A
+    short = np.bincount(i, charges[j] * erfc(d / width) / d) - charges * 2.0 / (np.sqrt(np.pi) * width)
+    total = potential.numpy() + COULOMB_eV_A * short
+    np.testing.assert_allclose(total, -charges * MADELUNG_NACL * COULOMB_eV_A / (0.5 * a), rtol=1e-6)
+
+
+def test_derivatives_to_second_order_by_finite_differences():
+    inputs = [x.requires_grad_() for x in random_charges(4)]
+    assert torch.autograd.gradcheck(lambda *x: mesh_potential(*x, SMEARING_A), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: mesh_potential(*x, SMEARING_A), inputs)
+
+
+def test_the_potential_is_the_derivative_of_the_energy_by_the_charges():
+    positions, cell, monopoles, dipoles = random_charges()
+    monopoles.requires_grad_()
+    dipoles.requires_grad_()
+    potential, gradient = mesh_potential(positions, cell, monopoles, dipoles, SMEARING_A)
+    energy = 0.5 * ((monopoles * potential).sum() + (dipoles * gradient).sum())
+    by_monopole, by_dipole = torch.autograd.grad(energy, (monopoles, dipoles))
+    torch.testing.assert_close(by_monopole, potential)
+    torch.testing.assert_close(by_dipole, gradient)
+
+
+def test_atoms_exchange_charge_and_an_isolated_atom_has_none():
+    network = random_model().network
+    captured: dict[str, Tensor] = {}
+
+    def capture(_module: object, inputs: tuple, _output: object) -> None:
+        graph, features, near, kinds = inputs
+        found = network.long_range.multipoles(graph.species, features, near, kinds)
+        captured["n"], captured["m"] = found[:, 0], found[:, 1:]
+
+    handle = network.long_range.register_forward_hook(capture)
+    builder = GraphBuilder(MINIMAL_SIO2, network.settings.pair_cutoff_A)
+    network(builder.build(small_system()))
+    assert float(captured["n"].abs().min()) > 1e-3
+    assert float(captured["m"].norm(dim=1).min()) > 1e-3
+    assert float(captured["n"].sum()) == pytest.approx(0.0, abs=1e-12)
+    lone = System(np.array([8]), np.zeros((1, 3)), 20.0 * np.eye(3))
+    energy = network(builder.build(lone)).coulomb_energies
+    assert float(captured["n"].abs().max()) == 0.0
+    assert float(energy.abs().max()) == 0.0
+    handle.remove()
+
+
+def test_distant_atoms_feel_each_other():
+    """Two molecules beyond every cutoff: the potential of one reaches the other, as 1/r or faster."""
+    network = random_model().network
+    builder = GraphBuilder(MINIMAL_SIO2, network.settings.pair_cutoff_A)
+    molecule = np.array([[0.0, 0.0, 0.0], [1.6, 0.0, 0.0], [0.3, 1.7, 0.0]])
+    cell = np.diag([40.0, 30.0, 30.0])
+
+    def onsite(distance: float) -> Tensor:
+        positions = np.concatenate([molecule, molecule + distance * np.eye(3)[2]])
+        return network(builder.build(System(np.array([14, 8, 8] * 2), positions, cell))).onsite
+
+    near, far = onsite(8.0), onsite(15.0)
+    assert float((near - far).abs().max()) > 1e-4
+
+
+def test_screening_recovers_the_factors_with_which_labels_were_made():
+    """On-site levels that are a potential of known factors on a lattice, where its waves are orthogonal."""
+    positions = 3.0 * np.array(list(np.ndindex(4, 4, 4)), dtype=float)
+    numbers = np.where(np.random.default_rng(0).random(64) < 0.5, 8, 14)
+    graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(System(numbers, positions, 12.0 * np.eye(3)))
+    multipoles = 0.1 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    charges, dipole_factors = 0.6 * multipoles[:, 0], torch.tensor([-0.4, 0.5], dtype=torch.float64)
+    dipoles = dipole_factors[graph.species, None] * multipoles[:, 1:]
+    potential, _ = mesh_potential(graph.positions, graph.cell, charges, dipoles, SMEARING_A)
+    sample = Sample(
+        name="made up",
+        graph=graph,
+        sizes=torch.full((64,), 4),
+        reference=torch.zeros(256),
+        n_pairs=0,
+        hamiltonian=torch.diag(potential.repeat_interleave(4)),
+        multipoles=multipoles,
+        occupied=None,
+        binding=0.0,
+        forces=torch.zeros(64, 3),
+        virial=None,
+    )
+    network = random_model().network
+    fit_screening(network, [sample])
+    smeared = np.exp(-0.5 * (SMEARING_A * 2.0 * np.pi / 12.0) ** 2)
+    assert float(network.long_range.charge_factor) == pytest.approx(0.6 * smeared, rel=0.02)
+    torch.testing.assert_close(
+        network.long_range.dipole_factors, dipole_factors * smeared, rtol=0.0, atol=0.02
+    )
