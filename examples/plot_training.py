@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-STAGES = {"hamiltonian": "C0", "energy": "C1", "joint": "C2", "refine": "C3"}
+STAGES = {"hamiltonian": "C0", "energy": "C1", "joint": "C2"}
 PANELS = {
     "H_mae_meV": "H, MAE (meV)",
     "levels_mae_meV": "occupied levels, MAE (meV)",

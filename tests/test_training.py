@@ -65,12 +65,6 @@ validate_every = 4
 steps = 4
 learning_rate = 1e-3
 validate_every = 4
-
-[refine]
-steps = 4
-learning_rate = 1e-3
-validate_every = 4
-weights = { energy = 3000.0 }
 """
 )
 
@@ -155,7 +149,7 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
     result = CliRunner().invoke(app, ["train", str(folder / "tiny.toml"), "--threads", "1"])
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    assert [r["stage"] for r in records] == ["hamiltonian"] * 3 + ["energy"] * 2 + ["joint", "refine"]
+    assert [r["stage"] for r in records] == ["hamiltonian"] * 3 + ["energy"] * 2 + ["joint"]
     assert records[2]["train_loss"] < records[0]["train_loss"]
     model = load_model(folder / "run" / "tiny.pt")
     assert model.metadata.training_data == ("s0", "s1")
@@ -254,13 +248,18 @@ def test_reference_data_are_read_with_their_splits() -> None:
     assert label.energy == pytest.approx(-31477.5, abs=1.0)
 
 
-def test_a_stage_may_have_weights_of_its_own(folder: Path) -> None:
-    """The refinement's loss is dominated by the energy here, the joint stage's is not."""
-    trainer = Trainer(read_settings(folder / "tiny.toml"))
-    joint, refine = (float(trainer._loss(stage, trainer.train[0]).detach()) for stage in ("joint", "refine"))
-    _, energy, _ = total_energy(trainer.network, trainer.train[0])
-    error = (float(energy.detach()) - trainer.train[0].binding) / trainer.train[0].graph.n_atoms
-    assert refine - joint == pytest.approx((3000.0 - LossWeights().energy) * error**2, rel=1e-3)
+def test_energies_of_two_references_are_not_mixed(folder: Path) -> None:
+    label = read_structure(folder / "data", "s0")
+    for functional in ("PBE", "SCAN"):
+        hdf5.append(folder / f"{functional}.h5", label, "train", {"functional": functional})
+    settings = read_settings(folder / "tiny.toml")
+    sources = [
+        DataSettings(path=folder / f"{functional}.h5", validation=()) for functional in ("PBE", "SCAN")
+    ]
+    with pytest.raises(InputError, match=r"SCAN.*not.*PBE"):
+        Trainer(settings.model_copy(update={"data": (*settings.data, *sources)}))
+    drafts = sources[1].model_copy(update={"learn": "hamiltonian"})
+    Trainer(settings.model_copy(update={"data": (*settings.data, sources[0], drafts)}))
 
 
 def test_structures_without_a_hamiltonian_teach_energies_and_forces(folder: Path) -> None:
@@ -302,14 +301,13 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
 
 
 def test_the_energy_stage_starts_anew(folder: Path) -> None:
-    """Nothing of an earlier double-counting energy is left, and the fit heeds the weights of the stage."""
+    """Nothing of an earlier double-counting energy is left, and the fit heeds the weights."""
     trainer = Trainer(read_settings(folder / "tiny.toml"))
     before = trainer.network.many_body.factors.weight.clone()
     trainer._prepare_energy_stage()
     assert (trainer.network.many_body.factors.weight != before).all()
     assert (trainer.network.many_body.readout == 0).all()
     first = trainer.network.repulsion.clone()
-    stage = trainer.settings.energy.model_copy(update={"weights": LossWeights(energy=1e5)})
-    trainer.settings = trainer.settings.model_copy(update={"energy": stage})
+    trainer.settings = trainer.settings.model_copy(update={"weights": LossWeights(energy=1e5)})
     trainer._prepare_energy_stage()
     assert not torch.allclose(trainer.network.repulsion, first)

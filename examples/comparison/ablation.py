@@ -47,7 +47,6 @@ def energy_only(settings: TrainSettings, model: str, steps: int, output: Path) -
             "hamiltonian": skipped,
             "energy": settings.energy.model_copy(update={"steps": steps}),
             "joint": skipped,
-            "refine": skipped,
         }
     )
 

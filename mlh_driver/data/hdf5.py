@@ -98,6 +98,12 @@ def read_structure(path: Path, name: str) -> LabelledStructure:
             raise InputError(f"structure {name!r} of {path} is damaged: {error}") from error
 
 
+def read_reference(path: Path) -> dict[str, Any]:
+    """The settings that determine the energies of the file."""
+    with _open(path) as file:
+        return dict(json.loads(file.attrs["reference"]))
+
+
 def check_reference(path: Path, reference: dict[str, Any]) -> None:
     """Raises InputError unless the energies of the file are of this reference."""
     with _open(path) as file:

@@ -162,7 +162,7 @@ class ActiveLearning:
             previous = self._folder(round_ - 1) / f"{self.training.name}.pt"
             changes["start_from"] = str(previous)
             changes["energy"] = self.training.energy.model_copy(update={"steps": 0})
-            for stage in ("hamiltonian", "joint", "refine"):
+            for stage in ("hamiltonian", "joint"):
                 plan: StageSettings = getattr(self.training, stage)
                 steps = round(self.settings.fine_tune * plan.steps)
                 changes[stage] = plan.model_copy(update={"steps": steps})

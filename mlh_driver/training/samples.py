@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.data import LabelledStructure, read_split
+from mlh_driver.data.hdf5 import read_reference
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.solvers.dense import differentiable_density
@@ -64,6 +65,22 @@ def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[La
         for label in read_split(source.path, split)
         if fnmatch(label.name, source.names)
     ]
+
+
+def check_references(settings: TrainSettings) -> None:
+    """Raises InputError if energies of two data sets are known to be of different references."""
+    known = [
+        (source.path, read_reference(source.path))
+        for source in settings.data
+        if source.learn == "all" and source.path.is_file()
+    ]
+    for path, reference in known[1:]:
+        first, expected = known[0]
+        if reference != expected:
+            raise InputError(
+                f"{path} holds energies of another reference than {first}: {reference}, not {expected}; "
+                "label one of them again, or take its Hamiltonians only (learn = 'hamiltonian')"
+            )
 
 
 def make_sample(

@@ -55,7 +55,6 @@ class StageSettings(Settings):
     learning_rate: float = Field(gt=0)
     validate_every: int = Field(default=200, gt=0)
     patience: int = Field(default=20, gt=0, description="validations without improvement before stopping")
-    weights: LossWeights | None = Field(default=None, description="in place of those of the whole run")
 
 
 class TrainSettings(Settings):
@@ -72,7 +71,6 @@ class TrainSettings(Settings):
     hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)
     energy: StageSettings = StageSettings(steps=3000, learning_rate=3e-3)
     joint: StageSettings = StageSettings(steps=1000, learning_rate=5e-4, validate_every=100)
-    refine: StageSettings = StageSettings(steps=0, learning_rate=3e-4, validate_every=100)
     weights: LossWeights = LossWeights()
     average_decay: float = Field(default=0.998, ge=0, lt=1)
     checkpoint_every_s: float = Field(default=120.0, gt=0)

@@ -31,11 +31,18 @@ from mlh_driver.training.objectives import (
     total_energy,
 )
 from mlh_driver.training.pair_potential import fit_repulsion
-from mlh_driver.training.samples import DTYPE, Sample, inner_radii, labels_of, make_sample
+from mlh_driver.training.samples import (
+    DTYPE,
+    Sample,
+    check_references,
+    inner_radii,
+    labels_of,
+    make_sample,
+)
 from mlh_driver.training.screening import fit_screening
-from mlh_driver.training.settings import LossWeights, StageSettings, TrainSettings
+from mlh_driver.training.settings import StageSettings, TrainSettings
 
-STAGES = ("hamiltonian", "energy", "joint", "refine")
+STAGES = ("hamiltonian", "energy", "joint")
 ENERGY_PARTS = ("many_body", "repulsion")
 WARM_UP_STEPS = 100
 
@@ -67,6 +74,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
         self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        check_references(settings)
         self.train = self._samples("train") + self._drafts()
         if settings.start_from:
             self._load_weights(settings.start_from)
@@ -139,7 +147,7 @@ class Trainer:
     def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
         def belongs(name: str) -> bool:
             is_energy = name.split(".")[0] in ENERGY_PARTS
-            return stage in ("joint", "refine") or is_energy == (stage == "energy")
+            return stage == "joint" or is_energy == (stage == "energy")
 
         return [p for name, p in self.network.named_parameters() if belongs(name)]
 
@@ -174,7 +182,7 @@ class Trainer:
         train = _usable(self.train, "energy")
         self.bands = {s.name: self.band(s) for s in [*train, *self.validation]}
         if self.position.step == 0:
-            fit_repulsion(self.network, train, self.bands, self._weights("energy"))
+            fit_repulsion(self.network, train, self.bands, self.settings.weights)
             self.average.load_state_dict(self.network.state_dict())
 
     def band(self, sample: Sample) -> BandTerm:
@@ -200,11 +208,8 @@ class Trainer:
         if stage == "hamiltonian":
             return hamiltonian_loss(self.network(sample.graph), sample)
         if stage == "energy":
-            return energy_loss(self.network, sample, self.bands[sample.name], self._weights(stage))
-        return joint_loss(self.network, sample, self._weights(stage))
-
-    def _weights(self, stage: str) -> LossWeights:
-        return getattr(self.settings, stage).weights or self.settings.weights
+            return energy_loss(self.network, sample, self.bands[sample.name], self.settings.weights)
+        return joint_loss(self.network, sample, self.settings.weights)
 
     def _update_average(self) -> None:
         decay = min(self.settings.average_decay, (1 + self.position.step) / (10 + self.position.step))
@@ -248,7 +253,7 @@ class Trainer:
         else:
             _, energy, derivatives = total_energy(self.average, sample)
             errors = energy_errors(energy, derivatives, sample) | hamiltonian_errors(self.average, sample)
-        weights = self._weights(stage)
+        weights = self.settings.weights
         squares = (
             weights.forces * errors["forces_rmse_meV_A"] ** 2
             + weights.energy * errors["energy_meV_atom"] ** 2
