@@ -42,6 +42,8 @@ PERFECT_SEED = 306
 #: Hosts among the training cells of asio2.
 SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
+#: Networks by bond switching from one of these hosts, and sites whose vacancy keeps a gap, see structures.py.
+SHARED_SEEDS = {801: (102, (0, 7, 8)), 802: (110, (0, 2, 3))}
 #: Larger networks, for tests only: this many copies of that glass side by side, then bond switching.
 LARGE_SEEDS = {601: (2, 1, 1), 602: (2, 2, 1)}
 
@@ -58,6 +60,8 @@ def host(seed: int) -> Atoms:
 @functools.cache
 def unchecked_host(seed: int) -> Atoms:
     """A network before it is judged."""
+    if seed in SHARED_SEEDS:
+        return networks.switched_network(host(SHARED_SEEDS[seed][0]), seed, hot_steps=10, trials=120)
     if seed in LARGE_SEEDS:
         copies = LARGE_SEEDS[seed]
         return networks.switched_network(
@@ -118,6 +122,16 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
         yield vacancy_frame(f"vac_{seed}_b", seed, distances[(k + 2) % 5], third, site=1)
 
 
+def switched_shared_hosts() -> Iterator[Frame]:
+    """A host and three vacancies of every network of ``SHARED_SEEDS``."""
+    temperatures, distances = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
+    for seed, (_, sites) in SHARED_SEEDS.items():
+        yield glass_frame(f"host_{seed}", seed, temperatures[(seed + 1) % 4])
+        for letter, site in zip("abc", sites, strict=True):
+            temperature_K, distance = temperatures[(seed + site) % 4], distances[(seed + 2 * site) % 5]
+            yield vacancy_frame(f"vac_{seed}_{letter}", seed, distance, temperature_K, site=site)
+
+
 # Classes alternate, so that an early stop leaves some of each.
 FRAMES = (
     liquid_frame("liq4000_0", 4000.0, seed=1, snapshots=1),
@@ -146,6 +160,7 @@ FRAMES = (
     liquid_frame("liq3000_3", 3000.0, seed=14),
     *glasses_and_vacancies(FIRST_CHECKED_SEED, 330),
     *glasses_and_vacancies(FIRST_SWITCHED_SEED, 530),
+    *switched_shared_hosts(),
     glass_frame("host_601", 601, 300.0, split="test"),
     vacancy_frame("vac_601_a", 601, 2.45, 300.0, split="test"),
     vacancy_frame("vac_601_b", 601, 2.45, 300.0, site=2, split="test"),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from scipy.fft import next_fast_len
@@ -126,16 +127,16 @@ def mesh_potential(
     return (along_yz * x).sum(1), torch.stack(slope, dim=1) @ to_mesh.T
 
 
-def _mesh_sizes(cell: Tensor, smearing_A: float) -> list[int]:
+def _mesh_sizes(cell: Tensor, smearing_A: float) -> tuple[int, ...]:
     """Mesh points along each vector of the cell, of small prime factors."""
     heights = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell.detach()), dim=0)
-    return [
+    return tuple(
         next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * h / smearing_A)), real=True)
         for h in heights.tolist()
-    ]
+    )
 
 
-def _splines(u: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _splines(u: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Mesh points (N, p, p, p) that an atom at u (N, 3) touches; B-splines and slopes there, (N, 3, p).
 
     p is the order; point k of an axis is floor(u) - k, and has the value M_p(u - floor(u) + k).
@@ -159,21 +160,25 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a[..., None] * b.reshape(len(b), *[1] * (a.dim() - 1), -1)
 
 
-def _kernel(cell: Tensor, sizes: list[int], smearing_A: float) -> Tensor:
+def _kernel(cell: Tensor, sizes: tuple[int, ...], smearing_A: float) -> Tensor:
     """What turns the transformed density into the transformed potential in eV: (sizes[0], sizes[1], half)."""
-    factors, axes = [], []
+    integers, damping = (x.to(cell.device) for x in _waves(sizes))
+    squares = (integers @ (2.0 * math.pi * torch.linalg.inv(cell).T)).square().sum(dim=-1)
+    squares[0, 0, 0] = torch.inf  # the mean of the potential is zero
+    prefactor = 4.0 * math.pi * COULOMB_eV_A / torch.linalg.det(cell).abs()
+    return prefactor * torch.exp(-0.5 * smearing_A**2 * squares) / (squares * damping)
+
+
+@lru_cache(maxsize=16)
+def _waves(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Integers of the waves of a mesh, (*sizes, 3) with half of the last, and what the splines damp."""
     values = torch.from_numpy(BSpline.basis_element(range(SPLINE_ORDER + 1))(range(1, SPLINE_ORDER)))
+    damping, axes = [], []
     for axis, size in enumerate(sizes):
-        m = torch.fft.fftfreq(size, 1.0 / size, dtype=cell.dtype)
+        m = torch.fft.fftfreq(size, 1.0 / size, dtype=torch.float64)
         m = m[: size // 2 + 1].abs() if axis == 2 else m
         phases = torch.exp(2j * math.pi / size * m[:, None] * torch.arange(len(values)))
-        factors.append((phases @ values.to(phases.dtype)).abs().square().to(cell.device))
-        axes.append(m.to(cell.device))
-    G = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ (2 * math.pi * torch.linalg.inv(cell).T)
-    squares = G.square().sum(dim=-1)
-    origin = torch.zeros_like(squares)
-    origin[0, 0, 0] = 1.0
-    a, b, c = factors
-    decay = torch.exp(-0.5 * smearing_A**2 * squares) / (squares + origin) * (1.0 - origin)
-    prefactor = 4.0 * math.pi * COULOMB_eV_A / torch.linalg.det(cell).abs()
-    return prefactor * decay / (a[:, None, None] * b[:, None] * c)
+        damping.append((phases @ values.to(phases.dtype)).abs().square())
+        axes.append(m)
+    a, b, c = damping
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1), a[:, None, None] * b[:, None] * c
