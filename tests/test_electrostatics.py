@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from conftest import MINIMAL_SIO2, random_model, small_system
 from scipy.special import erfc
 from torch import Tensor
 from vesin import NeighborList
 
+from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.network.electrostatics import COULOMB_eV_A, mesh_potential
 from mlh_driver.system import System
@@ -155,3 +157,15 @@ def test_screening_recovers_the_factors_with_which_labels_were_made():
     torch.testing.assert_close(
         network.long_range.dipole_factors, dipole_factors * smeared, rtol=0.0, atol=0.02
     )
+
+
+def test_the_mesh_is_fine_enough_for_the_shipped_model(engine64: Engine, vacancy: Atoms):
+    """Wherever the atoms lie on it: the energy of all 95 atoms, the forces and their sum."""
+    found = []
+    for shift in np.random.default_rng(0).random((3, 3)):
+        moved = vacancy.copy()
+        moved.positions += shift
+        found.append(engine64.compute(System.from_ase(moved)))
+    assert np.ptp([results.energy for results in found]) < 1e-5
+    assert np.ptp([results.forces for results in found], axis=0).max() < 1e-5
+    assert np.abs(found[0].forces.sum(axis=0)).max() < 1e-5
