@@ -72,6 +72,10 @@ def main() -> None:
                 raise SystemExit(f"{name}: CP2K gave no label for the relaxed structure")
         end = read_structure(options.output, name)
         before, after = engine.compute(start.system), engine.compute(end.system)
+        if np.linalg.norm(after.forces, axis=1).max() > 2 * FMAX_eV_A:
+            raise SystemExit(
+                f"{options.output} holds {name} as another model relaxed it; choose another --output"
+            )
         ends.append(end)
         predictions[name] = Prediction(after.energy, after.forces)
         table.add_row(
