@@ -30,6 +30,16 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _start_numba() -> None:
+    """Its threads: when they start, numba sets the number of OpenMP threads, and with it that of torch."""
+    count = torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(count)
+
+
+_start_numba()
+
+
 def use_torch_threads() -> None:
     """Let numba's kernels run on as many threads as torch's: both share one OpenMP runtime."""
     numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS)))

@@ -14,7 +14,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +24,6 @@ import torch
 from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
-
-from mlh_driver.runtime import use_torch_threads
 
 
 @dataclass(frozen=True)
@@ -255,20 +253,9 @@ def _values(tensor: Tensor) -> NDArray[np.floating]:
     return tensor.detach().contiguous().numpy()
 
 
-def _on_torch_threads(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Run a kernel on as many threads as torch; numba counts them per thread, and autograd has its own."""
-
-    def run(*arguments: Any) -> None:
-        use_torch_threads()
-        kernel(*arguments)
-
-    return run
-
-
 _TILE = 16
 
 
-@_on_torch_threads
 @njit(parallel=True, cache=True, fastmath=True)
 def _bilinear(a, b, out, left, right, weight, c):  # type: ignore[no-untyped-def]
     """Tiles of pairs are transposed, so that every term is one vector operation."""
@@ -294,7 +281,6 @@ def _bilinear(a, b, out, left, right, weight, c):  # type: ignore[no-untyped-def
                 c[begin + p, k] = columns_c[k, p]
 
 
-@_on_torch_threads
 @njit(parallel=True, cache=True, fastmath=True)
 def _gather(entries, x, atoms, rows, y):  # type: ignore[no-untyped-def]
     """Columns of D after the first come in pairs, which halves the traffic of the sums."""
@@ -320,7 +306,6 @@ def _gather(entries, x, atoms, rows, y):  # type: ignore[no-untyped-def]
                         row[c] += d1 * f1[c] + d2 * f2[c]
 
 
-@_on_torch_threads
 @njit(parallel=True, cache=True, fastmath=True)
 def _scatter(entries, y, order, starts, rows, z):  # type: ignore[no-untyped-def]
     """Two bonds at a time, which halves the traffic of the sums."""
@@ -343,7 +328,6 @@ def _scatter(entries, y, order, starts, rows, z):  # type: ignore[no-untyped-def
                         total[c] += d_p * row_p[c] + d_q * row_q[c]
 
 
-@_on_torch_threads
 @njit(parallel=True, cache=True, fastmath=True)
 def _outer(y, x, atoms, rows, entries):  # type: ignore[no-untyped-def]
     for p in prange(len(y)):
