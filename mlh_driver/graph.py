@@ -60,24 +60,18 @@ class Graph:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
-def forces_and_virial(gradients: Sequence[Tensor | None], graph: Graph) -> tuple[Tensor, Tensor]:
+def forces_and_virial(gradients: Sequence[Tensor], graph: Graph) -> tuple[Tensor, Tensor]:
     """Forces (N, 3) and virial (3, 3) from the derivatives of an energy by the ``geometry`` of a graph.
 
     A pair vector is r_j - r_i, so F_i gains g = dE/dr_ij and F_j loses it. The virial is -sum x (outer) dE/dx
     over pair vectors, positions and cell vectors x, symmetrized (it is -V times the stress). Sums are in
-    double precision; a derivative that does not exist (None) is zero.
+    double precision.
     """
-    pairs, *others = (None if g is None else g.double() for g in gradients)
+    by_pairs, by_positions, by_cell = (g.double() for g in gradients)
+    vectors, positions, cell = (x.detach().double() for x in graph.geometry)
     i, j = graph.pair_index
-    forces = graph.positions.new_zeros(graph.n_atoms, 3)
-    virial = graph.positions.new_zeros(3, 3)
-    if pairs is not None:
-        forces = forces.index_add(0, i, pairs).index_add(0, j, -pairs)
-    if others[0] is not None:
-        forces = forces - others[0]
-    for x, g in zip(graph.geometry, (pairs, *others), strict=True):
-        if g is not None:
-            virial = virial - x.detach().double().T @ g
+    forces = (-by_positions).index_add(0, i, by_pairs).index_add(0, j, -by_pairs)
+    virial = -(vectors.T @ by_pairs + positions.T @ by_positions + cell.T @ by_cell)
     return forces, 0.5 * (virial + virial.T)
 
 
@@ -133,8 +127,8 @@ class GraphBuilder:
             pair_index=torch.from_numpy(np.stack([pairs.i[inside], pairs.j[inside]])),
             pair_vectors=torch.from_numpy(vectors[inside]).to(dtype),
             kind_sizes=tuple(np.bincount(pairs.kinds[inside], minlength=n_kinds).tolist()),
-            positions=torch.from_numpy(np.array(system.positions)),
-            cell=torch.from_numpy(np.array(system.cell)),
+            positions=torch.tensor(system.positions),
+            cell=torch.tensor(system.cell),
         )
 
     def _reusable_images(self, system: System) -> Array | None:

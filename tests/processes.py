@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,14 @@ PATIENCE_S = 90.0
 def heed_interrupts() -> None:
     """In the new process: SIGINT acts, also where the tests themselves were started with it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within the time that anything here may take."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
 
 
 class Program:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from processes import ENVIRONMENT, PATIENCE_S, launching
+from processes import ENVIRONMENT, eventually, launching
 
 from mlh_driver.reference import cp2k
 from mlh_driver.reference.constants import BOHR_A, HARTREE_EV
@@ -142,13 +140,6 @@ def test_fine_grids_start_from_the_orbitals_of_a_draft(
     assert ["AO_MATRICES" in text for text in inputs] == [False, True]
     Cp2kLabeler(Cp2kSettings().draft()).calculate(hydrogen(), tmp_path)
     assert len(inputs) == 3 and "AO_MATRICES" in inputs[2]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])

@@ -112,23 +112,25 @@ def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Itera
             yield vacancy_frame(f"vd_{seed}_{k}", seed, distance, temperature_K, site=2 + k, split="draft")
 
 
+#: Of the frames of new networks, over the range of asio2.
+TEMPERATURES_K, SI_SI_A = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
+
+
 def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
     """A host and two vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
-    temperatures, distances = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
     for k, seed in enumerate(range(first_seed, last_seed + 1)):
-        first, second, third = (temperatures[(k + shift) % 4] for shift in range(3))
-        yield vacancy_frame(f"vac_{seed}_a", seed, distances[k % 5], first)
+        first, second, third = (TEMPERATURES_K[(k + shift) % 4] for shift in range(3))
+        yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], first)
         yield glass_frame(f"host_{seed}", seed, second)
-        yield vacancy_frame(f"vac_{seed}_b", seed, distances[(k + 2) % 5], third, site=1)
+        yield vacancy_frame(f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], third, site=1)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:
     """A host and three vacancies of every network of ``SHARED_SEEDS``."""
-    temperatures, distances = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
     for seed, (_, sites) in SHARED_SEEDS.items():
-        yield glass_frame(f"host_{seed}", seed, temperatures[(seed + 1) % 4])
+        yield glass_frame(f"host_{seed}", seed, TEMPERATURES_K[(seed + 1) % 4])
         for letter, site in zip("abc", sites, strict=True):
-            temperature_K, distance = temperatures[(seed + site) % 4], distances[(seed + 2 * site) % 5]
+            temperature_K, distance = TEMPERATURES_K[(seed + site) % 4], SI_SI_A[(seed + 2 * site) % 5]
             yield vacancy_frame(f"vac_{seed}_{letter}", seed, distance, temperature_K, site=site)
 
 

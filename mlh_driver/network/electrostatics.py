@@ -25,12 +25,11 @@ from functools import lru_cache
 
 import torch
 from scipy.fft import next_fast_len
-from scipy.interpolate import BSpline
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.graph import Graph
-from mlh_driver.network.nodes import Bonds, random_weights
+from mlh_driver.network.nodes import Bonds, mixed_by_kind, random_weights
 
 COULOMB_eV_A = 14.399645
 SPLINE_ORDER = 8
@@ -90,8 +89,7 @@ class LongRange(nn.Module):
         hidden = silu(self.hidden(features[:, 0]))
         levels = self.levels_of_species[species] + self.levels(hidden)
         i, j = (end.atoms for end in near.ends)
-        one_hot = nn.functional.one_hot(kinds, len(self.transfer)).to(near.radial.dtype)
-        radial = (one_hot[:, :, None] * near.radial[:, None]).flatten(1) @ self.transfer.flatten(0, 1)
+        radial = mixed_by_kind(near.radial, kinds, self.transfer)
         flow = (radial * (levels[i] - levels[j])).sum(dim=1)
         electrons = flow.new_zeros(len(species)).index_add(0, i, flow)
         weights = (1.0 + self.gates(hidden)) * self.dipole[species]
@@ -107,15 +105,19 @@ def mesh_potential(
     positions, cell: (N, 3) and (3, 3) in Å; rows of the cell are its vectors
     charges, dipoles: (N,) and (N, 3) in units of the electron's charge and Å
     """
-    sizes = _mesh_sizes(cell, smearing_A)
-    to_mesh = torch.linalg.inv(cell) * torch.tensor(sizes, dtype=cell.dtype, device=cell.device)
-    points, splines, slopes = _splines(positions @ to_mesh, sizes)
+    inverse = torch.linalg.inv(cell)
+    sizes = _mesh_sizes(inverse, smearing_A)
+    to_mesh = inverse * torch.tensor(sizes, dtype=cell.dtype, device=cell.device)
+    u = positions @ to_mesh
+    base = torch.floor(u.detach())
+    splines, slopes = _splines(u - base)
+    points = _touched(base.long(), sizes)
     (x, y, z), (dx, dy, dz) = splines.unbind(1), slopes.unbind(1)
     mx, my, mz = (dipoles @ to_mesh)[:, :, None].unbind(1)
     xy = _outer(charges[:, None] * x + mx * dx, y) + _outer(x, my * dy)
     spread = _outer(xy, z) + _outer(_outer(x, y), mz * dz)
     density = spread.new_zeros(math.prod(sizes)).index_add(0, points.flatten(), spread.flatten())
-    transformed = torch.fft.rfftn(density.reshape(sizes)) * _kernel(cell, sizes, smearing_A)
+    transformed = torch.fft.rfftn(density.reshape(sizes)) * _kernel(inverse, sizes, smearing_A)
     potential = torch.fft.irfftn(transformed, s=sizes, norm="forward").flatten()[points]
     along_z = (potential * z[:, None, None]).sum(3)
     along_yz = (along_z * y[:, None]).sum(2)
@@ -127,32 +129,32 @@ def mesh_potential(
     return (along_yz * x).sum(1), torch.stack(slope, dim=1) @ to_mesh.T
 
 
-def _mesh_sizes(cell: Tensor, smearing_A: float) -> tuple[int, ...]:
-    """Mesh points along each vector of the cell, of small prime factors."""
-    heights = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell.detach()), dim=0)
+def _mesh_sizes(inverse: Tensor, smearing_A: float) -> tuple[int, ...]:
+    """Mesh points along each vector of the cell, of small prime factors, given the inverse of the cell."""
+    heights = 1.0 / torch.linalg.vector_norm(inverse.detach(), dim=0)
     return tuple(
         next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * h / smearing_A)), real=True)
         for h in heights.tolist()
     )
 
 
-def _splines(u: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Mesh points (N, p, p, p) that an atom at u (N, 3) touches; B-splines and slopes there, (N, 3, p).
-
-    p is the order; point k of an axis is floor(u) - k, and has the value M_p(u - floor(u) + k).
-    """
-    base = torch.floor(u.detach())
-    t = (u - base)[:, :, None]
+def _splines(t: Tensor) -> tuple[Tensor, Tensor]:
+    """B-splines M_p(t + k) of order p and slopes, (N, 3, p) for k = 0 ... p - 1, t in [0, 1), (N, 3)."""
+    t = t[:, :, None]
     splines = torch.cat([t, 1.0 - t], dim=2)
     for order in range(3, SPLINE_ORDER + 1):
         left, right = nn.functional.pad(splines, (0, 1)), nn.functional.pad(splines, (1, 0))
-        v = t + torch.arange(order, device=u.device)
+        v = t + torch.arange(order, device=t.device)
         splines = (v * left + (order - v) * right) / (order - 1)
-    shape = torch.tensor(sizes, device=u.device)
-    touched = base.long()[:, :, None] - torch.arange(SPLINE_ORDER, device=u.device)
-    ix, iy, iz = torch.remainder(touched, shape[:, None]).unbind(1)
+    return splines, left - right
+
+
+def _touched(base: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """(N, p, p, p) mesh points that an atom touches: base - k along each axis, base being (N, 3) integers."""
+    axes = base[:, :, None] - torch.arange(SPLINE_ORDER, device=base.device)
+    ix, iy, iz = torch.remainder(axes, torch.tensor(sizes, device=base.device)[:, None]).unbind(1)
     rows = ix[:, :, None] * sizes[1] + iy[:, None]
-    return rows[:, :, :, None] * sizes[2] + iz[:, None, None], splines, left - right
+    return rows[:, :, :, None] * sizes[2] + iz[:, None, None]
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -160,19 +162,19 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a[..., None] * b.reshape(len(b), *[1] * (a.dim() - 1), -1)
 
 
-def _kernel(cell: Tensor, sizes: tuple[int, ...], smearing_A: float) -> Tensor:
+def _kernel(inverse: Tensor, sizes: tuple[int, ...], smearing_A: float) -> Tensor:
     """What turns the transformed density into the transformed potential in eV: (sizes[0], sizes[1], half)."""
-    integers, damping = (x.to(cell.device) for x in _waves(sizes))
-    squares = (integers @ (2.0 * math.pi * torch.linalg.inv(cell).T)).square().sum(dim=-1)
+    integers, damping = (x.to(inverse.device) for x in _waves(sizes))
+    squares = (integers @ (2.0 * math.pi * inverse.T)).square().sum(dim=-1)
     squares[0, 0, 0] = torch.inf  # the mean of the potential is zero
-    prefactor = 4.0 * math.pi * COULOMB_eV_A / torch.linalg.det(cell).abs()
+    prefactor = 4.0 * math.pi * COULOMB_eV_A * torch.linalg.det(inverse).abs()
     return prefactor * torch.exp(-0.5 * smearing_A**2 * squares) / (squares * damping)
 
 
 @lru_cache(maxsize=16)
 def _waves(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Integers of the waves of a mesh, (*sizes, 3) with half of the last, and what the splines damp."""
-    values = torch.from_numpy(BSpline.basis_element(range(SPLINE_ORDER + 1))(range(1, SPLINE_ORDER)))
+    values = _splines(torch.zeros(1, 1, dtype=torch.float64))[0].flatten()
     damping, axes = [], []
     for axis, size in enumerate(sizes):
         m = torch.fft.fftfreq(size, 1.0 / size, dtype=torch.float64)

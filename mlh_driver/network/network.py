@@ -158,13 +158,13 @@ class HamiltonianNetwork(nn.Module):
         strength = decay * envelope(distances, settings.pair_cutoff_A)
         bonds = self._pair_blocks(self.bonds, 1, pair_features, pairs, graph.kind_sizes)[:, 0]
         hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
-        i, j = (end.atoms for end in near.ends)
-        field = self.long_range(graph, features, near, self.kind_of[species[i], species[j]])
+        kinds = self._kinds(species, near)
+        field = self.long_range(graph, features, near, kinds)
         return Blocks(
             onsite=self._onsite_blocks(features, field.potentials, species),
             pairs=torch.cat([bonds * strength[:, None, None], hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            local_energies=self._energies(species, near, density) + wall_energies,
+            local_energies=self._energies(species, near, kinds, density) + wall_energies,
             coulomb_energies=field.energies,
             multipoles=field.multipoles,
             descriptors=features[:, 0],
@@ -174,7 +174,8 @@ class HamiltonianNetwork(nn.Module):
         """(N,) short-ranged double-counting energies alone, without the Hamiltonian."""
         graph, wall_energies = self._guarded(graph)
         near = self._near_bonds(graph, *self._frames(graph))
-        return self._energies(graph.species, near, self.density(graph.species, near)) + wall_energies
+        species, kinds = graph.species, self._kinds(graph.species, near)
+        return self._energies(species, near, kinds, self.density(species, near)) + wall_energies
 
     def set_inner_radii(self, radii: Tensor) -> None:
         """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.core acts."""
@@ -247,12 +248,16 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks.index_copy(0, atoms, _pad(found + shift, self.n))
         return blocks
 
-    def _energies(self, species: Tensor, near: Bonds, density: Tensor) -> Tensor:
+    def _kinds(self, species: Tensor, bonds: Bonds) -> Tensor:
+        """(P,) the kind of each bond."""
+        i, j = (end.atoms for end in bonds.ends)
+        return self.kind_of[species[i], species[j]]
+
+    def _energies(self, species: Tensor, near: Bonds, kinds: Tensor, density: Tensor) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
         energies = self.many_body(density, species)
-        i, j = (end.atoms for end in near.ends)
-        pair = (near.radial * self.repulsion[self.kind_of[species[i], species[j]]]).sum(dim=1)
-        return energies.index_add(0, i, 0.5 * pair)
+        pair = (near.radial * self.repulsion[kinds]).sum(dim=1)
+        return energies.index_add(0, near.ends[0].atoms, 0.5 * pair)
 
 
 @dataclass(frozen=True)

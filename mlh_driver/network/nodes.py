@@ -61,6 +61,13 @@ def degrees(lmax: int) -> Tensor:
     return torch.tensor([l for l in range(lmax + 1) for _ in range(2 * l + 1)])
 
 
+def mixed_by_kind(radial: Tensor, kinds: Tensor, weights: Tensor) -> Tensor:
+    """(P, width) from radial functions (P, n_radial) and a matrix for each kind, (kinds, n_radial, width)."""
+    one_hot = torch.nn.functional.one_hot(kinds, len(weights)).to(radial.dtype)
+    expanded = (one_hot[:, :, None] * radial[:, None, :]).flatten(1)
+    return expanded @ weights.flatten(0, 1)
+
+
 class NodeLinear(nn.Module):
     """Mixes channels with a matrix for every l (and every species of the atom, if given)."""
 
@@ -202,7 +209,7 @@ class Messages(nn.Module):
         """(N, K, C) sums of the messages along some bonds."""
         target, neighbor = bonds.ends
         kinds = species[target.atoms] * self.n_species + species[neighbor.atoms]
-        weights = self._radial_weights(bonds.radial, kinds)
+        weights = mixed_by_kind(bonds.radial, kinds, self.radial).split(self.widths, dim=1)
         total = torch.zeros_like(source)
         for rows, copies, width, mixer, weight in zip(
             self.rows, self.copies, self.widths, self.mixers, weights, strict=True
@@ -211,12 +218,6 @@ class Messages(nn.Module):
             mixed = (turned.reshape(-1, width) @ mixer).reshape(-1, copies, width) * weight[:, None]
             total = total + scatter(bonds.entries, mixed.reshape(turned.shape), target, rows, source.shape[1])
         return total
-
-    def _radial_weights(self, radial: Tensor, kinds: Tensor) -> tuple[Tensor, ...]:
-        """Per m, (P, width): the radial functions of every ordered pair of species."""
-        one_hot = torch.nn.functional.one_hot(kinds, self.n_species**2).to(radial.dtype)
-        expanded = (one_hot[:, :, None] * radial[:, None, :]).flatten(1)
-        return (expanded @ self.radial.flatten(0, 1)).split(self.widths, dim=1)
 
 
 class AtomFeatures(nn.Module):

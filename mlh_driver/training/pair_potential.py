@@ -48,9 +48,9 @@ def _equations(
     for kind in range(len(network.kinds)):
         for column in range(radial.shape[1]):
             energy = radial[kinds == kind, column].sum()
-            (gradient,) = torch.autograd.grad(energy, graph.pair_vectors, retain_graph=True)
+            gradients = torch.autograd.grad(energy, graph.geometry, retain_graph=True, materialize_grads=True)
             energies.append(float(energy.detach()))
-            forces.append(forces_and_virial((gradient, None, None), graph)[0].flatten().numpy())
+            forces.append(forces_and_virial(gradients, graph)[0].flatten().numpy())
     n_atoms = graph.n_atoms
     energy_weight = np.sqrt(weights.energy) / n_atoms
     force_weight = np.sqrt(weights.forces / (3 * n_atoms))

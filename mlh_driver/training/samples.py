@@ -161,7 +161,7 @@ class Derivatives:
     ) -> Derivatives:
         """Of sum(outputs * cotangents), by the geometry of the graph from which the outputs were made."""
         gradients = torch.autograd.grad(
-            outputs, graph.geometry, cotangents, create_graph=create_graph, allow_unused=True
+            outputs, graph.geometry, cotangents, create_graph=create_graph, materialize_grads=True
         )
         return cls(*forces_and_virial(gradients, graph))
 
