@@ -19,8 +19,15 @@ from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
-from mlh_driver.training.objectives import hamiltonian_loss, joint_loss, shift_free, total_energy
-from mlh_driver.training.samples import make_sample
+from mlh_driver.training.objectives import (
+    LARGE_ENERGY_ERROR_eV,
+    hamiltonian_loss,
+    joint_loss,
+    shift_free,
+    total_energy,
+    weighted_errors,
+)
+from mlh_driver.training.samples import Derivatives, make_sample
 from mlh_driver.training.settings import DataSettings, LossWeights, TrainSettings, read_settings
 from mlh_driver.training.trainer import Trainer, _usable
 
@@ -143,6 +150,21 @@ def test_joint_loss_has_exact_parameter_gradients(folder: Path) -> None:
         with torch.no_grad():
             weight -= x * direction
     assert (values[1] - values[0]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+def test_large_energy_errors_count_linearly(folder: Path) -> None:
+    """A structure that is 0.1 eV per atom off must not outweigh all forces."""
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    exact = Derivatives(sample.forces, sample.virial)
+    n_atoms, large = sample.graph.n_atoms, LARGE_ENERGY_ERROR_eV
+    weights = LossWeights(energy=7.0)
+
+    def loss(per_atom: float) -> float:
+        error = torch.tensor(n_atoms * per_atom, dtype=torch.float64)
+        return float(weighted_errors(error, exact, sample, weights))
+
+    assert loss(0.5 * large) == pytest.approx(7.0 * (0.5 * large) ** 2)
+    assert loss(50 * large) - loss(49 * large) == pytest.approx(2 * 7.0 * large**2, rel=1e-4)
 
 
 def test_train_command_writes_a_model_that_loads(folder: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.network.network import Blocks, HamiltonianNetwork
@@ -20,6 +21,9 @@ from mlh_driver.training.settings import LossWeights
 
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
 MULTIPOLE_WEIGHT = 100.0
+#: Errors of the energy beyond this, in eV per atom, count linearly: a few structures in an odd electronic
+#: state must not shift all others, nor the swings of all energies at a high learning rate swamp the forces.
+LARGE_ENERGY_ERROR_eV = 0.002
 
 
 def shift_free(difference: Tensor) -> Tensor:
@@ -86,9 +90,11 @@ def energy_loss(network: HamiltonianNetwork, sample: Sample, band: BandTerm, wei
 def weighted_errors(
     energy_error: Tensor, derivatives: Derivatives, sample: Sample, weights: LossWeights
 ) -> Tensor:
-    """Weighted squared errors of the energy per atom, the force components, and the virial per atom."""
+    """Weighted errors of the energy per atom (Huber's), and squared ones of forces and virial per atom."""
     n_atoms = sample.graph.n_atoms
-    loss = weights.energy * (energy_error / n_atoms).square()
+    per_atom = energy_error / n_atoms
+    huber = huber_loss(per_atom, torch.zeros_like(per_atom), delta=LARGE_ENERGY_ERROR_eV)
+    loss = 2.0 * weights.energy * huber
     loss = loss + weights.forces * (derivatives.forces - sample.forces).square().mean()
     if sample.virial is not None:
         loss = loss + weights.virial * ((derivatives.virial - sample.virial) / n_atoms).square().mean()

@@ -49,7 +49,7 @@ class LossWeights(Settings):
 
 
 class StageSettings(Settings):
-    """One stage: Adam with a short warm-up and a cosine decay of the learning rate, one structure a step."""
+    """One stage: SOAP with a short warm-up and a cosine decay of the learning rate, one structure a step."""
 
     steps: int = Field(ge=0)
     learning_rate: float = Field(gt=0)

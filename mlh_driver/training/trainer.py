@@ -41,6 +41,7 @@ from mlh_driver.training.samples import (
 )
 from mlh_driver.training.screening import fit_screening
 from mlh_driver.training.settings import StageSettings, TrainSettings
+from mlh_driver.training.soap import SOAP
 
 STAGES = ("hamiltonian", "energy", "joint")
 ENERGY_PARTS = ("many_body", "repulsion")
@@ -153,9 +154,8 @@ class Trainer:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.position.stage >= len(STAGES):
-            return torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-        parameters = self._stage_parameters(STAGES[self.position.stage])
-        return torch.optim.Adam(parameters, lr=1.0, betas=(0.9, 0.99))
+            return SOAP([nn.Parameter(torch.zeros(1))], lr=1.0)
+        return SOAP(self._stage_parameters(STAGES[self.position.stage]), lr=1.0)
 
     def _run_stage(self, stage: str) -> None:
         plan: StageSettings = getattr(self.settings, stage)
