@@ -69,10 +69,11 @@ def test_plot_of_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_indicator_rises_with_the_error_of_unseen_cells(tmp_path: Path) -> None:
-    printed = example("extrapolation.py", str(TRAINING / "asio2-extra.h5"), folder=tmp_path)
+    data = [str(TRAINING / name) for name in ("asio2-extra.h5", "asio2-large.h5")]
+    printed = example("extrapolation.py", *data, folder=tmp_path)
     assert "structures not trained on" in printed
     assert (tmp_path / "extrapolation.png").stat().st_size > 10_000
-    both = printed.split("rank correlation of indicator and force error, 2 structures not trained on: ")[1]
+    both = printed.split("rank correlation of indicator and force error, 4 structures not trained on: ")[1]
     assert float(both.split()[0]) > 0
 
 
