@@ -60,13 +60,13 @@ class Corrected(Calculator):
         }
 
 
-def relaxed(start: Atoms, calculator: Calculator) -> Atoms:
+def relaxed(name: str, start: Atoms, calculator: Calculator) -> Atoms:
     """The minimum that BFGS finds."""
     atoms = start.copy()
     atoms.calc = calculator
     with BFGS(atoms, logfile=None) as optimizer:
         if not optimizer.run(fmax=FMAX_eV_A, steps=MOST_STEPS):
-            raise SystemExit(f"forces are above {FMAX_eV_A} eV/Å after {MOST_STEPS} steps of BFGS")
+            raise SystemExit(f"{name}: forces are above {FMAX_eV_A} eV/Å after {MOST_STEPS} steps of BFGS")
     return atoms
 
 
@@ -77,7 +77,8 @@ def rms(x: np.ndarray) -> float:
 def corrected_minimum(label: LabelledStructure, calculator: Calculator) -> Atoms:
     """The model's minimum when forces are added that make it right at the labelled structure."""
     here = label.system.to_ase()
-    return relaxed(here, Corrected(calculator, label.forces - calculator.get_forces(here), here.positions))
+    forces = label.forces - calculator.get_forces(here)
+    return relaxed(label.name, here, Corrected(calculator, forces, here.positions))
 
 
 def dft_minimum(
@@ -127,16 +128,16 @@ def main() -> None:
     for name in options.names:
         start = read_structure(options.data, name)
         beginning = start.system.to_ase()
-        atoms = relaxed(beginning, calculator)
-        energy = atoms.get_potential_energy()
+        atoms = relaxed(name, beginning, calculator)
+        found = Prediction(atoms.get_potential_energy(), atoms.get_forces())
         minimum = dft_minimum(options.minima, name, atoms, calculator, labeler)
         minima.append(replace(minimum, name=name))
-        predictions[name] = Prediction(energy, atoms.get_forces())
+        predictions[name] = found
         reference = minimum.system.to_ase()
         i, j = closest_pair(reference)
         distances = [frame.get_distance(i, j, mic=True) for frame in (beginning, atoms, reference)]
         apart = np.linalg.norm(atoms.positions - reference.positions, axis=1)
-        gain = calculator.get_potential_energy(beginning) - energy
+        gain = calculator.get_potential_energy(beginning) - found.energy
         table.add_row(
             name,
             "{:.3f} -> {:.3f} / {:.3f}".format(*distances),

@@ -11,6 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+#: Decay of the means that define the bases.
+BASIS_BETA = 0.95
+#: Steps between two improvements of the bases, by a power iteration each.
+RENEW_EVERY = 10
+
 
 class SOAP(torch.optim.Optimizer):
     """The last two dimensions of a parameter are those of a matrix, the others count matrices.
@@ -18,21 +23,13 @@ class SOAP(torch.optim.Optimizer):
     Vectors have no bases, which leaves Adam. The first step only starts the means.
 
     lr: step size, as of Adam
-    betas: of the means of the gradient and of its square
-    basis_beta: of the means that define the bases
-    renew_every: steps between two improvements of the bases, by a power iteration each
+    betas: decay of the means of the gradient and of its square
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.99),
-        basis_beta: float = 0.95,
-        renew_every: int = 10,
+        self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.99)
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "basis_beta": basis_beta, "renew_every": renew_every}
-        super().__init__(parameters, defaults)
+        super().__init__(parameters, {"lr": lr, "betas": betas})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -46,10 +43,8 @@ class SOAP(torch.optim.Optimizer):
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
             if parameter.dim() > 1:
-                state["left_cov"], state["right_cov"] = _covariances(gradient)
-                state["left"], state["right"] = (
-                    torch.linalg.eigh(c)[1] for c in (state["left_cov"], state["right_cov"])
-                )
+                state["left_cov"], state["right_cov"] = covariances = _covariances(gradient)
+                state["left"], state["right"] = (torch.linalg.eigh(c).eigenvectors for c in covariances)
             return
         state["step"] += 1
         beta1, beta2 = group["betas"]
@@ -62,8 +57,8 @@ class SOAP(torch.optim.Optimizer):
         if "left" in state:
             change = state["left"] @ change @ state["right"].mT
             for name, found in zip(("left_cov", "right_cov"), _covariances(gradient), strict=True):
-                state[name].lerp_(found, 1.0 - group["basis_beta"])
-            if state["step"] % group["renew_every"] == 0:
+                state[name].lerp_(found, 1.0 - BASIS_BETA)
+            if state["step"] % RENEW_EVERY == 0:
                 _renew(state)
         parameter.sub_(group["lr"] * change)
 
