@@ -105,6 +105,26 @@ def test_bond_switching_keeps_every_atom_coordinated(monkeypatch: pytest.MonkeyP
         networks.switched_network(defective, seed=1)
 
 
+def test_mending_makes_a_quenched_network_perfect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import networks
+    import structures
+
+    crystal = structures.cristobalite(0.0, seed=1)
+    oxygen = structures.bridging_oxygens(crystal)[0]
+    lost = structures.silicon_neighbors(crystal)[oxygen][0]
+    broken = crystal.copy()
+    broken.positions[oxygen] -= 0.5 * crystal.get_distance(oxygen, lost, mic=True, vector=True)
+    assert structures.count_defects(broken) == 2
+    assert networks.mended_bridges(broken) == networks.bridges_of(crystal)
+
+    quenched = structures.glass(seed=4, n_formula=12, melt_ps=2.0, quench_ps=5.0)
+    assert structures.count_defects(quenched) > 2
+    healed = networks.healed_network(quenched, seed=4)
+    assert networks.is_perfect(healed)
+    assert (healed.numbers == quenched.numbers).all()
+
+
 def test_tutorial_seed_obeys_the_ice_rules(tmp_path: Path) -> None:
     example("tutorial/ice.py", "ice.xyz", folder=tmp_path)
     ice = ase.io.read(tmp_path / "ice.xyz")

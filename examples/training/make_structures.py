@@ -39,6 +39,10 @@ FIRST_CHECKED_SEED = 301
 #: From here on, a network comes by bond switching from the glass of a seed that has no such atom.
 FIRST_SWITCHED_SEED = 501
 PERFECT_SEED = 306
+#: From here on, a network is a glass of 96 atoms whose miscoordinated atoms were mended.
+FIRST_HEALED_SEED = 901
+#: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si.
+LAST_SITE_TRIED = 9
 #: Hosts among the training cells of asio2.
 SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
@@ -67,6 +71,8 @@ def unchecked_host(seed: int) -> Atoms:
         return networks.switched_network(
             host(PERFECT_SEED).repeat(copies), seed, hot_steps=8 * math.prod(copies)
         )
+    if seed >= FIRST_HEALED_SEED:
+        return networks.healed_network(structures.glass(seed, n_formula=32), seed)
     if seed >= FIRST_SWITCHED_SEED:
         return networks.switched_network(host(PERFECT_SEED), seed)
     return structures.glass(seed)
@@ -93,8 +99,13 @@ def glass_frame(
 def vacancy_frame(
     name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, split: str = "train"
 ) -> Frame:
-    def make() -> Atoms:
-        return structures.vacancy(host(seed), temperature_K, seed + 1000 * site, si_si_A)
+    def make(trial: int = 0) -> Atoms:
+        atoms = structures.vacancy(host(seed), temperature_K, seed + 1000 * site + 10_000 * trial, si_si_A)
+        if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
+            return atoms
+        if trial == LAST_SITE_TRIED:
+            raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
+        return make(trial + 1)
 
     return Frame(name, make, split)
 
@@ -163,6 +174,7 @@ FRAMES = (
     *glasses_and_vacancies(FIRST_CHECKED_SEED, 330),
     *glasses_and_vacancies(FIRST_SWITCHED_SEED, 530),
     *switched_shared_hosts(),
+    *glasses_and_vacancies(FIRST_HEALED_SEED, 930),
     glass_frame("host_601", 601, 300.0, split="test"),
     vacancy_frame("vac_601_a", 601, 2.45, 300.0, split="test"),
     vacancy_frame("vac_601_b", 601, 2.45, 300.0, site=2, split="test"),

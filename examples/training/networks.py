@@ -1,8 +1,10 @@
-"""Perfect SiO2 networks by bond switching (Wooten, Winer and Weaire, Phys. Rev. Lett. 54, 1392, 1985).
+"""Perfect SiO2 networks: by mending a quenched one, or by bond switching from another.
 
-A short quench leaves miscoordinated atoms in nearly every small cell. Here a network without any is changed
-step by step into others: two Si that share an O exchange a neighbor each, springs along the new bonds pull
-the atoms into place, the classical potential relaxes them, and a Monte Carlo step accepts or refuses.
+A short quench leaves miscoordinated atoms in nearly every small cell, in most of them three-coordinated Si
+and as many O with one Si. ``healed_network`` gives every such O a second Si. ``switched_network`` changes a
+perfect network step by step into others (Wooten, Winer and Weaire, Phys. Rev. Lett. 54, 1392, 1985): two Si
+that share an O exchange a neighbor each. In both, springs along the new bonds pull the atoms into place and
+the classical potential relaxes them; a Monte Carlo step accepts or refuses a switch.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ SI_O_A, O_O_A, SI_SI_A = 1.62, 2.645, 3.1
 #: Atoms that are not bonded are pushed apart to this distance, by the sum of their atomic numbers.
 APART_A = {16: 2.8, 22: 2.9, 28: 3.0}
 LONGEST_NEW_BRIDGE_A = 6.0
+HEALING_K = 2500.0
+#: From the O that changes its Si to the new one, in mending.
+LONGEST_HOP_A = 4.5
 
 
 def switched_network(start: Atoms, seed: int, hot_steps: int = 8, trials: int = 500) -> Atoms:
@@ -44,6 +49,78 @@ def switched_network(start: Atoms, seed: int, hot_steps: int = 8, trials: int = 
         if rng.random() < np.exp(min(0.0, (energy - new_energy) / kT)):
             atoms, energy, accepted = candidate, new_energy, accepted + 1
     return atoms
+
+
+def healed_network(quenched: Atoms, seed: int, attempts: int = 40) -> Atoms:
+    """A network of ``quenched`` in which every non-bridging O is tied to a three-coordinated Si, relaxed.
+
+    When the bonds do not survive the relaxation, the next attempt starts after 2 ps at 2500 K.
+
+    Raises ValueError after the last of ``attempts``.
+    """
+    atoms = quenched
+    for attempt in range(attempts):
+        if attempt:
+            with Vashishta(atoms, seed + attempt) as md:
+                md.run(HEALING_K, HEALING_K, 2.0)
+                md.minimize()
+                atoms = md.atoms()
+        bridges = mended_bridges(atoms)
+        if bridges is not None:
+            healed, _ = relaxed(pulled_into_place(atoms, bridges), seed)
+            if is_perfect(healed):
+                return healed
+    raise ValueError(f"no perfect network after {attempts} attempts; use another seed")
+
+
+def mended_bridges(atoms: Atoms) -> Bridges | None:
+    """The bridges and one more for every non-bridging O, None if other atoms are miscoordinated.
+
+    Where O and the Si that lacks a bond are far apart, the missing bond moves from Si to Si until they are
+    near: an O close to the Si that lacks it leaves one of its own two for that.
+    """
+    bridges = bridges_of(atoms)
+    of_oxygen = silicon_neighbors(atoms)
+    loose = [o for o, silicon in of_oxygen.items() if len(silicon) == 1]
+    counts = np.bincount([si for silicon in of_oxygen.values() for si in silicon], minlength=len(atoms))
+    lacking = [si for si in np.flatnonzero(atoms.numbers == 14).tolist() if counts[si] == 3]
+    if len(loose) != len(lacking) or count_defects(atoms) != len(loose) + len(lacking):
+        return None
+    distances = atoms.get_all_distances(mic=True)
+    for o in loose:
+        home = of_oxygen[o][0]
+        lacking.sort(key=lambda si: distances[si, home])
+        hole = lacking.pop(0)
+        visited = {home}
+        while hole == home or distances[hole, home] > LONGEST_NEW_BRIDGE_A or _linked(bridges, hole, home):
+            visited.add(hole)
+            hop = _next_hop(bridges, distances[home], distances[hole], hole, visited)
+            if hop is None:
+                return None
+            oxygen, bridge, hole = hop
+            bridges[oxygen] = bridge
+        bridges[o] = (min(hole, home), max(hole, home))
+    return bridges
+
+
+def _linked(bridges: Bridges, first: int, second: int) -> bool:
+    return (min(first, second), max(first, second)) in bridges.values()
+
+
+def _next_hop(
+    bridges: Bridges, from_home: np.ndarray, from_hole: np.ndarray, hole: int, visited: set[int]
+) -> tuple[int, tuple[int, int], int] | None:
+    """The O that ties ``hole``, its new bridge, and the Si that lacks a bond then, as near home as can be."""
+    hops = [
+        (from_home[left], oxygen, (min(hole, kept), max(hole, kept)), left)
+        for oxygen, ends in bridges.items()
+        for left, kept in (ends, ends[::-1])
+        if hole not in ends
+        and left not in visited
+        and from_hole[oxygen] < LONGEST_HOP_A
+        and not _linked(bridges, hole, kept)
+    ]
+    return min(hops)[1:] if hops else None
 
 
 def bridges_of(atoms: Atoms) -> Bridges:

