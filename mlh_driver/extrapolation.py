@@ -1,7 +1,7 @@
 """How far an atom's environment is from those of the training data.
 
 The indicator is the Mahalanobis distance of an atom's scalar features from the training atoms of the same
-species, divided by the largest such distance among the training atoms themselves: 1 is the edge of the
+species, divided by the largest such distance of a training atom from the others: 1 is the edge of the
 training data. It costs one small matrix product per call. (Distances in the space of learned features as
 an error indicator: Janet et al., doi:10.1039/C9SC02298H.)
 """
@@ -21,7 +21,7 @@ class ExtrapolationIndicator:
     """Training statistics of the features of each species.
 
     means:     (n_species, C)
-    whiteners: (n_species, C, C), scaled so that the farthest training atom is at distance 1
+    whiteners: (n_species, C, C), scaled so that the training atom farthest from the others is at distance 1
     """
 
     means: Tensor
@@ -37,10 +37,12 @@ class ExtrapolationIndicator:
 
 
 def fit_indicator(descriptors: Tensor, species: Tensor, n_species: int) -> ExtrapolationIndicator:
-    """Fit on the (N, C) features of all training atoms.
+    """Fit on the (N, C) features of all training atoms, at least two of each species.
 
     Directions in which the training data hardly vary are kept at a thousandth of the mean variance, so
-    that they count, but not without bound.
+    that they count, but not without bound. The distance that is called 1 is one from mean and covariance
+    of the other atoms (leave one out, in closed form), as that of an atom not trained on: with few atoms,
+    each lies close to an ellipsoid that it helped to draw.
     """
     means, whiteners = [], []
     for k in range(n_species):
@@ -50,7 +52,9 @@ def fit_indicator(descriptors: Tensor, species: Tensor, n_species: int) -> Extra
         covariance = centered.T @ centered / len(x)
         variances, axes = torch.linalg.eigh(covariance)
         whitener = axes * (variances + SHRINKAGE * variances.mean()).rsqrt()
-        farthest = torch.linalg.vector_norm(centered @ whitener, dim=1).max()
+        squares = (centered @ whitener).square().sum(dim=1)
+        n = len(x)
+        without_itself = n / (n - 1) * squares / (1 - squares / (n - 1))
         means.append(mean)
-        whiteners.append(whitener / farthest)
+        whiteners.append(whitener / without_itself.max().sqrt())
     return ExtrapolationIndicator(torch.stack(means), torch.stack(whiteners))

@@ -273,7 +273,8 @@ def test_reference_data_are_read_with_their_splits() -> None:
 def test_energies_of_two_references_are_not_mixed(folder: Path) -> None:
     label = read_structure(folder / "data", "s0")
     for functional in ("PBE", "SCAN"):
-        hdf5.append(folder / f"{functional}.h5", label, "train", {"functional": functional})
+        renamed = replace(label, name=functional)
+        hdf5.append(folder / f"{functional}.h5", renamed, "train", {"functional": functional})
     settings = read_settings(folder / "tiny.toml")
     sources = [
         DataSettings(path=folder / f"{functional}.h5", validation=()) for functional in ("PBE", "SCAN")
@@ -282,6 +283,30 @@ def test_energies_of_two_references_are_not_mixed(folder: Path) -> None:
         Trainer(settings.model_copy(update={"data": (*settings.data, *sources)}))
     drafts = sources[1].model_copy(update={"learn": "hamiltonian"})
     Trainer(settings.model_copy(update={"data": (*settings.data, sources[0], drafts)}))
+
+
+def test_data_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    label = read_structure(folder / "data", "s0")
+    hdf5.append(folder / "again.h5", label, "train", {})
+    again = DataSettings(path=folder / "again.h5", validation=())
+    with pytest.raises(InputError, match="two structures of the data are called s0"):
+        Trainer(settings.model_copy(update={"data": (*settings.data, again)}))
+
+    pairs = label.n_occupied
+    assert pairs is not None
+    hdf5.append(folder / "ion.h5", replace(label, name="ion", n_occupied=pairs - 1), "train", {})
+    ion = DataSettings(path=folder / "ion.h5", validation=())
+    with pytest.raises(InputError, match=f"ion: by .* has {2 * pairs} .*its label has {2 * pairs - 2}"):
+        Trainer(settings.model_copy(update={"data": (*settings.data, ion)}))
+    silicon, oxygen = settings.species
+    odd = oxygen.model_copy(update={"electrons": (2, 4 + 1 / (label.system.numbers == 8).sum())})
+    with pytest.raises(InputError, match=f"{2 * pairs + 1} valence electrons"):
+        Trainer(settings.model_copy(update={"species": (silicon, odd)}))
+
+    aluminum = silicon.model_copy(update={"symbol": "Al"})
+    with pytest.raises(InputError, match="have 0 Al atoms"):
+        Trainer(settings.model_copy(update={"species": (*settings.species, aluminum)}))
 
 
 def test_structures_without_a_hamiltonian_teach_energies_and_forces(folder: Path) -> None:

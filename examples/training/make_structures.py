@@ -41,6 +41,8 @@ FIRST_SWITCHED_SEED = 501
 PERFECT_SEED = 306
 #: From here on, a network is a glass of 96 atoms whose miscoordinated atoms were mended.
 FIRST_HEALED_SEED = 901
+#: And from here on, of 144 atoms in a cell of 20.6 Å by 10.3 Å by 10.3 Å, whose potential has longer waves.
+FIRST_LONG_SEED = 951
 #: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si.
 LAST_SITE_TRIED = 9
 #: Hosts among the training cells of asio2.
@@ -71,6 +73,8 @@ def unchecked_host(seed: int) -> Atoms:
         return networks.switched_network(
             host(PERFECT_SEED).repeat(copies), seed, hot_steps=8 * math.prod(copies)
         )
+    if seed >= FIRST_LONG_SEED:
+        return networks.healed_network(structures.glass(seed, n_formula=48, elongation=2), seed)
     if seed >= FIRST_HEALED_SEED:
         return networks.healed_network(structures.glass(seed, n_formula=32), seed)
     if seed >= FIRST_SWITCHED_SEED:
@@ -175,6 +179,7 @@ FRAMES = (
     *glasses_and_vacancies(FIRST_SWITCHED_SEED, 530),
     *switched_shared_hosts(),
     *glasses_and_vacancies(FIRST_HEALED_SEED, 930),
+    *glasses_and_vacancies(FIRST_LONG_SEED, 954),
     glass_frame("host_601", 601, 300.0, split="test"),
     vacancy_frame("vac_601_a", 601, 2.45, 300.0, split="test"),
     vacancy_frame("vac_601_b", 601, 2.45, 300.0, site=2, split="test"),

@@ -44,9 +44,16 @@ def liquid(temperature_K: float, seed: int, density_g_cm3: float, snapshots: int
 
 
 @functools.cache
-def glass(seed: int, n_formula: int = N_FORMULA, melt_ps: float = 10.0, quench_ps: float = 50.0) -> Atoms:
+def glass(
+    seed: int,
+    n_formula: int = N_FORMULA,
+    *,
+    elongation: int = 1,
+    melt_ps: float = 10.0,
+    quench_ps: float = 50.0,
+) -> Atoms:
     """A host network: melted at 6000 K, quenched from 4000 K to 300 K, 2 ps at 300 K, minimized."""
-    with Vashishta(random_packing(GLASS_DENSITY_G_CM3, seed, n_formula), seed) as md:
+    with Vashishta(random_packing(GLASS_DENSITY_G_CM3, seed, n_formula, elongation), seed) as md:
         md.minimize()
         md.run(MELT_K, MELT_K, melt_ps)
         md.run(4000.0, 300.0, quench_ps)
@@ -112,19 +119,20 @@ def rattled(atoms: Atoms, amplitude_A: float, seed: int) -> Atoms:
     return checked(plain)
 
 
-def random_packing(density_g_cm3: float, seed: int, n_formula: int = N_FORMULA) -> Atoms:
-    """SiO2 at random in a cube, no pair closer than 1.5 Å."""
+def random_packing(density_g_cm3: float, seed: int, n_formula: int = N_FORMULA, elongation: int = 1) -> Atoms:
+    """SiO2 at random in a box ``elongation`` times as long as wide, no pair closer than 1.5 Å."""
     numbers = np.array([14] * n_formula + [8] * (2 * n_formula))
-    length = (atomic_masses[numbers].sum() * _AMU_PER_A3_IN_G_CM3 / density_g_cm3) ** (1 / 3)
+    volume = atomic_masses[numbers].sum() * _AMU_PER_A3_IN_G_CM3 / density_g_cm3
+    lengths = np.array([elongation, 1, 1]) * (volume / elongation) ** (1 / 3)
     rng = np.random.default_rng(seed)
     positions = np.empty((0, 3))
     while len(positions) < len(numbers):
-        candidate = rng.random(3) * length
+        candidate = rng.random(3) * lengths
         offsets = positions - candidate
-        offsets -= length * np.round(offsets / length)
+        offsets -= lengths * np.round(offsets / lengths)
         if (np.linalg.norm(offsets, axis=1) > 1.5).all():
             positions = np.vstack([positions, candidate])
-    return Atoms(numbers=numbers, positions=positions, cell=[length] * 3, pbc=True)
+    return Atoms(numbers=numbers, positions=positions, cell=lengths, pbc=True)
 
 
 def checked(atoms: Atoms) -> Atoms:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -83,6 +85,34 @@ def check_references(settings: TrainSettings) -> None:
             )
 
 
+def check_names(samples: Sequence[Sample]) -> None:
+    """Raises InputError if two samples share a name."""
+    names = Counter(sample.name for sample in samples)
+    twice = sorted(name for name, count in names.items() if count > 1)
+    if twice:
+        raise InputError(
+            f"two structures of the data are called {', '.join(twice)}; rename one of them, or choose others "
+            "with names = 'PATTERN' in the data section"
+        )
+
+
+def check_species(train: Sequence[Sample], numbers: Sequence[int]) -> None:
+    """Raises InputError unless there are two atoms of each species, as the extrapolation indicator needs.
+
+    numbers: (n_species,) atomic numbers
+    """
+    counts = torch.zeros(len(numbers), dtype=torch.long)
+    for sample in train:
+        if not sample.only_hamiltonian:
+            counts += sample.graph.species.bincount(minlength=len(numbers))
+    for number, count in zip(numbers, counts.tolist(), strict=True):
+        if count < 2:
+            raise InputError(
+                f"the training structures with energies have {count} {chemical_symbols[number]} atoms, and "
+                "two are needed; remove that species from the settings, or add structures"
+            )
+
+
 def make_sample(
     label: LabelledStructure, basis: OrbitalBasis, atom_energies: tuple[float, ...], cutoff: float
 ) -> Sample:
@@ -97,7 +127,14 @@ def make_sample(
             "for this structure; the settings' species do not match the data"
         )
     isolated = sum(atom_energies[s] for s in species)
-    n_pairs = round(float(reference.sum()))
+    n_electrons = round(2 * float(reference.sum()))
+    n_pairs = n_electrons // 2
+    if n_electrons % 2 or label.n_occupied not in (None, n_pairs):
+        labelled = "" if label.n_occupied is None else f" (its label has {2 * label.n_occupied})"
+        raise InputError(
+            f"{label.name}: by the settings' species it has {n_electrons} valence electrons{labelled}; "
+            "correct electrons = [...] there, or leave out structures with an odd number"
+        )
     hamiltonian = None if label.hamiltonian is None else torch.tensor(label.hamiltonian, dtype=DTYPE)
     return Sample(
         name=label.name,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,9 @@ from mlh_driver.training.pair_potential import fit_repulsion
 from mlh_driver.training.samples import (
     DTYPE,
     Sample,
+    check_names,
     check_references,
+    check_species,
     inner_radii,
     labels_of,
     make_sample,
@@ -58,6 +59,7 @@ class Position:
     step: int = 0
     best: float = math.inf
     since_best: int = 0
+    losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
 
@@ -85,6 +87,8 @@ class Trainer:
         self.validation = self._samples("validation")
         if not _usable(self.train, "energy"):
             raise InputError("the settings name no training structures with energies")
+        check_names([*self.train, *self.validation])
+        check_species(self.train, settings.basis().numbers.tolist())
         if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
         self._set_inner_radii()
@@ -102,10 +106,12 @@ class Trainer:
             self.load_checkpoint()
         else:
             (self.settings.output / "log.jsonl").unlink(missing_ok=True)
+            self.save_checkpoint()  # from here on there is none of an earlier run to go on with
         while self.position.stage < len(STAGES):
             self._run_stage(STAGES[self.position.stage])
             if self.best:
                 self.average.load_state_dict(self.best)
+                self._set_inner_radii()  # the data may have grown since
             self.best = {}
             self.position = Position(stage=self.position.stage + 1, seconds=self.position.seconds)
             self.network.load_state_dict(self.average.state_dict())
@@ -161,17 +167,15 @@ class Trainer:
         plan: StageSettings = getattr(self.settings, stage)
         if stage == "energy" and plan.steps:
             self._prepare_energy_stage()
-        losses: list[float] = []
         started = time.monotonic() - self.position.seconds
         while self.position.step < plan.steps:
-            losses.append(self._step(stage, plan))
+            self.position.losses.append(self._step(stage, plan))
             self.position.step += 1
             self.position.seconds = time.monotonic() - started
             if self.progress:
                 self.progress(stage, self.position.step, plan.steps, self.position.errors)
             if self.position.step % plan.validate_every == 0 or self.position.step == plan.steps:
-                self._validate(stage, plan, float(np.mean(losses)))
-                losses.clear()
+                self._validate(stage, plan)
                 if self.position.since_best >= plan.patience:
                     break
             if time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
@@ -217,10 +221,12 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - decay)
 
-    def _validate(self, stage: str, plan: StageSettings, train_loss: float) -> None:
+    def _validate(self, stage: str, plan: StageSettings) -> None:
+        position = self.position
+        train_loss = float(np.mean(position.losses))
+        position.losses.clear()
         errors = self.validation_errors(stage)
         score = errors.get("score", train_loss)
-        position = self.position
         if score < position.best:
             position.best, position.since_best = score, 0
             self.best = copy.deepcopy(self.average.state_dict())
@@ -239,7 +245,7 @@ class Trainer:
             log.write(json.dumps(record) + "\n")
 
     def validation_errors(self, stage: str) -> dict[str, float]:
-        """Mean errors of the averaged network on the structures for validation."""
+        """Errors of the averaged network on the structures for validation, see ``mean_errors``."""
         return mean_errors(self._errors(stage, sample) for sample in _usable(self.validation, stage))
 
     def _errors(self, stage: str, sample: Sample) -> dict[str, float]:
@@ -292,7 +298,7 @@ class Trainer:
                 f"{self.checkpoint_path} was written with other network settings; restore them, or start "
                 "without --resume"
             ) from error
-        self._set_inner_radii()  # the data may have grown since
+        self._set_inner_radii()
         self.best = state["best"]
         self.position = Position(**state["position"])
         self.optimizer = self._new_optimizer()
@@ -316,8 +322,12 @@ def _usable(samples: list[Sample], stage: str) -> list[Sample]:
     return [sample for sample in samples if not (sample.only_hamiltonian and stage == "energy")]
 
 
-def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, Any]:
-    """Mean of the magnitude of every error over the structures that have it."""
+def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Of every error over the structures that have it: the mean magnitude, or the root of the mean square."""
     rows = list(errors)
     keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: float(np.mean([abs(row[key]) for row in rows if key in row])) for key in keys}
+    columns = {key: np.array([row[key] for row in rows if key in row]) for key in keys}
+    return {
+        key: float(np.sqrt(np.mean(column**2)) if "_rms" in key or key == "score" else np.abs(column).mean())
+        for key, column in columns.items()
+    }
