@@ -118,10 +118,10 @@ def _shell_of_elements(engine: Engine, label: LabelledStructure) -> np.ndarray:
 
 
 def mean_summary(errors: list[StructureErrors]) -> dict[str, float]:
-    """Mean over structures of the magnitude of every figure; forces RMSE over all components."""
+    """Mean magnitude of every figure over the structures that have it; forces RMSE over all components."""
     rows = [error.summary() for error in errors]
-    keys = [key for key in rows[0] if all(key in row for row in rows)]
-    mean = {key: float(np.mean([abs(row[key]) for row in rows])) for key in keys}
+    keys = dict.fromkeys(key for row in rows for key in row)
+    mean = {key: float(np.mean([abs(row[key]) for row in rows if key in row])) for key in keys}
     forces = np.concatenate([error.forces_eV_A.ravel() for error in errors])
     mean["forces_rmse_meV_A"] = 1e3 * float(np.sqrt((forces**2).mean()))
     return mean

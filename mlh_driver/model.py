@@ -58,16 +58,16 @@ class Model:
         return self.metadata.basis
 
     def save(self, path: Path) -> None:
-        """Write the model file, in single precision."""
-        torch.save(
-            {
-                "format_version": FORMAT_VERSION,
-                "metadata": self.metadata.model_dump_json(),
-                "network": {name: value.float() for name, value in self.network.state_dict().items()},
-                "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
-            },
-            path,
-        )
+        """Write the model file, in single precision; a file of that name is replaced when all is written."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "metadata": self.metadata.model_dump_json(),
+            "network": {name: value.float() for name, value in self.network.state_dict().items()},
+            "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        torch.save(content, partial)
+        partial.replace(path)
 
 
 def shipped_models() -> list[str]:

@@ -112,8 +112,11 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
 def test_errors_name_the_value(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     hdf5.append(path, labelled("a"), "train", REFERENCE)
-    with pytest.raises(InputError, match="already holds a structure 'a'"):
-        hdf5.append(path, labelled("a"), "train", REFERENCE)
+    for name, message in (("a", "already holds a structure 'a'"), ("b/c", "cannot be called 'b/c'")):
+        pairs = [(labelled("new"), "train"), (labelled(name), "train")]
+        with pytest.raises(InputError, match=message):
+            hdf5.append_all(path, pairs, REFERENCE)
+    assert hdf5.read_names(path) == ["a"]  # none of several, if one is refused
     with pytest.raises(InputError, match=r"another reference.*cutoff_Ry': 1\.0.*cutoff_Ry': 2\.0"):
         hdf5.append(path, labelled("b"), "train", REFERENCE | {"cutoff_Ry": 2.0})
     with pytest.raises(InputError, match="no structure 'b'; it has a"):

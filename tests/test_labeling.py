@@ -71,15 +71,20 @@ def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> No
 
 
 def test_mixed_references_and_names_are_refused_before_any_calculation(tmp_path: Path) -> None:
-    path, other = tmp_path / "data.h5", SomeLabeler(cutoff=2.0)
+    path, same, other = tmp_path / "data.h5", SomeLabeler(), SomeLabeler(cutoff=2.0)
     label_into(path, {"a": hydrogen()}, SomeLabeler(), "train", print)
     with pytest.raises(InputError, match="another reference"):
         label_into(path, {"b": hydrogen()}, other, "train", print)
-    moved = hydrogen()
-    moved.positions[0, 0] += 0.1
-    with pytest.raises(InputError, match="another structure called 'a'"):
-        label_into(path, {"a": moved}, SomeLabeler(), "train", print)
-    assert other.calls == 0
+    moved, strained, heavy = hydrogen(), hydrogen(), hydrogen()
+    moved.positions[0, 0] += 1e-5
+    strained.set_cell(strained.cell * 1.001)
+    heavy.numbers[0] = 3
+    for changed in (moved, strained, heavy):
+        with pytest.raises(InputError, match="another structure called 'a'"):
+            label_into(path, {"a": changed}, same, "train", print)
+    with pytest.raises(InputError, match=r"cannot be called 'b/c'"):
+        label_into(path, {"b/c": hydrogen()}, same, "train", print)
+    assert same.calls == other.calls == 0
 
 
 def test_a_structure_without_a_closed_shell_is_left_out(tmp_path: Path) -> None:
@@ -87,6 +92,17 @@ def test_a_structure_without_a_closed_shell_is_left_out(tmp_path: Path) -> None:
     frames = {"odd": Atoms("H", cell=[4, 4, 4], pbc=True)}
     assert label_into(tmp_path / "data.h5", frames, SomeLabeler(), "train", lines.append) == ["odd"]
     assert "closed shell" in lines[0]
+
+
+def test_what_cannot_be_labelled_does_not_stop_the_rest(tmp_path: Path) -> None:
+    lines: list[str] = []
+    molecule = Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]])
+    twins = Atoms("H4", positions=[[0, 0, 0], [0, 0, 0], [0.7, 0, 0], [0.7, 0, 0]], cell=[5, 5, 5], pbc=True)
+    frames = {"molecule": molecule, "twins": twins, "good": hydrogen()}
+    failed = label_into(tmp_path / "data.h5", frames, SomeLabeler(), "train", lines.append)
+    assert failed == ["molecule", "twins"]
+    assert all("left out: " in line for line in lines[:2])
+    assert read_splits(tmp_path / "data.h5") == {"train": ["good"]}
 
 
 @needs_cp2k

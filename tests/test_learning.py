@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mlh_driver import MLHCalculator
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits
+from mlh_driver.errors import StructureError
 from mlh_driver.learning.explore import displaced, trajectory
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.model import load_model
@@ -128,3 +129,17 @@ def test_a_trajectory_ends_at_the_edge_and_keeps_the_strangest_frame_before(host
     assert 0.7 < hot.extrapolation <= 1.5
     assert hot.atoms.calc is None
     assert "extrapolation" in hot.atoms.info["note"]
+
+
+def test_a_seed_beyond_the_edge_is_displaced(host: Atoms) -> None:
+    """So that the frames of a round differ, and none is the seed itself."""
+    model = load_model("asio2-minimal")
+    frames = [
+        trajectory(host, model, 300.0, ExploreSettings(stop_at=1e-3), np.random.default_rng(k)).atoms
+        for k in range(2)
+    ]
+    assert abs(frames[0].positions - frames[1].positions).max() > 0.01
+    assert "displaced" in frames[0].info["note"]
+    host.numbers[0] = 79
+    with pytest.raises(StructureError, match="Au"):
+        trajectory(host, model, 300.0, ExploreSettings(), np.random.default_rng(0))

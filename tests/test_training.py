@@ -221,6 +221,9 @@ def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -
     (folder / "tiny.toml").write_text(text.replace("channels = 8", "channels = 10", 1))
     with pytest.raises(InputError, match=r"teacher\.pt.*network settings"):
         Trainer(read_settings(folder / "tiny.toml"))
+    (folder / "tiny.toml").write_text(text.replace("atom_energy_eV = -400.0", "atom_energy_eV = -401.0", 1))
+    with pytest.raises(InputError, match=r"teacher\.pt.*isolated atoms .*-401"):
+        Trainer(read_settings(folder / "tiny.toml"))
 
 
 def test_a_constant_in_the_hamiltonian_is_free() -> None:

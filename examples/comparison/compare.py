@@ -30,7 +30,7 @@ from rich.table import Table
 
 from mlh_driver import Engine
 from mlh_driver.data import LabelledStructure, read_split
-from mlh_driver.training.samples import labels_of
+from mlh_driver.training.samples import check_names, labels_of
 from mlh_driver.training.settings import TrainSettings, read_settings
 
 matplotlib.use("Agg")
@@ -62,6 +62,7 @@ def main() -> None:
     found = {role: labels_of(settings, role) for role in ("train", "validation")}
     found["test"] = [label for path in options.test for label in read_split(path, "test")]
     labels = {role: some for role, some in found.items() if some}
+    check_names([label for some in labels.values() for label in some])
     if options.mace_python:
         train_mace(options.mace_python, options.seconds, settings, labels, options.output)
     mace = json.loads((options.output / "mace.json").read_text())
@@ -95,7 +96,8 @@ def train_mace(
     for name, some in (("train", labels["train"]), ("valid", labels["validation"]), ("all", everything)):
         ase.io.write(folder / f"{name}.xyz", [frame(label) for label in some])
     energies = dict(zip(settings.basis().numbers.tolist(), settings.atom_energies(), strict=True))
-    (folder / "energies.json").write_text(json.dumps(energies))
+    weights = {"energy": settings.weights.energy, "forces": settings.weights.forces}
+    (folder / "settings.json").write_text(json.dumps({"energies": energies, "weights": weights}))
     script = Path(__file__).with_name("mace_potential.py")
     command = [python, "-W", "ignore", str(script), str(folder), str(seconds)]
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # for MACE's old e3nn

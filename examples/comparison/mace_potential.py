@@ -2,7 +2,8 @@
 
 python mace_potential.py FOLDER SECONDS
 
-FOLDER holds train.xyz, valid.xyz and all.xyz (REF_energy, REF_forces) and energies.json (isolated atoms);
+FOLDER holds train.xyz, valid.xyz and all.xyz (REF_energy, REF_forces) and settings.json (energies of isolated
+atoms, weights of the loss);
 predictions go to FOLDER/mace.json. Training ends after the epoch in which SECONDS of processor time are over.
 """
 
@@ -20,14 +21,15 @@ from mace import data, modules
 from mace.tools import AtomicNumberTable, torch_geometric
 
 BATCH, RATE, DECAY = 2, 5e-3, 0.99
-ENERGY_WEIGHT, FORCES_WEIGHT = 50.0, 5.0  # those of the Hamiltonian's joint stage
 KEYS = data.KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={"forces": "REF_forces"})
 
 
 def main() -> None:
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
     torch.manual_seed(0)
-    energies = {int(z): e for z, e in json.loads((folder / "energies.json").read_text()).items()}
+    settings = json.loads((folder / "settings.json").read_text())
+    weights = settings["weights"]
+    energies = {int(z): e for z, e in settings["energies"].items()}
     table = AtomicNumberTable(sorted(energies))
     train = graphs(folder / "train.xyz", table)
     valid = graphs(folder / "valid.xyz", table)
@@ -45,8 +47,8 @@ def main() -> None:
         for batch in torch_geometric.dataloader.DataLoader(train, BATCH, shuffle=True):
             out = model(batch.to_dict(), training=True, compute_force=True)
             per_atom = (out["energy"] - batch["energy"]) / (batch.ptr[1:] - batch.ptr[:-1])
-            loss = ENERGY_WEIGHT * per_atom.square().mean()
-            loss = loss + FORCES_WEIGHT * (out["forces"] - batch["forces"]).square().mean()
+            loss = weights["energy"] * per_atom.square().mean()
+            loss = loss + weights["forces"] * (out["forces"] - batch["forces"]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)

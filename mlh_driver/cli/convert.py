@@ -38,6 +38,5 @@ def convert(
     for folder in folders:
         for name_of_split, names in read_splits(folder).items():
             labels += [(read_structure(folder, name), name_of_split) for name in names]
-    for label, name_of_split in labels:
-        hdf5.append(out, label, name_of_split, {"description": reference})
+    hdf5.append_all(out, labels, {"description": reference})
     Console(stderr=True, highlight=False).print(f"{len(labels)} structures added to {out}")

@@ -30,7 +30,7 @@ def label(
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
 ) -> None:
-    """Label structures with DFT (PBE): energy, forces, stress, Hamiltonian and levels of each.
+    """Label structures with DFT (PBE): energy, forces, stress (CP2K only), Hamiltonian and levels of each.
 
     Structures that the data set holds already are skipped: the command goes on after an interruption. What
     does not converge is reported and left out; the exit status is 1 then. Training learns nothing but the

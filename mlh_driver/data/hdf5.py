@@ -38,7 +38,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,18 @@ FORMAT = "mlh-driver-data-1"
 
 
 def append(path: Path, label: LabelledStructure, split: str, reference: dict[str, Any]) -> None:
-    """Add one structure, making the file if there is none.
+    """Add one structure, see ``append_all``."""
+    append_all(path, [(label, split)], reference)
+
+
+def append_all(
+    path: Path, labels: Iterable[tuple[LabelledStructure, str]], reference: dict[str, Any]
+) -> None:
+    """Add structures with their splits, all or none of them, making the file if there is none.
 
     reference: the settings that determine energies; those of the file must be the same.
 
-    Raises InputError if the name is taken or the file holds energies of another reference.
+    Raises InputError if a name is taken or cannot be one, or the file holds energies of another reference.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as file:
@@ -66,9 +73,17 @@ def append(path: Path, label: LabelledStructure, split: str, reference: dict[str
             file.attrs["format"] = FORMAT
             file.attrs["reference"] = json.dumps(reference)
         _check_reference(path, file, reference)
-        if label.name in file:
-            raise InputError(f"{path} already holds a structure {label.name!r}; choose another name")
-        _write(file.create_group(label.name), label, split)
+        for label, split in labels:
+            check_name(label.name)
+            if label.name in file:
+                raise InputError(f"{path} already holds a structure {label.name!r}; choose another name")
+            _write(file.create_group(label.name), label, split)
+
+
+def check_name(name: str) -> None:
+    """Raises InputError if a structure cannot be called so: to HDF5 a slash means groups in groups."""
+    if "/" in name or name in ("", "."):
+        raise InputError(f"a structure cannot be called {name!r}; take a name without slashes")
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:

@@ -44,9 +44,13 @@ def trajectory(
 ) -> Frame:
     """The frame with the highest indicator up to ``settings.stop_at`` of a stretch of Langevin dynamics.
 
+    A displaced seed if there is none, because the seed itself is beyond. Raises StructureError for elements
+    that the model does not know.
+
     The dynamics ends where the indicator exceeds that, or where the model gives up (a collapsed structure has
     no density matrix): what comes later is the invention of the model, and teaches little about the material.
     """
+    model.basis.species_index(seed.numbers)
     atoms = _plain(seed)
     atoms.calc = MLHCalculator(model)
     velocities = 2 * temperature_K  # half of it becomes potential energy
@@ -59,7 +63,7 @@ def trajectory(
         fixcm=False,
         rng=rng,
     )
-    best = Frame(_plain(atoms), 0.0)
+    best = Frame(displaced(seed, settings, rng), 0.0)
     for step in range(1, settings.steps + 1):
         try:
             dynamics.run(1)

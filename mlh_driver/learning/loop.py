@@ -43,6 +43,10 @@ class ActiveLearning:
         self.training = read_settings(settings.training)
         self.labels = settings.output / "labels.h5"
         self.seeds = list(read_frames(list(settings.seeds)).values())
+        labeler = make_labeler(settings.label.engine, settings.label.threads)
+        for source in self.training.data:
+            if source.learn == "all" and source.path.is_file():
+                hdf5.check_reference(source.path, labeler.reference())
         settings.output.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> Path:
@@ -123,8 +127,8 @@ class ActiveLearning:
         engine = Engine(model)
         new = self._new_names(round_)
         errors = [evaluate_structure(engine, hdf5.read_structure(self.labels, name)) for name in new]
-        before = len(hdf5.read_names(self.labels)) - len(new)
-        row = {"round": round_, "labels": before} | {
+        learned = set(hdf5.read_splits(self.labels).get("train", [])) - set(new)
+        row = {"round": round_, "labels": len(learned)} | {
             key: round(value, 3) for key, value in mean_summary(errors).items() if key in FIGURES
         }
         with open(path, "a") as file:

@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.data import LabelledStructure, hdf5
-from mlh_driver.errors import InputError, StructureError
+from mlh_driver.errors import InputError
 from mlh_driver.reference.constants import count_occupied
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
@@ -22,6 +22,7 @@ from mlh_driver.system import System
 
 #: CP2K and PySCF agree to about 5e-9 (1e-5 in drafts); more than this means another basis, order or geometry.
 _MAX_OVERLAP_DIFFERENCE = 1e-4
+_SAME_STRUCTURE_A = 1e-6
 
 
 def make_labeler(engine: str, threads: int = 1, draft: bool = False) -> Labeler:
@@ -54,6 +55,7 @@ def label_structure(
 
     Raises LabelingError when the calculation cannot be trusted, StructureError when it cannot start.
     """
+    system = System.from_ase(atoms)
     n_occupied = count_occupied(atoms.numbers)
     S, S12, S22 = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
     with tempfile.TemporaryDirectory(prefix="mlh-label-") as workdir:
@@ -67,7 +69,7 @@ def label_structure(
     hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22)
     return LabelledStructure(
         name=name,
-        system=System.from_ase(atoms),
+        system=system,
         energy=result.energy,
         forces=result.forces,
         stress=result.stress,
@@ -105,7 +107,7 @@ def label_into(
         info = {"note": atoms.info["note"]} if "note" in atoms.info else {}
         try:
             label = label_structure(atoms, name, labeler, info, keep_full=keep_full)
-        except (LabelingError, StructureError) as error:
+        except (LabelingError, InputError, np.linalg.LinAlgError) as error:
             report(f"{name}: left out: {error}")
             failed.append(name)
             continue
@@ -120,12 +122,21 @@ def label_into(
 
 def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str, Atoms]:
     """The frames without a label in the data set."""
+    for name in frames:
+        hdf5.check_name(name)
     if not path.exists():
         return frames
     hdf5.check_reference(path, labeler.reference())
     known = set(hdf5.read_names(path))
     for name in frames.keys() & known:
-        held, given = hdf5.read_structure(path, name).system, System.from_ase(frames[name])
-        if len(held) != len(given) or not np.allclose(held.positions, given.positions, atol=1e-6):
+        if not _same(hdf5.read_structure(path, name).system, System.from_ase(frames[name])):
             raise InputError(f"{path} holds another structure called {name!r}; rename one of the two")
     return {name: atoms for name, atoms in frames.items() if name not in known}
+
+
+def _same(first: System, second: System) -> bool:
+    """Whether two structures are one, to the digits that files of structures keep."""
+    if not np.array_equal(first.numbers, second.numbers):
+        return False
+    differences = [abs(first.positions - second.positions).max(), abs(first.cell - second.cell).max()]
+    return max(differences) < _SAME_STRUCTURE_A

@@ -24,18 +24,16 @@ class PyscfSettings:
 
     ke_cutoff_Ha:  kinetic-energy cutoff of the finest grid in hartree
     eps_scf_Ha:    largest change of the energy in the last step of the self-consistent field
-    stress:        needs the finest grid everywhere, minutes even for a few atoms
     """
 
     ke_cutoff_Ha: float = 400.0
     eps_scf_Ha: float = 1e-8
     max_scf: int = 80
-    stress: bool = False
     threads: int = 1
 
     def draft(self) -> PyscfSettings:
         """A coarse calculation: H within some meV, energies and forces not of use."""
-        return replace(self, ke_cutoff_Ha=100.0, eps_scf_Ha=1e-6, stress=False)
+        return replace(self, ke_cutoff_Ha=100.0, eps_scf_Ha=1e-6)
 
 
 class PyscfLabeler:
@@ -57,7 +55,6 @@ class PyscfLabeler:
         from pyscf import lib
         from pyscf.pbc import dft
         from pyscf.pbc.dft.multigrid import MultiGridNumInt2
-        from pyscf.pbc.dft.numint import NumInt
 
         if not atoms.pbc.all():
             raise StructureError(f"the cell must be periodic in three directions, not {atoms.pbc.tolist()}")
@@ -72,19 +69,15 @@ class PyscfLabeler:
             energy = field.kernel()
             if not field.converged:
                 raise UnconvergedError(
-                    f"PySCF's SCF did not converge in {self.settings.max_scf} steps; drop the structure or "
-                    "raise max_scf"
+                    f"PySCF's SCF did not converge in {self.settings.max_scf} steps; drop the structure"
                 )
             gradient = field.nuc_grad_method()
             forces = -gradient.kernel()
             H = field.get_fock()
-            # The stress exists for the plain uniform grid only.
-            field._numint = NumInt()
-            stress = gradient.get_stress() if self.settings.stress else None
             return Calculation(
                 energy=float(energy) * HARTREE_EV,
                 forces=forces * (HARTREE_EV / BOHR_A),
-                stress=None if stress is None else stress * (HARTREE_EV / BOHR_A**3),
+                stress=None,  # it exists for the plain uniform grid only, and takes minutes for a few atoms
                 H=H * HARTREE_EV,
                 S=field.get_ovlp(),
                 n_scf_steps=int(field.cycles),

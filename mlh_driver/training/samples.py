@@ -85,9 +85,9 @@ def check_references(settings: TrainSettings) -> None:
             )
 
 
-def check_names(samples: Sequence[Sample]) -> None:
-    """Raises InputError if two samples share a name."""
-    names = Counter(sample.name for sample in samples)
+def check_names(structures: Sequence[Sample | LabelledStructure]) -> None:
+    """Raises InputError if two structures share a name."""
+    names = Counter(structure.name for structure in structures)
     twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise InputError(

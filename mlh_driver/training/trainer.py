@@ -131,6 +131,12 @@ class Trainer:
                 f"start_from = {name}: that model has another basis or other network settings; "
                 "use the settings of its metadata (mlh-driver info --model NAME)"
             )
+        if model.metadata.atom_energies_eV != self.settings.atom_energies():
+            raise InputError(
+                f"start_from = {name}: that model counts energies from those of isolated atoms "
+                f"{model.metadata.atom_energies_eV}, these settings from {self.settings.atom_energies()} "
+                "(atom_energy_eV, eV); use the same"
+            )
         self.network.load_state_dict(model.network.state_dict())
 
     def _samples(self, role: str, learn: str = "all") -> list[Sample]:
