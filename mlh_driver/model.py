@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.errors import ModelFileError
+from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 
@@ -93,14 +93,18 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
     """Load a shipped model by name, or any model by path.
 
     dtype: "float32" or "float64", the precision of the network.
-    Raises ModelFileError when the model is missing, damaged, or of an unknown format version.
+    Raises ModelFileError when the model is missing, damaged, or of an unknown format version, InputError
+    when there is no such device.
     """
     path = find_model(name)
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = content["format_version"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{path} is not a model file, or it is damaged ({error})") from error
+        raise ModelFileError(
+            f"{path} is not a model file, or it is damaged ({type(error).__name__}); name a model or a file "
+            "that mlh-driver train wrote"
+        ) from error
     if version != FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has format version {version}; this version of mlh-driver reads version "
@@ -113,8 +117,11 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
         indicator = ExtrapolationIndicator(**content["indicator"])
     except (RuntimeError, KeyError, TypeError, ValidationError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
-    network = network.to(device=device, dtype=torch_dtype(dtype)).eval().requires_grad_(False)
-    return Model(metadata, network, indicator.to(device))
+    network = network.to(torch_dtype(dtype)).eval().requires_grad_(False)
+    try:
+        return Model(metadata, network.to(device), indicator.to(device))
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+        raise InputError(f"device {device!r} cannot be used ({error}); use 'cpu'") from error
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -1,8 +1,8 @@
 """A stand-in for the engine that fails on demand, and the command line that runs with it.
 
 ``python fake_engine.py ipi --model "fake,nan=3" ...`` is ``mlh-driver ipi`` with atoms tied to where they
-were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``slow=SECONDS`` (each call takes that long),
-``strange=1`` (an extrapolation that doubles with each call).
+were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``memory=N`` (there is none for the N-th call),
+``slow=SECONDS`` (each call takes that long), ``strange=1`` (an extrapolation that doubles with each call).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Engine:
         self.model = model
         faults = dict(item.split("=") for item in model.split(",")[1:])
         self._nan_at = int(faults.get("nan", 0))
+        self._no_memory_at = int(faults.get("memory", 0))
         self._strange = "strange" in faults
         self._seconds = float(faults.get("slow", 0.0))
         self._origin: np.ndarray | None = None
@@ -41,6 +42,8 @@ class Engine:
     def compute(self, system: System) -> Results:
         self._calls += 1
         time.sleep(self._seconds)
+        if self._calls == self._no_memory_at:
+            raise RuntimeError("not enough memory")  # torch's class
         if self._origin is None or self._origin.shape != system.positions.shape:
             self._origin = system.positions + 0.02 * np.sin(np.arange(3 * len(system)).reshape(-1, 3))
         shift = system.positions - self._origin

@@ -428,6 +428,33 @@ def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> No
         run_text(f"units metal\nread_data a.data\n{line}\nrun 1\n", FakeEngine())
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run_style respa 2 2", "use 'run_style verlet'"),
+        ("compute s all stress/atom NULL", "the model has no stress per atom"),
+        ("if '1 > 0' then 'compute s all centroid/stress/atom NULL'", "centroid/stress/atom NULL ke"),
+    ],
+)
+def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, message: str) -> None:
+    write_data(host, "a.data")
+    text = SETUP.format(units="metal", data="a.data") + "fix move all nve\n"
+    with pytest.raises(InputError, match=message):
+        run_text(f"{text}{line}\nrun 3\n", FakeEngine())
+    assert run_text(f"{text}compute s all stress/atom NULL ke\nrun 3\n", FakeEngine()) == 4
+
+
+def test_two_fixes_at_once_are_said_in_the_log(host: Atoms) -> None:
+    write_data(host, "a.data")
+    second = "fix second all external pf/callback 1 1\n"
+    text = SETUP.format(units="metal", data="a.data") + f"run 0\nunfix mlh\n{second}run 0\n"
+    for name, script in (("one.log", text), ("two.log", text.replace("unfix mlh\n", ""))):
+        Path("in.test").write_text(script)
+        run_script("in.test", FakeEngine(), arguments=["-log", name, "-screen", "none"])
+    assert "count twice" not in Path("one.log").read_text()
+    assert "fix mlh and fix second both add" in Path("two.log").read_text()
+
+
 def test_hidden_or_missing_fix_is_explained(host: Atoms) -> None:
     write_data(host, "a.data")
     start = "units metal\nread_data a.data\n"
@@ -441,13 +468,16 @@ def test_hidden_or_missing_fix_is_explained(host: Atoms) -> None:
         run_script("nowhere.in", FakeEngine(), arguments=QUIET)
 
 
-def test_bind_from_python_and_recover_after_an_error(host: Atoms) -> None:
+def test_bind_from_python_and_recover_after_an_error(host: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(host, "a.data")
     lmp = open_lammps(QUIET)
     for command in (
         SETUP.format(units="metal", data="a.data") + "fix move all nve\nvelocity all create 300 1"
     ).splitlines():
         lmp.command(command)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="on 2 MPI ranks"):
+        patch.setattr(lmp, "extract_setting", lambda name: {"world_size": 2}[name])
+        bind(lmp, "mlh", FakeEngine())
     callback = bind(lmp, "mlh", FakeEngine("fake,nan=3"))
     with pytest.raises(NonFiniteError), callback.errors_raised():
         lmp.command("run 10")
@@ -560,6 +590,8 @@ def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, sta
         (("-in", "in.bad"), 1, "Unknown command: foo bar"),
         (("-in", "in.quit"), 7, ""),
         (("-in", "nowhere.in"), 1, "'nowhere.in' does not exist"),
+        (("-in", "in.test", "--solver", "foe"), 1, "--solver has no effect with --server"),
+        (("-in", "in.test", "--model", "other"), 1, "--model has no effect with --server"),
     ]:
         done = command(*arguments, "-log", "none", "--server", address)
         assert done.returncode == status, done.stderr

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from mlh_driver import Engine, __version__, load_model
 from mlh_driver.cli.main import COMMANDS, app
 from mlh_driver.data import read_splits
-from mlh_driver.errors import ModelFileError
+from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.model import FORMAT_VERSION, find_model, shipped_models
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
@@ -48,6 +48,8 @@ def test_unusable_model_files_are_named(tmp_path: Path) -> None:
     damaged.write_bytes(find_model("asio2-minimal").read_bytes()[:5000])
     with pytest.raises(ModelFileError, match=r"damaged\.pt"):
         load_model(damaged)
+    with pytest.raises(InputError, match="device 'abacus' cannot be used"):
+        load_model("asio2-minimal", device="abacus")
     content = torch.load(find_model("asio2-minimal"), weights_only=True)
     newer = tmp_path / "newer.pt"
     torch.save(content | {"format_version": FORMAT_VERSION + 1}, newer)

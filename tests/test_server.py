@@ -15,10 +15,10 @@ import pytest
 from ipi.interfaces.sockets import Driver, Status
 from processes import DRIVER, FAKE, Launcher, launching, sheared, write_ipi_xyz
 
-from mlh_driver.errors import ConnectionLost, InputError, NonFiniteError, StructureError
+from mlh_driver.errors import ConnectionLost, InputError, MLHError, NonFiniteError, StructureError
 from mlh_driver.interfaces.address import Address, listen
 from mlh_driver.interfaces.remote import RemoteEngine
-from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT
+from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel
 from mlh_driver.results import Results
 from mlh_driver.system import System
 
@@ -135,6 +135,30 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
             remote.compute(system)
     with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[1\]"):
         remote.check_species([1, 8])
+
+
+def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: System) -> None:
+    program = serve(start, "fake,memory=2")
+    with dial(start) as remote:
+        remote.compute(system)
+        with pytest.raises(MLHError, match=r"RuntimeError: not enough memory .reported by the server"):
+            remote.compute(system)
+    program.wait_for("engine 1: disconnected: RuntimeError: not enough memory")
+    assert "Traceback" not in program.output
+    with dial(start) as remote:
+        remote.compute(system)
+
+
+def test_a_silent_network_is_noticed_in_minutes() -> None:
+    """By the kernel, see tcp(7): its own patience is two hours."""
+    ours, theirs = socket.socket(), socket.socket()
+    Channel(ours)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+    idle, interval, count = (ours.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+    assert idle + count * interval <= 120
+    ours.close()
+    theirs.close()
 
 
 def test_one_server_per_address(start: Launcher) -> None:

@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """How the command has to be registered."""
 
+SETTINGS_OF_THE_SERVER = (
+    "model",
+    "solver",
+    "electronic_temperature",
+    "error_per_atom",
+    "dtype",
+    "device",
+)
+
 PASSED_ON = {
     **dict.fromkeys(("-var", "-v"), 2),
     **dict.fromkeys(("-echo", "-e", "-log", "-l", "-screen", "-sc", "-suffix", "-sf", "-package", "-pk"), 1),
@@ -106,8 +115,21 @@ def lammps(
     else:
         from mlh_driver.interfaces.remote import RemoteEngine
 
+        refuse_settings_of_the_server(context)
         engine = RemoteEngine(server)
     run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
+
+
+def refuse_settings_of_the_server(context: typer.Context) -> None:
+    """Raise InputError for options that the server has decided already."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name in SETTINGS_OF_THE_SERVER:
+            raise InputError(
+                f"{parameter.opts[0]} has no effect with --server, whose model is loaded already; give it to "
+                "'mlh-driver serve'"
+            )
 
 
 def read_arguments(words: Sequence[str]) -> Arguments:

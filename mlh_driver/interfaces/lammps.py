@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import InputError
 from mlh_driver.interfaces.lammps_elements import check_elements, type_numbers
-from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps
+from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps, refuse_several_ranks
 from mlh_driver.interfaces.lammps_script import ScriptRunner
 from mlh_driver.interfaces.lammps_units import lammps_units
 from mlh_driver.interfaces.progress import EXTRAPOLATION_LIMIT
@@ -76,6 +76,7 @@ class ForceEngine(Protocol):
 class ForceCallback:
     """Answers the force calls of one ``fix external``.
 
+    fix_id:      of the fix that calls
     error:       the exception of the last force call, or None
     calls:       how many force calls were answered
     interrupted: set it to end the run at the next force call, with a KeyboardInterrupt
@@ -84,11 +85,12 @@ class ForceCallback:
     def __init__(
         self, lmp: Any, fix_id: str, engine: ForceEngine, elements: Sequence[str] | None = None
     ) -> None:
+        refuse_several_ranks(lmp)
         self.error: BaseException | None = None
         self.calls = 0
         self.interrupted = Event()
         self._lmp = lmp
-        self._fix_id = fix_id
+        self.fix_id = fix_id
         self._engine = engine
         self._elements = elements
         self._units = lammps_units(lmp.extract_global("units"))
@@ -100,6 +102,11 @@ class ForceCallback:
         try:
             if self.interrupted.is_set():
                 raise KeyboardInterrupt
+            if self._lmp.extract_global("respa_levels"):
+                raise InputError(
+                    "run_style respa evaluates no fix external after the first step, so the atoms would move "
+                    "without the model; use 'run_style verlet'"
+                )
             order = np.argsort(tag.ravel())
             system = self._system(tag.ravel(), x, order)
             results = self._engine.compute(system).check_finite()
@@ -132,7 +139,7 @@ class ForceCallback:
 
     def _hand_over(self, results: Results, volume: float, order: NDArray[np.int64]) -> None:
         """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""
-        lmp, fix, scale = self._lmp, self._fix_id, 1.0 / self._units.energy
+        lmp, fix, scale = self._lmp, self.fix_id, 1.0 / self._units.energy
         virial = results.virial(volume) * scale
         energies = np.empty(len(order))
         energies[order] = results.energies * scale
@@ -156,9 +163,7 @@ class ForceCallback:
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
         self._lmp.set_internal_variable(GUARD, _STOP)
-        reason = (
-            f"the force call of fix {self._fix_id} at step {step} failed: {type(error).__name__}: {error}"
-        )
+        reason = f"the force call of fix {self.fix_id} at step {step} failed: {type(error).__name__}: {error}"
         self._lmp.error(_WARNING, reason)
         self._lmp.set_show_error(False)
 
@@ -239,6 +244,13 @@ def run_script(
     def on_fix(fix_id: str) -> list[str]:
         callback = ForceCallback(lmp, fix_id, engine, elements)
         callback.interrupted = interrupted
+        for other in {callback.fix_id for callback in callbacks} - {fix_id}:
+            if lmp.has_id("fix", other):
+                lmp.error(
+                    _WARNING,
+                    f"fix {other} and fix {fix_id} both add the model's energy and forces, which count twice "
+                    "now; unfix one of them",
+                )
         callbacks.append(callback)
         return _attach(lmp, fix_id, callback)
 

@@ -68,11 +68,19 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         raise LammpsError(f"LAMMPS did not start with the arguments {list(arguments)}: {error}") from error
     atexit.unregister(lmp.lib.lammps_mpi_finalize)
     atexit.register(lmp.lib.lammps_mpi_finalize)  # or MPI leaves a file of 1 MB in shared memory
+    try:
+        refuse_several_ranks(lmp)
+    except InputError:
+        lmp.close()
+        raise
+    return lmp
+
+
+def refuse_several_ranks(lmp: Any) -> None:
+    """Raise InputError if the atoms of a LAMMPS instance are spread over several MPI ranks."""
     ranks = lmp.extract_setting("world_size")
     if ranks > 1:
-        lmp.close()
         _refuse(ranks)
-    return lmp
 
 
 @contextmanager

@@ -42,6 +42,7 @@ ARGUMENT = "mlh_argument"
 
 _PREFIX = "mlh-driver-lammps-"
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
+_STRESS_PER_ATOM = re.compile(r"""\bcompute\s+\S+\s+\S+\s+((?:centroid/)?stress/atom)\s+\S+([^"']*)""")
 _READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
 _QUOTED_READ = re.compile(r"""(["']\s*(?:include|jump)\s+)([^\s"'$]+)""")
 
@@ -120,6 +121,13 @@ class ScriptRunner:
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
+        for compute in _STRESS_PER_ATOM.finditer(logical):
+            if compute[2].split() != ["ke"]:
+                raise InputError(
+                    f"'{logical.strip()}': the model has no stress per atom, and {compute[1]} would leave it "
+                    "out; take the pressure of the box (thermo_style pxx, compute pressure), or the kinetic "
+                    f"part alone ({compute[1]} NULL ke)"
+                )
         text = _QUOTED_READ.sub(self._quoted_copy, physical)
         return text + "".join(self._ask("bind", fix[1]) for fix in fixes)
 

@@ -81,17 +81,26 @@ class DriverSession:
         """Return after EXIT.
 
         Raises ConnectionLost when the peer leaves without it or breaks the protocol, StructureError
-        when its structure does not fit, and what ``compute`` raises. A RemoteEngine is told why.
+        when its structure does not fit, and what ``compute`` raises (as MLHError if it is no error of this
+        package). A RemoteEngine is told why.
         """
         try:
             while (message := self._next_message()) != "EXIT":
                 self._answers[message]()
         except MLHError as error:
-            if self._extras is extras_for_remote and not isinstance(error, ConnectionLost):
-                report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
-                with contextlib.suppress(ConnectionLost):
-                    self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
+            self._report(error)
             raise
+        except Exception as error:  # of torch, say, for want of memory
+            failure = MLHError(f"{type(error).__name__}: {error}")
+            self._report(failure)
+            raise failure from error
+
+    def _report(self, error: MLHError) -> None:
+        """Tell a RemoteEngine why the session ends; i-PI has no message for that."""
+        if self._extras is extras_for_remote and not isinstance(error, ConnectionLost):
+            report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
+            with contextlib.suppress(ConnectionLost):
+                self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
 
     def _next_message(self) -> str:
         start = time.perf_counter()

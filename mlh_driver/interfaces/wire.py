@@ -48,6 +48,8 @@ ELECTRONVOLT = 0.036749326
 HEADER_BYTES = 12
 CHUNK_BYTES = 1 << 17
 LINGER_S = 0.5
+#: A machine that has gone, or a cut cable, is noticed after a minute and a half instead of two hours.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
 
 
 def header(name: str) -> bytes:
@@ -66,6 +68,9 @@ class Channel:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE.items():
+                if hasattr(socket, option):  # Linux has all of them
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def send(self, *parts: bytes) -> None:
         """Send all parts with one call, so that they leave as one packet if they fit in one."""

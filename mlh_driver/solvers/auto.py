@@ -32,7 +32,7 @@ class AutoSolver:
             try:
                 state = solver.solve(problem)
             except SolverError as error:
-                failure = error
+                failure = error.with_traceback(None)  # which would keep its matrices
                 continue
             self._gap_is_small = state.band_gap < 1.5 * MIN_GAP_IN_KT * problem.kT
             return state

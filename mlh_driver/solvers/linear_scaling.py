@@ -105,6 +105,7 @@ class LinearScalingSolver:
                     "tolerate more"
                 )
             self.radius = min(MAX_RADIUS_A, pattern.radius + np.clip(change + 0.1, 0.25, 3.0))
+            del pattern, slots, state, P  # two patterns at a time would double the memory
 
     def _prepare(self, problem: ElectronicProblem) -> tuple[SparsePattern, np.ndarray]:
         """A pattern that holds H, and where the blocks of H stand in it."""
@@ -115,7 +116,7 @@ class LinearScalingSolver:
             if slots is not None:
                 return memory.pattern, slots
         levels, mu = (memory.levels, memory.mu) if memory else (None, None)
-        self._memory = memory = None  # two patterns at a time would double the memory
+        self._memory = memory = None
         pattern = SparsePattern(problem.system, self.radius, problem.H)
         start = pattern.random_vector()
         self._memory = _Memory(pattern, problem.system, start, start, levels, mu)
