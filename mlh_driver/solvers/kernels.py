@@ -35,45 +35,45 @@ def find_slots(starts, columns, rows, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _mark(starts, columns, row, places):  # type: ignore[no-untyped-def]
-    for slot in range(starts[row], starts[row + 1]):
-        places[columns[slot]] = slot - starts[row]
+def _common(starts, columns, i, k, terms, t):  # type: ignore[no-untyped-def]
+    """How many columns j >= i rows i and k share; places go to ``terms`` from ``t`` on, if it has any."""
+    end_i, end_k = starts[i + 1], starts[k + 1]
+    in_i = starts[i] + np.searchsorted(columns[starts[i] : end_i], i)
+    in_k = starts[k] + np.searchsorted(columns[starts[k] : end_k], i)
+    count = 0
+    while in_i < end_i and in_k < end_k:
+        if columns[in_i] < columns[in_k]:
+            in_i += 1
+        elif columns[in_k] < columns[in_i]:
+            in_k += 1
+        else:
+            if len(terms):
+                terms[t + count, 0] = in_i - starts[i]
+                terms[t + count, 1] = in_k - starts[k]
+            count += 1
+            in_i += 1
+            in_k += 1
+    return count
 
 
 @njit(parallel=True, cache=True)
 def count_terms(starts, columns):  # type: ignore[no-untyped-def]
     """For every block (i, k), how many j >= i have blocks (k, j) and (i, j): terms of a product."""
-    n = len(starts) - 1
     counts = np.zeros(len(columns) + 1, np.int64)
-    for i in prange(n):
-        places = np.full(n, -1, np.int32)
-        _mark(starts, columns, i, places)
+    nowhere = np.empty((0, 2), np.uint16)
+    for i in prange(len(starts) - 1):
         for slot in range(starts[i], starts[i + 1]):
-            k = columns[slot]
-            count = 0
-            for inner in range(starts[k], starts[k + 1]):
-                count += columns[inner] >= i and places[columns[inner]] >= 0
-            counts[slot + 1] = count
+            counts[slot + 1] = _common(starts, columns, i, columns[slot], nowhere, 0)
     return counts
 
 
 @njit(parallel=True, cache=True)
 def list_terms(starts, columns, first):  # type: ignore[no-untyped-def]
     """For every term the places of (i, j) in row i and of (k, j) in row k, as (terms, 2) uint16."""
-    n = len(starts) - 1
     terms = np.empty((first[-1], 2), np.uint16)
-    for i in prange(n):
-        places = np.full(n, -1, np.int32)
-        _mark(starts, columns, i, places)
+    for i in prange(len(starts) - 1):
         for slot in range(starts[i], starts[i + 1]):
-            k = columns[slot]
-            t = first[slot]
-            for inner in range(starts[k], starts[k + 1]):
-                j = columns[inner]
-                if j >= i and places[j] >= 0:
-                    terms[t, 0] = places[j]
-                    terms[t, 1] = inner - starts[k]
-                    t += 1
+            _common(starts, columns, i, columns[slot], terms, first[slot])
     return terms
 
 
