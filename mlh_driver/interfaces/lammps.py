@@ -23,8 +23,8 @@ per-atom energies      ``compute pe/atom``                         the script's
 ``extrapolation``      ``f_ID[7]``                                 1 = edge of the training data
 =====================  ==========================================  =========================
 
-There is no stress per atom: ``compute stress/atom`` would leave the model out, and scripts that ask for it are
-refused; so is ``run_style respa``, which calls no ``fix external`` after the first step.
+There is no stress per atom: ``compute stress/atom`` would leave the model out, and scripts that ask for it
+are refused; so is ``run_style respa``, which calls no ``fix external`` after the first step.
 
 The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
 remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
