@@ -174,7 +174,7 @@ class Trainer:
         if stage == "energy" and plan.steps:
             self._prepare_energy_stage()
         started = time.monotonic() - self.position.seconds
-        while self.position.step < plan.steps:
+        while self.position.step < plan.steps and self.position.since_best < plan.patience:
             self.position.losses.append(self._step(stage, plan))
             self.position.step += 1
             self.position.seconds = time.monotonic() - started
@@ -182,9 +182,8 @@ class Trainer:
                 self.progress(stage, self.position.step, plan.steps, self.position.errors)
             if self.position.step % plan.validate_every == 0 or self.position.step == plan.steps:
                 self._validate(stage, plan)
-                if self.position.since_best >= plan.patience:
-                    break
-            if time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
+                self.save_checkpoint()  # so that no line of the log is written twice
+            elif time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
                 self.save_checkpoint()
 
     def _prepare_energy_stage(self) -> None:
