@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.calculator import Calculator
 from ase.neighborlist import neighbor_list
 from processes import ENVIRONMENT, REPOSITORY
 
 from mlh_driver.data import read_split
+from mlh_driver.reference import Calculation, overlap_matrices
 
 TRAINING = REPOSITORY / "examples" / "training"
 
@@ -75,6 +78,60 @@ def test_indicator_rises_with_the_error_of_unseen_cells(tmp_path: Path) -> None:
     assert (tmp_path / "extrapolation.png").stat().st_size > 10_000
     both = printed.split("rank correlation of indicator and force error, 4 structures not trained on: ")[1]
     assert float(both.split()[0]) > 0
+
+
+class Springs(Calculator):
+    """Ties atoms to ``origin``, (N, 3) in Å, by springs of the strength in eV/Å^2."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+
+    def __init__(self, origin: np.ndarray, strength: float) -> None:
+        super().__init__()
+        self.origin, self.strength = origin, strength
+
+    def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = None) -> None:
+        super().calculate(atoms, properties, system_changes or [])
+        moved = self.atoms.positions - self.origin
+        self.results = {
+            "energy": 0.5 * self.strength * (moved**2).sum(),
+            "forces": -self.strength * moved,
+        }
+
+
+class SpringLabeler:
+    """A reference code whose forces are those of springs."""
+
+    name = "springs"
+
+    def __init__(self, springs: Springs) -> None:
+        self.springs, self.calls = springs, 0
+
+    def reference(self) -> dict[str, Any]:
+        return {"engine": self.name}
+
+    def calculate(self, atoms: ase.Atoms, workdir: Path) -> Calculation:
+        self.calls += 1
+        S, _, _ = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
+        energy, forces = self.springs.get_potential_energy(atoms), self.springs.get_forces(atoms)
+        return Calculation(energy, forces, None, np.diag(np.arange(len(S), dtype=float)), S, 1, "springs")
+
+
+def test_minima_of_the_reference_are_found_with_the_model_as_second_derivatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "comparison")
+    import relaxation
+
+    start = ase.Atoms("H2", positions=[[1.0, 2.0, 2.0], [1.7, 2.1, 2.2]], cell=[5, 5, 5.5], pbc=True)
+    model, labeler = Springs(start.positions + 0.1, 5.0), SpringLabeler(Springs(start.positions, 6.5))
+    arguments = (tmp_path / "minima.h5", "h2", relaxation.relaxed("h2", start, model), model, labeler)
+    found = relaxation.dft_minimum(*arguments)
+    assert abs(found.system.positions - start.positions).max() < 0.01 / 5.0
+    assert 1 < labeler.calls <= 5
+    again = relaxation.dft_minimum(*arguments)  # from the file
+    assert (again.system.positions == found.system.positions).all()
+    assert again.name == f"h2_{labeler.calls}"
 
 
 def test_training_structures_are_made_once(tmp_path: Path) -> None:
