@@ -7,6 +7,7 @@ shift. Energies, forces and stresses are compared as they are, on the reference'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -117,11 +118,20 @@ def _shell_of_elements(engine: Engine, label: LabelledStructure) -> np.ndarray:
     return shells.repeat(sizes, axis=0).repeat(sizes, axis=1)
 
 
+def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Of every error over the structures that have it: the mean magnitude, or the root of the mean square."""
+    rows = list(errors)
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = {key: np.array([row[key] for row in rows if key in row]) for key in keys}
+    return {
+        key: float(np.sqrt(np.mean(column**2)) if "_rms" in key or key == "score" else np.abs(column).mean())
+        for key, column in columns.items()
+    }
+
+
 def mean_summary(errors: list[StructureErrors]) -> dict[str, float]:
     """Mean magnitude of every figure over the structures that have it; forces RMSE over all components."""
-    rows = [error.summary() for error in errors]
-    keys = dict.fromkeys(key for row in rows for key in row)
-    mean = {key: float(np.mean([abs(row[key]) for row in rows if key in row])) for key in keys}
+    mean = mean_errors(error.summary() for error in errors)
     forces = np.concatenate([error.forces_eV_A.ravel() for error in errors])
     mean["forces_rmse_meV_A"] = 1e3 * float(np.sqrt((forces**2).mean()))
     return mean

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator
 from ase.neighborlist import neighbor_list
+from fake_labeler import SomeLabeler
 from processes import ENVIRONMENT, REPOSITORY
 
 from mlh_driver.data import read_split
-from mlh_driver.reference import Calculation, overlap_matrices
 
 TRAINING = REPOSITORY / "examples" / "training"
 
@@ -98,24 +98,6 @@ class Springs(Calculator):
         }
 
 
-class SpringLabeler:
-    """A reference code whose forces are those of springs."""
-
-    name = "springs"
-
-    def __init__(self, springs: Springs) -> None:
-        self.springs, self.calls = springs, 0
-
-    def reference(self) -> dict[str, Any]:
-        return {"engine": self.name}
-
-    def calculate(self, atoms: ase.Atoms, workdir: Path) -> Calculation:
-        self.calls += 1
-        S, _, _ = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
-        energy, forces = self.springs.get_potential_energy(atoms), self.springs.get_forces(atoms)
-        return Calculation(energy, forces, None, np.diag(np.arange(len(S), dtype=float)), S, 1, "springs")
-
-
 def test_minima_of_the_reference_are_found_with_the_model_as_second_derivatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +106,8 @@ def test_minima_of_the_reference_are_found_with_the_model_as_second_derivatives(
     import relaxation
 
     start = ase.Atoms("H2", positions=[[1.0, 2.0, 2.0], [1.7, 2.1, 2.2]], cell=[5, 5, 5.5], pbc=True)
-    model, labeler = Springs(start.positions + 0.1, 5.0), SpringLabeler(Springs(start.positions, 6.5))
+    model = Springs(start.positions + 0.1, 5.0)
+    labeler = SomeLabeler(calculator=Springs(start.positions, 6.5))
     arguments = (tmp_path / "minima.h5", "h2", relaxation.relaxed("h2", start, model), model, labeler)
     found = relaxation.dft_minimum(*arguments)
     assert abs(found.system.positions - start.positions).max() < 0.01 / 5.0

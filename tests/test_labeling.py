@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from fake_labeler import SomeLabeler
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_split, read_splits
 from mlh_driver.errors import InputError
 from mlh_driver.reference import (
-    Calculation,
     Cp2kLabeler,
     Cp2kSettings,
     PyscfLabeler,
-    UnconvergedError,
     label_into,
     label_structure,
     make_labeler,
@@ -34,27 +32,6 @@ needs_cp2k = pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K 
 
 def hydrogen(length_A: float = 5.0) -> Atoms:
     return Atoms("H2", positions=[[0.1, 0.2, 0.3], [0.6, 0.7, 0.5]], cell=[length_A, 5.0, 5.5], pbc=True)
-
-
-class SomeLabeler:
-    """Overlap of the real basis and a diagonal H; long cells do not converge. Counts its calculations."""
-
-    name = "some"
-
-    def __init__(self, cutoff: float = 1.0) -> None:
-        self.cutoff = cutoff
-        self.calls = 0
-
-    def reference(self) -> dict[str, Any]:
-        return {"engine": self.name, "cutoff": self.cutoff}
-
-    def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
-        self.calls += 1
-        if atoms.cell.lengths()[0] > 6.0:
-            raise UnconvergedError("the SCF did not converge")
-        S, _, _ = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
-        H = np.diag(np.arange(len(S), dtype=float))
-        return Calculation(-1.0, np.zeros((len(atoms), 3)), None, H, S, 7, "some 1.0")
 
 
 def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> None:

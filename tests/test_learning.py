@@ -10,13 +10,14 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import SMALL_NETWORK, network_section
 from typer.testing import CliRunner
 
 from mlh_driver import MLHCalculator
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits
-from mlh_driver.errors import StructureError
+from mlh_driver.errors import InputError, StructureError
 from mlh_driver.learning.explore import displaced, trajectory
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.model import load_model
@@ -105,6 +106,21 @@ def test_from_nothing_to_a_model_with_an_interruption(folder: Path, monkeypatch:
     atoms = ase.io.read(folder / "seed.xyz")
     atoms.calc = MLHCalculator(run / "hydrogen.pt")
     assert atoms.get_potential_energy() == pytest.approx(-31.7, abs=1.5)  # PBE
+
+
+def test_data_of_another_reference_are_refused_before_any_label(folder: Path) -> None:
+    seed = ase.io.read(folder / "seed.xyz")
+    seed.calc = SinglePointCalculator(seed, energy=-30.0, forces=np.zeros((2, 3)))
+    ase.io.write(folder / "mine.extxyz", seed)
+    mine, data = str(folder / "mine.extxyz"), str(folder / "mine.h5")
+    converted = CliRunner().invoke(app, ["convert", mine, "--reference", "LDA", "--out", data])
+    assert converted.exit_code == 0
+    with open(folder / "train.toml", "a") as file:
+        file.write('[[data]]\npath = "mine.h5"\nvalidation = []\n')
+    result = CliRunner().invoke(app, ["learn", str(folder / "learn.toml")])
+    assert isinstance(result.exception, InputError)
+    assert "another reference than the labels to come" in str(result.exception)
+    assert not (folder / "run").exists()
 
 
 def test_first_frames_are_displaced_and_strained() -> None:

@@ -151,14 +151,12 @@ def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: 
 
 def test_a_silent_network_is_noticed_in_minutes() -> None:
     """By the kernel, see tcp(7): its own patience is two hours."""
-    ours, theirs = socket.socket(), socket.socket()
-    Channel(ours)
-    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
-    idle, interval, count = (ours.getsockopt(socket.IPPROTO_TCP, option) for option in options)
-    assert idle + count * interval <= 120
-    ours.close()
-    theirs.close()
+    with socket.socket() as sock:
+        Channel(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+        idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle + count * interval <= 120
 
 
 def test_one_server_per_address(start: Launcher) -> None:

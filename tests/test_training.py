@@ -328,6 +328,19 @@ def test_structures_without_a_hamiltonian_teach_energies_and_forces(folder: Path
     assert records[-1]["forces_rmse_meV_A"] > 0
 
 
+def test_evaluate_of_structures_with_and_without_a_hamiltonian(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    label = read_structure(folder / "data", "s0")
+    hdf5.append(folder / "mixed.h5", label, "train", {})
+    bare = replace(label, name="bare", hamiltonian=None, eigenvalues=None)
+    hdf5.append(folder / "mixed.h5", bare, "train", {})
+    arguments = ["evaluate", str(folder / "mixed.h5"), "--model", str(folder / "teacher.pt")]
+    printed = CliRunner().invoke(app, arguments, catch_exceptions=False).output
+    assert "2 structures" in printed
+    (levels,) = [line for line in printed.splitlines() if "levels_mae_meV" in line]
+    assert "s0" in levels
+
+
 def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> None:
     """Their energies and forces are wrong here, and the loss does not see it; other stages leave them out."""
     settings = read_settings(folder / "tiny.toml")

@@ -44,7 +44,7 @@ FIRST_HEALED_SEED = 901
 #: And from here on, of 144 atoms in a cell of 20.6 Å by 10.3 Å by 10.3 Å, whose potential has longer waves.
 FIRST_LONG_SEED = 951
 #: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si.
-LAST_SITE_TRIED = 9
+SITES_TRIED = 10
 #: Hosts among the training cells of asio2.
 SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
@@ -103,13 +103,13 @@ def glass_frame(
 def vacancy_frame(
     name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, split: str = "train"
 ) -> Frame:
-    def make(trial: int = 0) -> Atoms:
-        atoms = structures.vacancy(host(seed), temperature_K, seed + 1000 * site + 10_000 * trial, si_si_A)
-        if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
-            return atoms
-        if trial == LAST_SITE_TRIED:
-            raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
-        return make(trial + 1)
+    def make() -> Atoms:
+        for trial in range(SITES_TRIED):
+            trial_seed = seed + 1000 * site + 10_000 * trial
+            atoms = structures.vacancy(host(seed), temperature_K, trial_seed, si_si_A)
+            if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
+                return atoms
+        raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
 
     return Frame(name, make, split)
 

@@ -49,6 +49,8 @@ def evaluate(
     console = Console()
     report: dict[str, dict[str, dict[str, float]]] = {}
     for split, names in splits.items():
+        if not names:
+            continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
         errors = [evaluate_structure(engine, read_structure(data, name)) for name in steps]
         report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
@@ -69,6 +71,7 @@ def _table(split: str, rows: dict[str, dict[str, float]]) -> Table:
     table.add_column("in")
     structures = {name: values for name, values in rows.items() if name != "mean"}
     for figure, mean in rows["mean"].items():
-        worst = max(structures, key=lambda name: abs(structures[name][figure]))
+        with_figure = [name for name, values in structures.items() if figure in values]
+        worst = max(with_figure, key=lambda name: abs(structures[name][figure]))
         table.add_row(figure, f"{mean:.2f}", f"{structures[worst][figure]:.2f}", worst)
     return table

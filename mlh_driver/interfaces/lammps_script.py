@@ -122,12 +122,7 @@ class ScriptRunner:
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
         for compute in _STRESS_PER_ATOM.finditer(logical):
-            if compute[2].split() != ["ke"]:
-                raise InputError(
-                    f"'{logical.strip()}': the model has no stress per atom, and {compute[1]} would leave it "
-                    "out; take the pressure of the box (thermo_style pxx, compute pressure), or the kinetic "
-                    f"part alone ({compute[1]} NULL ke)"
-                )
+            check_stress_per_atom(*compute.groups(), line=logical.strip())
         text = _QUOTED_READ.sub(self._quoted_copy, physical)
         return text + "".join(self._ask("bind", fix[1]) for fix in fixes)
 
@@ -203,6 +198,15 @@ def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, 
                 f"'{line}': {name} is {value}, but must be {needed}: the model gives the forces on all "
                 f"atoms in every step. Write: fix {fix_id} all external pf/callback 1 1"
             )
+
+
+def check_stress_per_atom(style: str, keywords: str, *, line: str) -> None:
+    """Raise InputError unless only the kinetic part is asked for: the model has no stress per atom."""
+    if keywords.split() != ["ke"]:
+        raise InputError(
+            f"'{line}': the model has no stress per atom, and {style} would leave it out; take the pressure "
+            f"of the box (thermo_style pxx, compute pressure), or the kinetic part alone ({style} NULL ke)"
+        )
 
 
 def logical_lines(text: str) -> Iterator[tuple[str, str]]:

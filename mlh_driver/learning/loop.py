@@ -25,6 +25,7 @@ from mlh_driver.model import Model, load_model
 from mlh_driver.reference import label_into, make_labeler
 from mlh_driver.structures import read_frames
 from mlh_driver.training.export import make_model
+from mlh_driver.training.samples import check_references
 from mlh_driver.training.settings import DataSettings, StageSettings, TrainSettings, read_settings
 from mlh_driver.training.trainer import Progress, Trainer
 
@@ -43,10 +44,8 @@ class ActiveLearning:
         self.training = read_settings(settings.training)
         self.labels = settings.output / "labels.h5"
         self.seeds = list(read_frames(list(settings.seeds)).values())
-        labeler = make_labeler(settings.label.engine, settings.label.threads)
-        for source in self.training.data:
-            if source.learn == "all" and source.path.is_file():
-                hdf5.check_reference(source.path, labeler.reference())
+        self.labeler = make_labeler(settings.label.engine, settings.label.threads)
+        check_references(self.training, labels_to_come=self.labeler.reference())
         settings.output.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> Path:
@@ -102,12 +101,11 @@ class ActiveLearning:
         done = self._folder(round_) / "left_out.txt"
         if done.exists():
             return
-        labeler = make_labeler(self.settings.label.engine, self.settings.label.threads)
         *training, last = frames
         failed = []
         for split, names in (("train", training), ("validation", [last])):
             some = {name: frames[name] for name in names}
-            failed += label_into(self.labels, some, labeler, split, self.report)
+            failed += label_into(self.labels, some, self.labeler, split, self.report)
         if not self._new_names(round_):
             raise InputError(f"no frame of round {round_} could be labelled; look at {self._folder(round_)}")
         done.write_text("".join(f"{name}\n" for name in failed))

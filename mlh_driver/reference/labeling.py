@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.data import LabelledStructure, hdf5
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, StructureError
 from mlh_driver.reference.constants import count_occupied
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
@@ -66,7 +66,10 @@ def label_structure(
             f"overlap matrices of {labeler.name} and PySCF differ by {difference:.1e} "
             f"(limit {_MAX_OVERLAP_DIFFERENCE:.0e}); is it the same basis file and orbital order?"
         )
-    hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22)
+    try:
+        hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22)
+    except (InputError, np.linalg.LinAlgError) as error:
+        raise LabelingError(f"the Hamiltonian cannot be downfolded: {error}") from error
     return LabelledStructure(
         name=name,
         system=system,
@@ -107,7 +110,7 @@ def label_into(
         info = {"note": atoms.info["note"]} if "note" in atoms.info else {}
         try:
             label = label_structure(atoms, name, labeler, info, keep_full=keep_full)
-        except (LabelingError, InputError, np.linalg.LinAlgError) as error:
+        except (LabelingError, StructureError) as error:
             report(f"{name}: left out: {error}")
             failed.append(name)
             continue

@@ -137,10 +137,8 @@ def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str,
         return {}
     with torch.no_grad():
         H = Assembly(network(sample.graph), sample.sizes).hamiltonian().dense()
-    difference = H - sample.hamiltonian
-    shift = torch.diagonal(difference).mean()
-    difference = shift_free(difference)
-    levels = torch.linalg.eigvalsh(H)[: sample.n_pairs] - sample.occupied - shift
+    difference = shift_free(H - sample.hamiltonian)
+    levels = torch.linalg.eigvalsh(sample.hamiltonian + difference)[: sample.n_pairs] - sample.occupied
     return {
         "H_mae_meV": 1e3 * float(difference.abs().mean()),
         "H_rms_per_atom_meV": 1e3 * float((difference.square().sum() / sample.graph.n_atoms).sqrt()),

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,13 +71,18 @@ def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[La
     ]
 
 
-def check_references(settings: TrainSettings) -> None:
-    """Raises InputError if energies of two data sets are known to be of different references."""
-    known = [
+def check_references(settings: TrainSettings, labels_to_come: dict[str, Any] | None = None) -> None:
+    """Raises InputError if energies of two data sets are known to be of different references.
+
+    labels_to_come: the reference of labels that will join the data
+    """
+    known: list[tuple[Path | str, dict[str, Any]]] = [
         (source.path, read_reference(source.path))
         for source in settings.data
         if source.learn == "all" and source.path.is_file()
     ]
+    if labels_to_come is not None:
+        known.insert(0, ("the labels to come", labels_to_come))
     for path, reference in known[1:]:
         first, expected = known[0]
         if reference != expected:

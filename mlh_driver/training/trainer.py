@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlh_driver.errors import InputError
+from mlh_driver.evaluation import mean_errors
 from mlh_driver.model import load_model
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.runtime import keep_freed_memory
@@ -325,14 +326,3 @@ def _usable(samples: list[Sample], stage: str) -> list[Sample]:
     if stage == "hamiltonian":
         return [sample for sample in samples if sample.hamiltonian is not None]
     return [sample for sample in samples if not (sample.only_hamiltonian and stage == "energy")]
-
-
-def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Of every error over the structures that have it: the mean magnitude, or the root of the mean square."""
-    rows = list(errors)
-    keys = dict.fromkeys(key for row in rows for key in row)
-    columns = {key: np.array([row[key] for row in rows if key in row]) for key in keys}
-    return {
-        key: float(np.sqrt(np.mean(column**2)) if "_rms" in key or key == "score" else np.abs(column).mean())
-        for key, column in columns.items()
-    }
