@@ -16,6 +16,7 @@ from ase.neighborlist import neighbor_list
 from fake_labeler import SomeLabeler
 from processes import ENVIRONMENT, REPOSITORY
 
+from mlh_driver import MLHCalculator
 from mlh_driver.data import read_split
 
 TRAINING = REPOSITORY / "examples" / "training"
@@ -163,6 +164,16 @@ def test_mending_makes_a_quenched_network_perfect(monkeypatch: pytest.MonkeyPatc
     healed = networks.healed_network(quenched, seed=4)
     assert networks.is_perfect(healed)
     assert (healed.numbers == quenched.numbers).all()
+
+
+def test_relaxed_vacancies_are_minima_of_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import structures
+
+    found = structures.vacancy_minimum(structures.cristobalite(0.0, seed=1), seed=1, fmax=0.5)
+    assert len(found) == 95 and structures.count_defects(found) == 2
+    found.calc = MLHCalculator(model="asio2-minimal")
+    assert np.linalg.norm(found.get_forces(), axis=1).max() < 0.51  # wrapped since
 
 
 def test_tutorial_seed_obeys_the_ice_rules(tmp_path: Path) -> None:

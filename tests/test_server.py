@@ -149,6 +149,27 @@ def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: 
         remote.compute(system)
 
 
+def test_a_stopped_server_is_given_up(
+    start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlh_driver.interfaces.remote.PATIENCE_S", 4.0)
+    program = serve(start)
+    remote = dial(start)
+    remote.compute(system)
+    program.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(ConnectionLost, match="nothing came from it for 4 s"):
+        remote.compute(system)
+    program.process.send_signal(signal.SIGCONT)
+    program.wait_for("engine 1: disconnected")
+
+
+def test_a_server_may_take_its_time(start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlh_driver.interfaces.remote.PATIENCE_S", 3.0)
+    serve(start, "fake,slow=5")
+    with dial(start) as remote:
+        assert len(remote.compute(system).forces) == 40
+
+
 def test_a_silent_network_is_noticed_in_minutes() -> None:
     """By the kernel, see tcp(7): its own patience is two hours."""
     with socket.socket() as sock:

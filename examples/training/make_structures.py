@@ -103,15 +103,26 @@ def glass_frame(
 def vacancy_frame(
     name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, split: str = "train"
 ) -> Frame:
-    def make() -> Atoms:
-        for trial in range(SITES_TRIED):
-            trial_seed = seed + 1000 * site + 10_000 * trial
-            atoms = structures.vacancy(host(seed), temperature_K, trial_seed, si_si_A)
-            if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
-                return atoms
-        raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
+    def make(trial_seed: int) -> Atoms:
+        return structures.vacancy(host(seed), temperature_K, trial_seed, si_si_A)
 
-    return Frame(name, make, split)
+    return Frame(name, lambda: first_good_vacancy(make, seed, site), split)
+
+
+def relaxed_vacancy_frame(name: str, seed: int, site: int) -> Frame:
+    def make(trial_seed: int) -> Atoms:
+        return structures.vacancy_minimum(host(seed), trial_seed)
+
+    return Frame(name, lambda: first_good_vacancy(make, seed, site))
+
+
+def first_good_vacancy(make: Callable[[int], Atoms], seed: int, site: int) -> Atoms:
+    """The first of the vacancies of a network, by their seeds, that has no more defects than its two Si."""
+    for trial in range(SITES_TRIED):
+        atoms = make(seed + 1000 * site + 10_000 * trial)
+        if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
+            return atoms
+    raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
 
 
 def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Iterator[Frame]:
@@ -132,12 +143,14 @@ TEMPERATURES_K, SI_SI_A = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2
 
 
 def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
-    """A host and two vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
+    """A host and vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
     for k, seed in enumerate(range(first_seed, last_seed + 1)):
         first, second, third = (TEMPERATURES_K[(k + shift) % 4] for shift in range(3))
         yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], first)
         yield glass_frame(f"host_{seed}", seed, second)
         yield vacancy_frame(f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], third, site=1)
+        if seed >= FIRST_HEALED_SEED:
+            yield relaxed_vacancy_frame(f"vrel_{seed}", seed, site=2)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:

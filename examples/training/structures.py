@@ -15,7 +15,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses
 from ase.neighborlist import neighbor_list
+from ase.optimize import BFGS
 from ase.spacegroup import crystal
+
+from mlh_driver import MLHCalculator
 
 N_FORMULA = 24
 GLASS_DENSITY_G_CM3 = 2.2
@@ -88,6 +91,16 @@ def vacancy(host: Atoms, temperature_K: float, seed: int, si_si_A: float) -> Ato
         md.minimize()
         md.run(temperature_K, temperature_K, 4.0)
         return checked(md.atoms())
+
+
+def vacancy_minimum(host: Atoms, seed: int, fmax: float = 0.02, steps: int = 200) -> Atoms:
+    """A vacancy of ``host`` where the shipped model has its minimum, nearly: at most ``steps`` of BFGS."""
+    defect = vacancy(host, 50.0, seed, si_si_A=2.45)
+    defect.calc = MLHCalculator(model="asio2-minimal")
+    with BFGS(defect, logfile=None) as optimizer:
+        optimizer.run(fmax=fmax, steps=steps)
+    defect.calc = None
+    return checked(defect)
 
 
 def quartz(amplitude_A: float, seed: int) -> Atoms:

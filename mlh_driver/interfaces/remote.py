@@ -20,8 +20,8 @@ from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel, header, 
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
 
-HANDSHAKE_S = 30.0
-"""Time in which a server must say that it is one; it answers at once also while it computes."""
+PATIENCE_S = 60.0
+"""A server that says nothing for so long is stuck or stopped; one that computes says WORKING every 2 s."""
 
 
 class RemoteEngine:
@@ -32,7 +32,8 @@ class RemoteEngine:
     notify:  told why it waits
 
     Energies, forces and stress are those of the server's engine to the last digits of float64.
-    Raises ConnectionLost when there is no server, when it dies, or when it is something else.
+    Raises ConnectionLost when there is no server, when it dies or says nothing for a minute, or when it is
+    something else.
     """
 
     def __init__(
@@ -45,11 +46,10 @@ class RemoteEngine:
         self.address = Address.parse(address)
         self._numbers: NDArray[np.int64] | None = None
         self._channel = Channel(connect(self.address, wait_s, notify))
-        self._channel.set_timeout(HANDSHAKE_S)
+        self._channel.set_timeout(PATIENCE_S)
         with self._conversation():
             self._channel.send(header("STATUS"))
             self._expect("NEEDINIT")
-        self._channel.set_timeout(None)
 
     def check_species(self, numbers: ArrayLike) -> None:
         """Tell the server the elements; raises StructureError for those that its model does not know."""
@@ -101,7 +101,8 @@ class RemoteEngine:
 
     def _expect(self, name: str) -> None:
         """Read the header ``name``; raise the server's error if it reports one instead."""
-        message = self._channel.read_header()
+        while (message := self._channel.read_header()) == "WORKING":
+            pass
         if message == "FAILED":
             report = json.loads(self._channel.read_text())
             text = f"{report['message']} (reported by the server at {self.address})"

@@ -6,7 +6,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,9 @@ from mlh_driver.system import System
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
+
+SIGN_OF_LIFE_S = 2.0
+"""Time between two messages that say that the server still computes."""
 
 
 class Server:
@@ -73,8 +76,13 @@ class Server:
         progress.say("connected")
         try:
             engine = self._make_engine()
-            compute = partial(self._compute_in_turn, channel, engine)
-            DriverSession(channel, compute, engine.check_species, self._template, progress).run()
+
+            def compute(system: System) -> Results:
+                job = partial(_compute_if_wanted, channel, engine, system)
+                return self._result_of(job, session.say_working)
+
+            session = DriverSession(channel, compute, engine.check_species, self._template, progress)
+            session.run()
             progress.say("done")
         except MLHError as error:
             progress.say(f"disconnected: {error}")
@@ -83,12 +91,14 @@ class Server:
             if progress.evaluations:
                 progress.report()
 
-    def _compute_in_turn(self, channel: Channel, engine: Engine, system: System) -> Results:
+    def _result_of(self, job: Callable[[], Results], say_working: Callable[[], None]) -> Results:
         """Wait for the thread that computes; raises ConnectionLost when the server stops meanwhile."""
         try:
-            future = self._worker.submit(_compute_if_wanted, channel, engine, system)
+            future = self._worker.submit(job)
         except RuntimeError:  # the worker takes no more jobs
             raise ConnectionLost("the server stops") from None
+        while not wait([future], timeout=SIGN_OF_LIFE_S).done:
+            say_working()
         try:
             return future.result()
         except CancelledError:

@@ -102,6 +102,11 @@ class DriverSession:
             with contextlib.suppress(ConnectionLost):
                 self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
 
+    def say_working(self) -> None:
+        """While ``compute`` takes its time: a sign of life for a RemoteEngine; i-PI waits without."""
+        if self._extras is extras_for_remote:
+            self._channel.send(header("WORKING"))
+
     def _next_message(self) -> str:
         start = time.perf_counter()
         patience = QUIET_S

@@ -15,6 +15,7 @@ FORCEREADY     driver      E[B], N, forces[B x 3N], virial[B x 9], B x (length, 
 EXIT           MD engine   nothing; the session is over
 FAILED         driver      length, JSON {"error": class, "message": text}; only to a
                            RemoteEngine, instead of FORCEREADY or READY (not part of i-PI)
+WORKING        driver      nothing; only to a RemoteEngine, every few seconds before FORCEREADY
 =============  ==========  =====================================================================
 
 Lattice vectors are the columns of h on the wire and rows inside the package. The virial is
@@ -87,6 +88,8 @@ class Channel:
         while filled < n_bytes:
             try:
                 count = self._sock.recv_into(view[filled:])
+            except TimeoutError:
+                raise ConnectionLost(f"nothing came from it for {self._sock.gettimeout():g} s") from None
             except OSError as error:
                 raise ConnectionLost(f"the connection broke while reading ({error})") from None
             if count == 0:
