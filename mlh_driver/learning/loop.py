@@ -152,7 +152,10 @@ class ActiveLearning:
         return load_model(str(path))
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:
-        """The user's settings with the run's labels; later rounds fine-tune the model before."""
+        """The user's settings with the run's labels; later rounds fine-tune the model before.
+
+        The double-counting energy takes little time and is fitted in full again.
+        """
         present = hdf5.read_splits(self.labels).keys()  # the only frame for validation may have failed
         train, validation = (tuple({role} & present) for role in ("train", "validation"))
         own = DataSettings(path=self.labels, train=train, validation=validation)
@@ -163,7 +166,6 @@ class ActiveLearning:
         if round_ and model is not None:
             previous = self._folder(round_ - 1) / f"{self.training.name}.pt"
             changes["start_from"] = str(previous)
-            changes["energy"] = self.training.energy.model_copy(update={"steps": 0})
             for stage in ("hamiltonian", "joint"):
                 plan: StageSettings = getattr(self.training, stage)
                 steps = round(self.settings.fine_tune * plan.steps)

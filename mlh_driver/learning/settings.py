@@ -46,7 +46,8 @@ class LearnSettings(Settings):
     training:         settings of ``mlh-driver train``; the run's own labels are added to its data
     output:           folder of everything that the run writes
     frames_per_round: new frames of each round; the last one is for validation, the others for training
-    fine_tune:        steps of every later round as a fraction of those in ``training``
+    fine_tune:        steps of the Hamiltonian and joint stages of every later round, as a fraction of those
+                      in ``training``
     """
 
     seeds: tuple[Path, ...] = Field(min_length=1)
