@@ -18,6 +18,7 @@ from processes import ENVIRONMENT, REPOSITORY
 
 from mlh_driver import MLHCalculator
 from mlh_driver.data import read_split
+from mlh_driver.structures import read_frames
 
 TRAINING = REPOSITORY / "examples" / "training"
 
@@ -233,3 +234,21 @@ def test_ablation_fits_both_terms_anew(tmp_path: Path) -> None:
     rows = [line.split("│")[1:4] for line in printed.splitlines() if "│" in line]
     forces = {title.strip(): float(error) for title, _, error in rows}
     assert 0 < forces["of the model"] < forces["none"]
+
+
+def test_frames_to_test_a_model_on_are_ready_to_be_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import structures
+
+    small = structures.cristobalite(0.0, seed=1)[:12]
+    small.set_cell(small.cell / 2)
+    ase.io.write(tmp_path / "start.xyz", small)
+    printed = example("tutorial/sample.py", "asio2-minimal", "start.xyz", "md.xyz", folder=tmp_path)
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["100 K", "200 K", "300 K"]
+    frames = read_frames([tmp_path / "md.xyz"])
+    assert list(frames) == ["md100", "md200", "md300"]
+    for frame in frames.values():
+        moved = np.linalg.norm(frame.positions - small.positions, axis=1)
+        assert 0.01 < moved.mean() < 1.0
