@@ -9,11 +9,9 @@ import sys
 
 import ase.io
 import numpy as np
-from ase import Atoms, units
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlh_driver import MLHCalculator
+from mlh_driver.learning.explore import langevin, plain
 
 TEMPERATURES_K = (100, 200, 300)
 TIMESTEP_FS, STEPS = 0.5, 400
@@ -24,12 +22,8 @@ frames = []
 for temperature in TEMPERATURES_K:
     atoms = ase.io.read(start)
     atoms.calc = calculator
-    rng = np.random.default_rng(0)
-    start_K = 2 * temperature  # half of it becomes potential energy
-    MaxwellBoltzmannDistribution(atoms, temperature_K=start_K, rng=rng)
-    bath = {"temperature_K": temperature, "friction": 0.02 / units.fs, "fixcm": False, "rng": rng}
-    Langevin(atoms, TIMESTEP_FS * units.fs, **bath).run(STEPS)
+    langevin(atoms, temperature, TIMESTEP_FS, np.random.default_rng(0)).run(STEPS)
     print(f"{temperature} K: indicator {calculator.results['extrapolation']:.2f}")
-    name = {"name": f"md{temperature}"}
-    frames.append(Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True, info=name))
+    frames.append(plain(atoms))
+    frames[-1].info["name"] = f"md{temperature}"
 ase.io.write(output, frames)

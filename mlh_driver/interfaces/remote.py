@@ -21,7 +21,7 @@ from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
 
 PATIENCE_S = 60.0
-"""A server that says nothing for so long is stuck or stopped; one that computes says WORKING every 2 s."""
+"""A server silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
 
 
 class RemoteEngine:

@@ -19,7 +19,7 @@ FRICTION_PER_FS = 0.02
 
 def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
     """A seed with random displacements and a random symmetric strain."""
-    atoms = _plain(seed)
+    atoms = plain(seed)
     strain = settings.strain * rng.normal(size=(3, 3))
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
     atoms.positions += settings.rattle_A * rng.normal(size=atoms.positions.shape)
@@ -51,18 +51,9 @@ def trajectory(
     no density matrix): what comes later is the invention of the model, and teaches little about the material.
     """
     model.basis.species_index(seed.numbers)
-    atoms = _plain(seed)
+    atoms = plain(seed)
     atoms.calc = MLHCalculator(model)
-    velocities = 2 * temperature_K  # half of it becomes potential energy
-    MaxwellBoltzmannDistribution(atoms, temperature_K=velocities, rng=rng)
-    dynamics = Langevin(
-        atoms,
-        settings.timestep_fs * units.fs,
-        temperature_K=temperature_K,
-        friction=FRICTION_PER_FS / units.fs,
-        fixcm=False,
-        rng=rng,
-    )
+    dynamics = langevin(atoms, temperature_K, settings.timestep_fs, rng)
     best = Frame(displaced(seed, settings, rng), 0.0)
     for step in range(1, settings.steps + 1):
         try:
@@ -73,7 +64,7 @@ def trajectory(
         if extrapolation > settings.stop_at:
             break
         if extrapolation > best.extrapolation:
-            best = Frame(_plain(atoms), extrapolation)
+            best = Frame(plain(atoms), extrapolation)
             best.atoms.info["note"] = (
                 f"{step * settings.timestep_fs:g} fs of dynamics at {temperature_K:g} K, "
                 f"extrapolation {extrapolation:.2f}"
@@ -81,5 +72,19 @@ def trajectory(
     return best
 
 
-def _plain(atoms: Atoms) -> Atoms:
+def langevin(atoms: Atoms, temperature_K: float, timestep_fs: float, rng: np.random.Generator) -> Langevin:
+    """Dynamics from rest positions: velocities of twice the temperature, half becomes potential energy."""
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature_K, rng=rng)
+    return Langevin(
+        atoms,
+        timestep_fs * units.fs,
+        temperature_K=temperature_K,
+        friction=FRICTION_PER_FS / units.fs,
+        fixcm=False,
+        rng=rng,
+    )
+
+
+def plain(atoms: Atoms) -> Atoms:
+    """A copy without calculator, velocities and notes."""
     return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
