@@ -17,10 +17,12 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
+from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
     LARGE_ENERGY_ERROR_eV,
+    ONSITE_WEIGHT,
     hamiltonian_loss,
     joint_loss,
     shift_free,
@@ -150,6 +152,24 @@ def test_joint_loss_has_exact_parameter_gradients(folder: Path) -> None:
         with torch.no_grad():
             weight -= x * direction
     assert (values[1] - values[0]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) -> None:
+    """By the documented weights: an s-p element of the first atom, and one between two atoms."""
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    with torch.no_grad():
+        blocks = teacher.network(sample.graph)
+
+    def loss(column: int, error: float) -> float:
+        H = Assembly(blocks, sample.sizes).hamiltonian(torch.float64).dense()
+        H[0, column] += error
+        H[column, 0] += error
+        exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles)
+        return sample.graph.n_atoms * float(hamiltonian_loss(blocks, exact))
+
+    assert loss(1, 0.0) < 1e-10
+    assert loss(1, 0.1) == pytest.approx(2 * ONSITE_WEIGHT * 0.1**2)
+    assert loss(4, 0.1) == pytest.approx(2 * 0.1**2)
 
 
 def test_large_energy_errors_count_linearly(folder: Path) -> None:

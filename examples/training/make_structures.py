@@ -50,12 +50,14 @@ SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
 #: Networks by bond switching from one of these hosts, and sites whose vacancy keeps a gap, see structures.py.
 SHARED_SEEDS = {801: (102, (0, 7, 8)), 802: (110, (0, 2, 3))}
+#: A glass of 96 atoms, for tests only.
+TEST_SEED = 910
 #: Larger networks, for tests only: this many copies of that glass side by side, then bond switching.
 LARGE_SEEDS = {601: (2, 1, 1), 602: (2, 2, 1)}
 
 
 def host(seed: int) -> Atoms:
-    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602)."""
+    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602, 910)."""
     if seed in SHARED_HOSTS:
         return read_structure(SHARED_DATA, SHARED_HOSTS[seed]).system.to_ase()
     if FIRST_CHECKED_SEED <= seed < FIRST_SWITCHED_SEED:
@@ -109,11 +111,11 @@ def vacancy_frame(
     return Frame(name, lambda: first_good_vacancy(make, seed, site), split)
 
 
-def relaxed_vacancy_frame(name: str, seed: int, site: int) -> Frame:
+def relaxed_vacancy_frame(name: str, seed: int, site: int, split: str) -> Frame:
     def make(trial_seed: int) -> Atoms:
         return structures.vacancy_minimum(host(seed), trial_seed)
 
-    return Frame(name, lambda: first_good_vacancy(make, seed, site))
+    return Frame(name, lambda: first_good_vacancy(make, seed, site), split)
 
 
 def first_good_vacancy(make: Callable[[int], Atoms], seed: int, site: int) -> Atoms:
@@ -145,12 +147,13 @@ TEMPERATURES_K, SI_SI_A = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2
 def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
     """A host and vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
     for k, seed in enumerate(range(first_seed, last_seed + 1)):
+        split = "test" if seed == TEST_SEED else "train"
         first, second, third = (TEMPERATURES_K[(k + shift) % 4] for shift in range(3))
-        yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], first)
-        yield glass_frame(f"host_{seed}", seed, second)
-        yield vacancy_frame(f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], third, site=1)
+        yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], first, split=split)
+        yield glass_frame(f"host_{seed}", seed, second, split=split)
+        yield vacancy_frame(f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], third, site=1, split=split)
         if seed >= FIRST_HEALED_SEED:
-            yield relaxed_vacancy_frame(f"vrel_{seed}", seed, site=2)
+            yield relaxed_vacancy_frame(f"vrel_{seed}", seed, site=2, split=split)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:

@@ -19,8 +19,10 @@ from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Derivatives, Sample
 from mlh_driver.training.settings import LossWeights
 
+#: Of squared errors of on-site elements, beside 1 for the others: few, but the long waves of potential are there.
+ONSITE_WEIGHT = 10.0
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
-MULTIPOLE_WEIGHT = 100.0
+MULTIPOLE_WEIGHT = 1000.0
 #: Errors of the energy beyond this, in eV per atom, count linearly: a few structures in an odd electronic
 #: state must not shift all others, nor the swings of all energies at a high learning rate swamp the forces.
 LARGE_ENERGY_ERROR_eV = 0.002
@@ -34,14 +36,17 @@ def shift_free(difference: Tensor) -> Tensor:
 
 
 def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
-    """Squared Frobenius error per atom in eV^2, up to a constant; zero where H is not labelled.
+    """Weighted squared errors of H per atom in eV^2, up to a constant; zero where H is not labelled.
 
     The multipoles, whose potential is a part of H, are held to those of the labelled H.
     """
     if sample.hamiltonian is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype).dense()
-    error = shift_free(predicted - sample.hamiltonian).square().sum()
+    squares = shift_free(predicted - sample.hamiltonian).square()
+    atom = torch.repeat_interleave(torch.arange(len(sample.sizes)), sample.sizes)
+    onsite = squares[atom[:, None] == atom].sum()
+    error = squares.sum() + (ONSITE_WEIGHT - 1.0) * onsite
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
     return (error + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
 
