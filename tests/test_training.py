@@ -21,8 +21,8 @@ from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
-    LARGE_ENERGY_ERROR_eV,
     ONSITE_WEIGHT,
+    LARGE_ENERGY_ERROR_eV,
     hamiltonian_loss,
     joint_loss,
     shift_free,
