@@ -44,7 +44,7 @@ def test_structures_come_back_as_they_were(tmp_path: Path) -> None:
     path, label = tmp_path / "data.h5", labelled("a")
     hdf5.append(path, label, "train", REFERENCE)
     hdf5.append(path, replace(labelled("b", 1), stress=None), "validation", REFERENCE)
-    assert read_splits(path) == {"train": ["a"], "validation": ["b"]}
+    assert read_splits(str(path)) == {"train": ["a"], "validation": ["b"]}
     (read,) = read_split(path, "train")
     for name in ("numbers", "positions", "cell"):
         np.testing.assert_array_equal(getattr(read.system, name), getattr(label.system, name))

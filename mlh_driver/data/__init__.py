@@ -15,19 +15,21 @@ from mlh_driver.errors import InputError
 __all__ = ["LabelledStructure", "read_split", "read_splits", "read_structure"]
 
 
-def read_splits(path: Path) -> dict[str, list[str]]:
+def read_splits(path: str | Path) -> dict[str, list[str]]:
     """Names of the structures of each split of a data set; raises InputError if it is none."""
+    path = Path(path)
     if not path.exists():
         raise InputError(f"the data set {path} does not exist")
     return npz.read_splits(path) if path.is_dir() else hdf5.read_splits(path)
 
 
-def read_structure(path: Path, name: str) -> LabelledStructure:
+def read_structure(path: str | Path, name: str) -> LabelledStructure:
     """One structure of a data set."""
+    path = Path(path)
     return npz.read_structure(path, name) if path.is_dir() else hdf5.read_structure(path, name)
 
 
-def read_split(path: Path, split: str) -> list[LabelledStructure]:
+def read_split(path: str | Path, split: str) -> list[LabelledStructure]:
     """All structures of one split of a data set."""
     splits = read_splits(path)
     if split not in splits:

@@ -19,7 +19,7 @@ from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Derivatives, Sample
 from mlh_driver.training.settings import LossWeights
 
-#: Of squared errors of on-site elements, 1 for the others: they are few, but hold the long waves of potential.
+#: Of squared errors of on-site elements, 1 for the others: they are few, but hold long waves of potential.
 ONSITE_WEIGHT = 10.0
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
 MULTIPOLE_WEIGHT = 1000.0
