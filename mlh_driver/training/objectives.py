@@ -42,13 +42,12 @@ def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
     """
     if sample.hamiltonian is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
-    predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype).dense()
-    squares = shift_free(predicted - sample.hamiltonian).square()
-    atom = torch.repeat_interleave(torch.arange(len(sample.sizes)), sample.sizes)
-    onsite = squares[atom[:, None] == atom].sum()
-    error = squares.sum() + (ONSITE_WEIGHT - 1.0) * onsite
+    predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype)
+    error = shift_free(predicted.dense() - sample.hamiltonian)
+    onsite = predicted.like_dense(error).blocks[predicted.diagonal]
+    squares = error.square().sum() + (ONSITE_WEIGHT - 1.0) * onsite.square().sum()
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
-    return (error + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
+    return (squares + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
 
 
 @dataclass(frozen=True)
