@@ -167,6 +167,22 @@ def test_mending_makes_a_quenched_network_perfect(monkeypatch: pytest.MonkeyPatc
     assert (healed.numbers == quenched.numbers).all()
 
 
+def test_vacancies_of_one_cell_are_apart_and_parted_silicon_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import structures
+
+    host = structures.cristobalite(0.0, seed=1)
+    found = structures.vacancy(host, 50.0, 1, 2.35, 2.45)
+    assert len(found) == 94 and structures.count_defects(found) == 4
+    assert structures.has_bonded_vacancies_only(found)
+    assert structures.has_bonded_vacancies_only(host)
+    assert not structures.has_bonded_vacancies_only(structures.vacancy(host, 50.0, 1, 2.35, 3.3))
+    with pytest.raises(ValueError, match="no site for another vacancy"):
+        structures.vacancy(host, 50.0, 1, *[2.45] * 20)
+
+
 def test_relaxed_vacancies_are_minima_of_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TRAINING)
     import structures

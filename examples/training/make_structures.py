@@ -22,7 +22,7 @@ import networks
 import structures
 from ase import Atoms
 
-from mlh_driver.data import read_structure
+from mlh_driver.data import read_split, read_structure
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ PERFECT_SEED = 306
 FIRST_HEALED_SEED = 901
 #: And from here on, of 144 atoms in a cell of 20.6 Å by 10.3 Å by 10.3 Å, whose potential has longer waves.
 FIRST_LONG_SEED = 951
-#: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si.
+#: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si, bonded.
 SITES_TRIED = 10
 #: Hosts among the training cells of asio2.
 SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
+LABELS = Path(__file__).with_name("asio2-extra.h5")
 #: Networks by bond switching from one of these hosts, and sites whose vacancy keeps a gap, see structures.py.
 SHARED_SEEDS = {801: (102, (0, 7, 8)), 802: (110, (0, 2, 3))}
 #: A glass of 96 atoms, for tests only.
@@ -66,10 +67,18 @@ def host(seed: int) -> Atoms:
 
 
 @functools.cache
+def labelled_names() -> frozenset[str]:
+    """The training structures that have labels; networks of these are not quenched again."""
+    return frozenset(label.name for label in read_split(LABELS, "train"))
+
+
+@functools.cache
 def unchecked_host(seed: int) -> Atoms:
     """A network before it is judged."""
     if seed in SHARED_SEEDS:
         return networks.switched_network(host(SHARED_SEEDS[seed][0]), seed, hot_steps=10, trials=120)
+    if seed >= FIRST_HEALED_SEED and f"host_{seed}" in labelled_names():
+        return structures.minimized(read_structure(LABELS, f"host_{seed}").system.to_ase(), seed)
     if seed in LARGE_SEEDS:
         copies = LARGE_SEEDS[seed]
         return networks.switched_network(
@@ -103,28 +112,28 @@ def glass_frame(
 
 
 def vacancy_frame(
-    name: str, seed: int, si_si_A: float, temperature_K: float = 600.0, *, site: int = 0, split: str = "train"
+    name: str, seed: int, *si_si_A: float, temperature_K: float = 600.0, site: int = 0, split: str = "train"
 ) -> Frame:
     def make(trial_seed: int) -> Atoms:
-        return structures.vacancy(host(seed), temperature_K, trial_seed, si_si_A)
+        return structures.vacancy(host(seed), temperature_K, trial_seed, *si_si_A)
 
     return Frame(name, lambda: first_good_vacancy(make, seed, site), split)
 
 
-def relaxed_vacancy_frame(name: str, seed: int, site: int, split: str) -> Frame:
+def relaxed_vacancy_frame(name: str, seed: int, site: int, count: int = 1, split: str = "train") -> Frame:
     def make(trial_seed: int) -> Atoms:
-        return structures.vacancy_minimum(host(seed), trial_seed)
+        return structures.vacancy_minimum(host(seed), trial_seed, count)
 
     return Frame(name, lambda: first_good_vacancy(make, seed, site), split)
 
 
 def first_good_vacancy(make: Callable[[int], Atoms], seed: int, site: int) -> Atoms:
-    """The first of the vacancies of a network, by their seeds, that has no more defects than its two Si."""
+    """The first of the vacancies of a network, by their seeds, that has no other defects than bonded Si."""
     for trial in range(SITES_TRIED):
         atoms = make(seed + 1000 * site + 10_000 * trial)
-        if seed < FIRST_HEALED_SEED or structures.count_defects(atoms) <= 2:
+        if seed < FIRST_HEALED_SEED or structures.has_bonded_vacancies_only(atoms):
             return atoms
-    raise ValueError("every vacancy tried has more miscoordinated atoms than its two Si")
+    raise ValueError("every vacancy tried has miscoordinated atoms, or its two Si have parted")
 
 
 def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Iterator[Frame]:
@@ -137,7 +146,9 @@ def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Itera
         for k in range(sites):
             temperature_K = (450.0, 150.0, 750.0, 1000.0)[(n + k) % 4]
             distance = distances[(n + k) % len(distances)]
-            yield vacancy_frame(f"vd_{seed}_{k}", seed, distance, temperature_K, site=2 + k, split="draft")
+            yield vacancy_frame(
+                f"vd_{seed}_{k}", seed, distance, temperature_K=temperature_K, site=2 + k, split="draft"
+            )
 
 
 #: Of the frames of new networks, over the range of asio2.
@@ -149,11 +160,25 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
     for k, seed in enumerate(range(first_seed, last_seed + 1)):
         split = "test" if seed == TEST_SEED else "train"
         first, second, third = (TEMPERATURES_K[(k + shift) % 4] for shift in range(3))
-        yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], first, split=split)
+        yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], temperature_K=first, split=split)
         yield glass_frame(f"host_{seed}", seed, second, split=split)
-        yield vacancy_frame(f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], third, site=1, split=split)
+        yield vacancy_frame(
+            f"vac_{seed}_b", seed, SI_SI_A[(k + 2) % 5], temperature_K=third, site=1, split=split
+        )
         if seed >= FIRST_HEALED_SEED:
             yield relaxed_vacancy_frame(f"vrel_{seed}", seed, site=2, split=split)
+
+
+def double_vacancies(seeds: Iterable[int]) -> Iterator[Frame]:
+    """Two vacancies in one cell, which teach as much as two cells: hot, at a minimum, and hot again."""
+    for k, seed in enumerate(seeds):
+        (first, second), (third, fourth) = (
+            (SI_SI_A[(k + shift) % 5], SI_SI_A[(k + shift + 1) % 5]) for shift in (0, 2)
+        )
+        hot, other = TEMPERATURES_K[k % 4], TEMPERATURES_K[(k + 2) % 4]
+        yield vacancy_frame(f"vac2_{seed}_a", seed, first, second, temperature_K=hot, site=3)
+        yield relaxed_vacancy_frame(f"vrel2_{seed}", seed, site=4, count=2)
+        yield vacancy_frame(f"vac2_{seed}_b", seed, third, fourth, temperature_K=other, site=5)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:
@@ -162,7 +187,9 @@ def switched_shared_hosts() -> Iterator[Frame]:
         yield glass_frame(f"host_{seed}", seed, TEMPERATURES_K[(seed + 1) % 4])
         for letter, site in zip("abc", sites, strict=True):
             temperature_K, distance = TEMPERATURES_K[(seed + site) % 4], SI_SI_A[(seed + 2 * site) % 5]
-            yield vacancy_frame(f"vac_{seed}_{letter}", seed, distance, temperature_K, site=site)
+            yield vacancy_frame(
+                f"vac_{seed}_{letter}", seed, distance, temperature_K=temperature_K, site=site
+            )
 
 
 # Classes alternate, so that an early stop leaves some of each.
@@ -177,10 +204,10 @@ FRAMES = (
     glass_frame("glass0300_0", seed=203, temperature_K=300.0),
     glass_frame("exp103_0", seed=201, temperature_K=600.0, scale=1.03),
     glass_frame("glass0900_0", seed=204, temperature_K=900.0, split="test"),
-    vacancy_frame("vac0600_0", seed=203, si_si_A=2.35),
+    vacancy_frame("vac0600_0", 203, 2.35),
     liquid_frame("liq5000_0", 5000.0, seed=6),
     glass_frame("glass1500_0", seed=205, temperature_K=1500.0),
-    vacancy_frame("vac0600_1", seed=204, si_si_A=2.5, split="test"),
+    vacancy_frame("vac0600_1", 204, 2.5, split="test"),
     liquid_frame("liq4000_3", 4000.0, seed=7),
     liquid_frame("liq3000_2", 3000.0, seed=8),
     Frame("quartz_0", lambda: structures.quartz(0.05, seed=9)),
@@ -196,11 +223,14 @@ FRAMES = (
     *switched_shared_hosts(),
     *glasses_and_vacancies(FIRST_HEALED_SEED, 930),
     *glasses_and_vacancies(FIRST_LONG_SEED, 954),
+    vacancy_frame("vac_902_c", 902, 2.35, temperature_K=50.0, site=3),
+    vacancy_frame("vac_902_d", 902, 2.6, temperature_K=600.0, site=5),
+    *double_vacancies((902, 904, 905, 907, 908, 909, 912, 916)),
     glass_frame("host_601", 601, 300.0, split="test"),
-    vacancy_frame("vac_601_a", 601, 2.45, 300.0, split="test"),
-    vacancy_frame("vac_601_b", 601, 2.45, 300.0, site=2, split="test"),
+    vacancy_frame("vac_601_a", 601, 2.45, temperature_K=300.0, split="test"),
+    vacancy_frame("vac_601_b", 601, 2.45, temperature_K=300.0, site=2, split="test"),
     glass_frame("host_602", 602, 300.0, split="test"),
-    vacancy_frame("vac_602_a", 602, 2.45, 300.0, split="test"),
+    vacancy_frame("vac_602_a", 602, 2.45, temperature_K=300.0, split="test"),
     *drafts((102, 110), temperatures=4, sites=12),
     *drafts(range(FIRST_SWITCHED_SEED, 531)),
 )

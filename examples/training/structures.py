@@ -26,6 +26,8 @@ MELT_K = 6000.0
 TIMESTEP_PS = 0.001
 #: Shorter distances do not occur in the materials of interest; Si-O bonds are 1.6 Å, O2 is 1.21 Å.
 MIN_DISTANCE_A = 1.25
+#: Between the O of two vacancies of one cell.
+APART_A = 6.0
 _AMU_PER_A3_IN_G_CM3 = 1.66053906660
 
 
@@ -65,6 +67,13 @@ def glass(
         return md.atoms()
 
 
+def minimized(atoms: Atoms, seed: int) -> Atoms:
+    """``atoms`` at a minimum of the classical potential."""
+    with Vashishta(atoms, seed) as md:
+        md.minimize()
+        return md.atoms()
+
+
 def thermal(atoms: Atoms, temperature_K: float, seed: int, scale: float = 1.0) -> Atoms:
     """``atoms`` with the cell scaled linearly, minimized, after 4 ps at the temperature."""
     scaled = atoms.copy()
@@ -75,27 +84,38 @@ def thermal(atoms: Atoms, temperature_K: float, seed: int, scale: float = 1.0) -
         return checked(md.atoms())
 
 
-def vacancy(host: Atoms, temperature_K: float, seed: int, si_si_A: float) -> Atoms:
-    """``host`` without one bridging O: its two Si stay ``si_si_A`` apart, the rest relaxes and is heated."""
-    sites = bridging_oxygens(host)
-    site = int(sites[np.random.default_rng(seed).integers(len(sites))])
-    first, second = silicon_neighbors(host)[site]
+def vacancy(host: Atoms, temperature_K: float, seed: int, *si_si_A: float) -> Atoms:
+    """``host`` without one bridging O for each distance, at which its two Si stay; the rest is heated.
+
+    Raises ValueError if there are no sites ``APART_A`` from the others.
+    """
     defect = host.copy()
-    vector = defect.get_distance(first, second, mic=True, vector=True)
-    shift = vector * (1 - si_si_A / np.linalg.norm(vector)) / 2
-    defect.positions[first] += shift
-    defect.positions[second] -= shift
-    del defect[site]
-    pair = [index - (index > site) for index in (first, second)]
-    with Vashishta(defect, seed, fixed=pair) as md:
+    kept = np.ones(len(host), dtype=bool)
+    pairs: list[int] = []
+    sites = np.array(bridging_oxygens(host))
+    rng = np.random.default_rng(seed)
+    for distance in si_si_A:
+        if not len(sites):
+            raise ValueError(f"no site for another vacancy is {APART_A} Å from the others; use another seed")
+        site = int(sites[rng.integers(len(sites))])
+        first, second = silicon_neighbors(host)[site]
+        vector = host.get_distance(first, second, mic=True, vector=True)
+        shift = vector * (1 - distance / np.linalg.norm(vector)) / 2
+        defect.positions[first] += shift
+        defect.positions[second] -= shift
+        kept[site] = False
+        pairs += [first, second]
+        sites = sites[host.get_distances(site, sites, mic=True) > APART_A]
+    held = np.flatnonzero(np.isin(np.flatnonzero(kept), pairs)).tolist()
+    with Vashishta(defect[kept], seed, fixed=held) as md:
         md.minimize()
         md.run(temperature_K, temperature_K, 4.0)
         return checked(md.atoms())
 
 
-def vacancy_minimum(host: Atoms, seed: int, fmax: float = 0.02, steps: int = 200) -> Atoms:
-    """A vacancy of ``host`` where the shipped model has its minimum, nearly: at most ``steps`` of BFGS."""
-    defect = vacancy(host, 50.0, seed, si_si_A=2.45)
+def vacancy_minimum(host: Atoms, seed: int, count: int = 1, fmax: float = 0.02, steps: int = 200) -> Atoms:
+    """Vacancies of ``host`` where the shipped model has its minimum, nearly: at most ``steps`` of BFGS."""
+    defect = vacancy(host, 50.0, seed, *[2.45] * count)
     defect.calc = MLHCalculator(model="asio2-minimal")
     with BFGS(defect, logfile=None) as optimizer:
         optimizer.run(fmax=fmax, steps=steps)
@@ -174,6 +194,17 @@ def count_defects(atoms: Atoms, bond_A: float = 2.1) -> int:
     i, j = neighbor_list("ij", atoms, bond_A)
     bonds = np.bincount(i[atoms.numbers[i] != atoms.numbers[j]], minlength=len(atoms))
     return int((bonds != np.where(atoms.numbers == 14, 4, 2)).sum())
+
+
+def has_bonded_vacancies_only(atoms: Atoms, longest_A: float = 3.0) -> bool:
+    """Whether the defects of a network are three-coordinated Si alone, each bonded to one other of them.
+
+    Of two that have parted, a closed shell may not be the ground state, so it is a poor label.
+    """
+    i = neighbor_list("i", atoms, {("Si", "O"): 2.1})
+    silicon = np.flatnonzero((atoms.numbers == 14) & (np.bincount(i, minlength=len(atoms)) == 3))
+    bonded = neighbor_list("i", atoms[silicon], longest_A)
+    return count_defects(atoms) == len(silicon) and (np.bincount(bonded, minlength=len(silicon)) == 1).all()
 
 
 def network(atoms: Atoms, most_defects: int = 4) -> Atoms:
