@@ -21,6 +21,7 @@ from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
+    MULTIPOLE_WEIGHT,
     ONSITE_WEIGHT,
     LARGE_ENERGY_ERROR_eV,
     hamiltonian_loss,
@@ -165,11 +166,28 @@ def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) ->
         H[0, column] += error
         H[column, 0] += error
         exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles)
-        return sample.graph.n_atoms * float(hamiltonian_loss(blocks, exact))
+        return sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
 
     assert loss(1, 0.0) < 1e-10
     assert loss(1, 0.1) == pytest.approx(2 * ONSITE_WEIGHT * 0.1**2)
     assert loss(4, 0.1) == pytest.approx(2 * 0.1**2)
+
+
+def test_errors_of_multipoles_are_not_made_up_for_by_the_onsite_blocks(folder: Path, teacher: Model) -> None:
+    """The loss of H sees the potential of labelled multipoles; others cost no more than themselves."""
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    long_range = teacher.network.long_range
+    with torch.no_grad():
+        blocks = teacher.network(sample.graph)
+        labelled = blocks.multipoles.clone()
+        labelled[:2, 0] += torch.tensor([0.1, -0.1])
+        potentials = long_range.field(sample.graph, labelled).potentials
+    onsite = blocks.onsite + torch.diag_embed((potentials - blocks.potentials)[:, None].expand(-1, 4))
+    H = Assembly(replace(blocks, onsite=onsite), sample.sizes).hamiltonian(torch.float64).dense()
+    exact = replace(sample, hamiltonian=H, multipoles=labelled)
+    loss = sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
+    assert float((potentials - blocks.potentials).abs().max()) > 1e-3
+    assert loss == pytest.approx(MULTIPOLE_WEIGHT * float((labelled - blocks.multipoles).square().sum()))
 
 
 def test_large_energy_errors_count_linearly(folder: Path) -> None:
@@ -373,7 +391,8 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
     used = {stage: len(_usable(trainer.train, stage)) for stage in ("hamiltonian", "energy", "joint")}
     assert used == {"hamiltonian": 3, "energy": 2, "joint": 3}
     loss = trainer._loss("joint", trainer.train[2]).detach()
-    expected = hamiltonian_loss(trainer.network(trainer.train[0].graph), trainer.train[0]).detach()
+    network, sample = trainer.network, trainer.train[0]
+    expected = hamiltonian_loss(network, network(sample.graph), sample).detach()
     assert float(loss) == pytest.approx(LossWeights().hamiltonian * float(expected))
     model = make_model(trainer.settings, trainer.run(), trainer.train)
     assert model.metadata.training_data == ("s0", "s1", "d0")

@@ -41,7 +41,7 @@ POINTS_PER_WIDTH = 2.5
 class Field:
     """What distant charges do.
 
-    multipoles: (N, 4) predicted excess electrons of each atom and their dipole
+    multipoles: (N, 4) excess electrons of each atom and their dipole
     potentials: (N,) eV at the atoms
     energies:   (N,) double-counting energies in eV
     """
@@ -75,14 +75,18 @@ class LongRange(nn.Module):
 
     def forward(self, graph: Graph, features: Tensor, near: Bonds, kinds: Tensor) -> Field:
         """From the features (N, K, C); near, kinds: bonds in both directions, and the kind of each."""
-        multipoles = self.multipoles(graph.species, features, near, kinds)
+        return self.field(graph, self.multipoles(graph.species, features, near, kinds))
+
+    def field(self, graph: Graph, multipoles: Tensor) -> Field:
+        """Of any excess electrons and dipoles (N, 4)."""
         electrons, dipoles = multipoles.double().split([1, 3], dim=1)
         charges = (self.charge_factor * electrons)[:, 0]
         dipoles = self.dipole_factors[graph.species, None] * dipoles
         potentials, gradients = mesh_potential(graph.positions, graph.cell, charges, dipoles, self.smearing_A)
         electrostatic = 0.5 * (charges * potentials + (dipoles * gradients).sum(dim=1))
         energies = electrostatic - electrons[:, 0] * potentials
-        return Field(multipoles, potentials.to(features.dtype), energies.to(features.dtype))
+        dtype = multipoles.dtype
+        return Field(multipoles, potentials.to(dtype), energies.to(dtype))
 
     def multipoles(self, species: Tensor, features: Tensor, near: Bonds, kinds: Tensor) -> Tensor:
         """(N, 4) excess electrons and dipoles."""

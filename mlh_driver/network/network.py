@@ -73,6 +73,7 @@ class Blocks:
     local_energies:   (N,) short-ranged double-counting energies in eV, relative to the isolated atoms
     coulomb_energies: (N,) those of the potential of distant charges
     multipoles:  (N, 4) excess electrons of each atom and their dipole, see electrostatics.py
+    potentials:  (N,) eV, their potential, which is a part of the on-site blocks
     descriptors: (N, channels) scalar features, for the extrapolation indicator
     """
 
@@ -82,6 +83,7 @@ class Blocks:
     local_energies: Tensor
     coulomb_energies: Tensor
     multipoles: Tensor
+    potentials: Tensor
     descriptors: Tensor
 
     @property
@@ -167,6 +169,7 @@ class HamiltonianNetwork(nn.Module):
             local_energies=self._energies(species, near, kinds, density) + wall_energies,
             coulomb_energies=field.energies,
             multipoles=field.multipoles,
+            potentials=field.potentials,
             descriptors=features[:, 0],
         )
 

@@ -35,15 +35,19 @@ def shift_free(difference: Tensor) -> Tensor:
     return difference - constant * torch.eye(n, dtype=difference.dtype)
 
 
-def hamiltonian_loss(blocks: Blocks, sample: Sample) -> Tensor:
+def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample) -> Tensor:
     """Weighted squared errors of H per atom in eV^2, up to a constant; zero where H is not labelled.
 
-    The multipoles, whose potential is a part of H, are held to those of the labelled H.
+    The multipoles are held to those of the labelled H, and H is compared with the potential of the labelled
+    ones in place of the predicted: else the on-site blocks learn by heart what the latter lack in each cell.
     """
     if sample.hamiltonian is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype)
-    error = shift_free(predicted.dense() - sample.hamiltonian)
+    with torch.no_grad():
+        potentials = network.long_range.field(sample.graph, sample.multipoles).potentials
+    missing = torch.repeat_interleave(potentials - blocks.potentials, sample.sizes)
+    error = shift_free(predicted.dense() + torch.diag(missing) - sample.hamiltonian)
     onsite = predicted.like_dense(error).blocks[predicted.diagonal]
     squares = error.square().sum() + (ONSITE_WEIGHT - 1.0) * onsite.square().sum()
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
@@ -127,10 +131,10 @@ def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, T
 def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:
     """All errors together, with exact forces; of a draft, that of the Hamiltonian."""
     if sample.only_hamiltonian:
-        return weights.hamiltonian * hamiltonian_loss(network(sample.graph), sample)
+        return weights.hamiltonian * hamiltonian_loss(network, network(sample.graph), sample)
     blocks, energy, derivatives = total_energy(network, sample)
     error = (energy - sample.binding).to(sample.forces.dtype)
-    return weights.hamiltonian * hamiltonian_loss(blocks, sample) + weighted_errors(
+    return weights.hamiltonian * hamiltonian_loss(network, blocks, sample) + weighted_errors(
         error, derivatives, sample, weights
     )
 

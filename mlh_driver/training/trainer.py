@@ -216,7 +216,7 @@ class Trainer:
 
     def _loss(self, stage: str, sample: Sample) -> Tensor:
         if stage == "hamiltonian":
-            return hamiltonian_loss(self.network(sample.graph), sample)
+            return hamiltonian_loss(self.network, self.network(sample.graph), sample)
         if stage == "energy":
             return energy_loss(self.network, sample, self.bands[sample.name], self.settings.weights)
         return joint_loss(self.network, sample, self.settings.weights)
