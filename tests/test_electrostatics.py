@@ -129,34 +129,43 @@ def test_distant_atoms_feel_each_other():
 
 
 def test_screening_recovers_the_factors_with_which_labels_were_made():
-    """On-site levels that are a potential of known factors on a lattice, where its waves are orthogonal."""
-    positions = 3.0 * np.array(list(np.ndindex(4, 4, 4)), dtype=float)
-    numbers = np.where(np.random.default_rng(0).random(64) < 0.5, 8, 14)
-    graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(System(numbers, positions, 12.0 * np.eye(3)))
-    multipoles = 0.1 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    charges, dipole_factors = 0.6 * multipoles[:, 0], torch.tensor([-0.4, 0.5], dtype=torch.float64)
-    dipoles = dipole_factors[graph.species, None] * multipoles[:, 1:]
-    potential, _ = mesh_potential(graph.positions, graph.cell, charges, dipoles, SMEARING_A)
-    sample = Sample(
-        name="made up",
-        graph=graph,
-        sizes=torch.full((64,), 4),
-        reference=torch.zeros(256),
-        n_pairs=0,
-        hamiltonian=torch.diag(potential.repeat_interleave(4)),
-        multipoles=multipoles,
-        occupied=None,
-        binding=0.0,
-        forces=torch.zeros(64, 3),
-        virial=None,
-    )
+    """On-site levels that are a potential of known factors, and depend on neighbors, which must not matter.
+
+    On a lattice, where waves are orthogonal.
+    """
+    factors = torch.tensor([-0.4, 0.5], dtype=torch.float64)
+
+    def sample(seed: int) -> Sample:
+        positions = 3.0 * np.array(list(np.ndindex(4, 4, 4)), dtype=float)
+        numbers = np.where(np.random.default_rng(seed).random(64) < 0.5, 8, 14)
+        graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(System(numbers, positions, 12.0 * np.eye(3)))
+        generator = torch.Generator().manual_seed(seed)
+        multipoles = 0.1 * torch.randn(64, 4, generator=generator, dtype=torch.float64)
+        dipoles = factors[graph.species, None] * multipoles[:, 1:]
+        charges = 0.6 * multipoles[:, 0]
+        levels, _ = mesh_potential(graph.positions, graph.cell, charges, dipoles, SMEARING_A)
+        of_atom = torch.where(graph.species == 1, 0.2 + 0.1 * multipoles[:, 0], 0.0)
+        i, j = graph.pair_index[:, graph.pair_vectors.norm(dim=1) < 3.1]
+        levels = levels.index_add(0, i, of_atom[j]).index_add(0, j, of_atom[i])
+        return Sample(
+            name="made up",
+            graph=graph,
+            sizes=torch.full((64,), 4),
+            reference=torch.zeros(256),
+            n_pairs=0,
+            hamiltonian=torch.diag(levels.repeat_interleave(4)),
+            multipoles=multipoles,
+            occupied=None,
+            binding=0.0,
+            forces=torch.zeros(64, 3),
+            virial=None,
+        )
+
     network = random_model().network
-    fit_screening(network, [sample])
+    fit_screening(network, [sample(seed) for seed in range(4)])
     smeared = np.exp(-0.5 * (SMEARING_A * 2.0 * np.pi / 12.0) ** 2)
     assert float(network.long_range.charge_factor) == pytest.approx(0.6 * smeared, rel=0.02)
-    torch.testing.assert_close(
-        network.long_range.dipole_factors, dipole_factors * smeared, rtol=0.0, atol=0.02
-    )
+    torch.testing.assert_close(network.long_range.dipole_factors, factors * smeared, rtol=0.0, atol=0.02)
 
 
 def test_the_mesh_is_fine_enough_for_the_shipped_model(engine64: Engine, vacancy: Atoms):

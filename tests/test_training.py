@@ -173,21 +173,22 @@ def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) ->
     assert loss(4, 0.1) == pytest.approx(2 * 0.1**2)
 
 
-def test_errors_of_multipoles_are_not_made_up_for_by_the_onsite_blocks(folder: Path, teacher: Model) -> None:
-    """The loss of H sees the potential of labelled multipoles; others cost no more than themselves."""
+def test_onsite_blocks_do_not_make_up_for_errors_of_the_multipoles(folder: Path, teacher: Model) -> None:
+    """H that is right but for the potential of wrong multipoles costs these two only."""
     sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
-    long_range = teacher.network.long_range
     with torch.no_grad():
         blocks = teacher.network(sample.graph)
         labelled = blocks.multipoles.clone()
         labelled[:2, 0] += torch.tensor([0.1, -0.1])
-        potentials = long_range.field(sample.graph, labelled).potentials
-    onsite = blocks.onsite + torch.diag_embed((potentials - blocks.potentials)[:, None].expand(-1, 4))
+        missing = teacher.network.long_range.field(sample.graph, labelled).potentials - blocks.potentials
+    onsite = blocks.onsite + torch.diag_embed(missing[:, None].expand(-1, 4))
     H = Assembly(replace(blocks, onsite=onsite), sample.sizes).hamiltonian(torch.float64).dense()
     exact = replace(sample, hamiltonian=H, multipoles=labelled)
     loss = sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
-    assert float((potentials - blocks.potentials).abs().max()) > 1e-3
-    assert loss == pytest.approx(MULTIPOLE_WEIGHT * float((labelled - blocks.multipoles).square().sum()))
+    assert float(missing.abs().max()) > 1e-3
+    of_potential = ONSITE_WEIGHT * 4 * float(missing.square().sum())
+    of_multipoles = MULTIPOLE_WEIGHT * float((labelled - blocks.multipoles).square().sum())
+    assert loss == pytest.approx(of_potential + of_multipoles)
 
 
 def test_large_energy_errors_count_linearly(folder: Path) -> None:

@@ -38,20 +38,22 @@ def shift_free(difference: Tensor) -> Tensor:
 def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample) -> Tensor:
     """Weighted squared errors of H per atom in eV^2, up to a constant; zero where H is not labelled.
 
-    The multipoles are held to those of the labelled H, and H is compared with the potential of the labelled
-    ones in place of the predicted: else the on-site blocks learn by heart what the latter lack in each cell.
+    The multipoles and, weighted as the diagonal of H, their potential are held to those of the labelled H.
+    H itself is compared with the potential of the labelled multipoles in place of the predicted: else the
+    on-site blocks learn by heart what the latter lack in each cell.
     """
     if sample.hamiltonian is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype)
     with torch.no_grad():
-        potentials = network.long_range.field(sample.graph, sample.multipoles).potentials
-    missing = torch.repeat_interleave(potentials - blocks.potentials, sample.sizes)
+        labelled = network.long_range.field(sample.graph, sample.multipoles).potentials
+    missing = torch.repeat_interleave(labelled - blocks.potentials, sample.sizes)
     error = shift_free(predicted.dense() + torch.diag(missing) - sample.hamiltonian)
     onsite = predicted.like_dense(error).blocks[predicted.diagonal]
     squares = error.square().sum() + (ONSITE_WEIGHT - 1.0) * onsite.square().sum()
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
-    return (squares + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
+    potentials = ONSITE_WEIGHT * missing.square().sum()
+    return (squares + potentials + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
 
 
 @dataclass(frozen=True)

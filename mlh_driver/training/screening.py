@@ -3,7 +3,9 @@
 Charges of orthogonal orbitals are not those of the density, and their dipoles come without matrix elements.
 At long wavelengths the mean on-site level of an atom follows the electrostatic potential, so there the
 waves of the labelled levels, beyond the mean of each species, are fitted by the potential of the labelled
-multipoles times the factors f and g of :mod:`mlh_driver.network.electrostatics`.
+multipoles times the factors f and g of :mod:`mlh_driver.network.electrostatics`, and by what neighbors
+explain: waves in the number and in the excess electrons of the atoms of each species. Without these, f and g
+would stand for a part of them.
 """
 
 from __future__ import annotations
@@ -25,21 +27,24 @@ def fit_screening(network: HamiltonianNetwork, samples: list[Sample]) -> None:
     """Set the factors of ``network.long_range``; they stay zero where no sample has long enough waves."""
     n_species = len(network.basis.species)
     systems = [_equations(sample, n_species) for sample in samples if sample.hamiltonian is not None]
-    matrix = np.concatenate([np.zeros((0, 1 + n_species)), *(a for a, _ in systems)])
+    matrix = np.concatenate([np.zeros((0, 1 + 3 * n_species)), *(a for a, _ in systems)])
     target = np.concatenate([np.zeros(0), *(b for _, b in systems)])
     if len(target):
         factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
         network.long_range.charge_factor.copy_(factors[:1])
-        network.long_range.dipole_factors.copy_(factors[1:])
+        network.long_range.dipole_factors.copy_(factors[1 : 1 + n_species])
 
 
 def _equations(sample: Sample, n_species: int) -> tuple[np.ndarray, np.ndarray]:
-    """Amplitudes in eV of the longest waves: by factor (2 K, 1 + n_species), as labelled (2 K,)."""
+    """Amplitudes in eV of the longest waves: by factor (2 K, 1 + 3 n_species), as labelled (2 K,).
+
+    The factors are f and g, then those of the numbers and of the excess electrons of each species.
+    """
     graph, multipoles = sample.graph, sample.multipoles
     assert sample.hamiltonian is not None and multipoles is not None
     G = _longest_waves(graph.cell)
     if not len(G):
-        return np.zeros((0, 1 + n_species)), np.zeros(0)
+        return np.zeros((0, 1 + 3 * n_species)), np.zeros(0)
     sums = torch.stack([part.sum() for part in sample.hamiltonian.diagonal().split(sample.sizes.tolist())])
     levels = sums.double() / sample.sizes
     one_hot = torch.nn.functional.one_hot(graph.species, n_species).double()
@@ -50,8 +55,12 @@ def _equations(sample: Sample, n_species: int) -> tuple[np.ndarray, np.ndarray]:
     volume = torch.linalg.det(graph.cell).abs()
     strength = (8.0 * torch.pi * COULOMB_eV_A / volume / G.square().sum(dim=1)).repeat(2)
     along = (multipoles[:, 1:].double() @ G.T).repeat(1, 2) * slopes
-    columns = torch.cat([(multipoles[:, :1].double() * waves).sum(dim=0)[None], one_hot.T @ along])
-    return (columns * strength).T.numpy(), torch.linalg.lstsq(waves, levels[:, None]).solution[:, 0].numpy()
+    electrons = multipoles[:, :1].double() * waves
+    distant = strength * torch.cat([electrons.sum(dim=0)[None], one_hot.T @ along])
+    local = torch.cat([one_hot.T @ waves, one_hot.T @ electrons]) / volume
+    return torch.cat([distant, local]).T.numpy(), torch.linalg.lstsq(waves, levels[:, None]).solution[
+        :, 0
+    ].numpy()
 
 
 def _longest_waves(cell: Tensor) -> Tensor:
