@@ -38,7 +38,7 @@ Loop time of 1 on 1 procs for 10 steps with 96 atoms
 def example(name: str, *arguments: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "examples" / name), *arguments],
-        cwd=folder, env=ENVIRONMENT | {"MPLBACKEND": "Agg"}, capture_output=True, text=True, timeout=170,
+        cwd=folder, env=ENVIRONMENT | {"MPLBACKEND": "Agg"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
