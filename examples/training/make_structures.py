@@ -22,7 +22,7 @@ import networks
 import structures
 from ase import Atoms
 
-from mlh_driver.data import read_split, read_structure
+from mlh_driver.data import read_splits, read_structure
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,12 @@ def host(seed: int) -> Atoms:
 
 
 @functools.cache
-def labelled_names() -> frozenset[str]:
-    """The training structures that have labels; networks of these are not quenched again."""
-    return frozenset(label.name for label in read_split(LABELS, "train"))
-
-
-@functools.cache
 def unchecked_host(seed: int) -> Atoms:
-    """A network before it is judged."""
+    """A network before it is judged; that of a labelled host is not quenched again."""
     if seed in SHARED_SEEDS:
         return networks.switched_network(host(SHARED_SEEDS[seed][0]), seed, hot_steps=10, trials=120)
-    if seed >= FIRST_HEALED_SEED and f"host_{seed}" in labelled_names():
-        return structures.minimized(read_structure(LABELS, f"host_{seed}").system.to_ase(), seed)
+    if seed >= FIRST_HEALED_SEED and f"host_{seed}" in read_splits(LABELS)["train"]:
+        return networks.relaxed(read_structure(LABELS, f"host_{seed}").system.to_ase(), seed)[0]
     if seed in LARGE_SEEDS:
         copies = LARGE_SEEDS[seed]
         return networks.switched_network(
@@ -172,9 +166,7 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
 def double_vacancies(seeds: Iterable[int]) -> Iterator[Frame]:
     """Two vacancies in one cell, which teach as much as two cells: hot, at a minimum, and hot again."""
     for k, seed in enumerate(seeds):
-        (first, second), (third, fourth) = (
-            (SI_SI_A[(k + shift) % 5], SI_SI_A[(k + shift + 1) % 5]) for shift in (0, 2)
-        )
+        first, second, third, fourth = (SI_SI_A[(k + shift) % 5] for shift in range(4))
         hot, other = TEMPERATURES_K[k % 4], TEMPERATURES_K[(k + 2) % 4]
         yield vacancy_frame(f"vac2_{seed}_a", seed, first, second, temperature_K=hot, site=3)
         yield relaxed_vacancy_frame(f"vrel2_{seed}", seed, site=4, count=2)

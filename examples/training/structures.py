@@ -67,13 +67,6 @@ def glass(
         return md.atoms()
 
 
-def minimized(atoms: Atoms, seed: int) -> Atoms:
-    """``atoms`` at a minimum of the classical potential."""
-    with Vashishta(atoms, seed) as md:
-        md.minimize()
-        return md.atoms()
-
-
 def thermal(atoms: Atoms, temperature_K: float, seed: int, scale: float = 1.0) -> Atoms:
     """``atoms`` with the cell scaled linearly, minimized, after 4 ps at the temperature."""
     scaled = atoms.copy()

@@ -26,25 +26,23 @@ SHORTEST_WAVE_A = 9.0
 def fit_screening(network: HamiltonianNetwork, samples: list[Sample]) -> None:
     """Set the factors of ``network.long_range``; they stay zero where no sample has long enough waves."""
     n_species = len(network.basis.species)
-    systems = [_equations(sample, n_species) for sample in samples if sample.hamiltonian is not None]
-    matrix = np.concatenate([np.zeros((0, 1 + 3 * n_species)), *(a for a, _ in systems)])
-    target = np.concatenate([np.zeros(0), *(b for _, b in systems)])
-    if len(target):
+    labelled = [sample for sample in samples if sample.hamiltonian is not None]
+    waves = [(sample, _longest_waves(sample.graph.cell)) for sample in labelled]
+    systems = [_equations(sample, G, n_species) for sample, G in waves if len(G)]
+    if systems:
+        matrix, target = (torch.cat(parts).numpy() for parts in zip(*systems, strict=True))
         factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
         network.long_range.charge_factor.copy_(factors[:1])
         network.long_range.dipole_factors.copy_(factors[1 : 1 + n_species])
 
 
-def _equations(sample: Sample, n_species: int) -> tuple[np.ndarray, np.ndarray]:
-    """Amplitudes in eV of the longest waves: by factor (2 K, 1 + 3 n_species), as labelled (2 K,).
+def _equations(sample: Sample, G: Tensor, n_species: int) -> tuple[Tensor, Tensor]:
+    """Amplitudes in eV of the waves G (K, 3): by factor (2 K, 1 + 3 n_species), as labelled (2 K,).
 
     The factors are f and g, then those of the numbers and of the excess electrons of each species.
     """
     graph, multipoles = sample.graph, sample.multipoles
     assert sample.hamiltonian is not None and multipoles is not None
-    G = _longest_waves(graph.cell)
-    if not len(G):
-        return np.zeros((0, 1 + 3 * n_species)), np.zeros(0)
     sums = torch.stack([part.sum() for part in sample.hamiltonian.diagonal().split(sample.sizes.tolist())])
     levels = sums.double() / sample.sizes
     one_hot = torch.nn.functional.one_hot(graph.species, n_species).double()
@@ -58,9 +56,8 @@ def _equations(sample: Sample, n_species: int) -> tuple[np.ndarray, np.ndarray]:
     electrons = multipoles[:, :1].double() * waves
     distant = strength * torch.cat([electrons.sum(dim=0)[None], one_hot.T @ along])
     local = torch.cat([one_hot.T @ waves, one_hot.T @ electrons]) / volume
-    return torch.cat([distant, local]).T.numpy(), torch.linalg.lstsq(waves, levels[:, None]).solution[
-        :, 0
-    ].numpy()
+    amplitudes = torch.linalg.lstsq(waves, levels[:, None]).solution[:, 0]
+    return torch.cat([distant, local]).T, amplitudes
 
 
 def _longest_waves(cell: Tensor) -> Tensor:
