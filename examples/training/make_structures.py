@@ -44,7 +44,7 @@ FIRST_HEALED_SEED = 901
 #: And from here on, of 144 atoms in a cell of 20.6 Å by 10.3 Å by 10.3 Å, whose potential has longer waves.
 FIRST_LONG_SEED = 951
 #: In these, other O are tried until a vacancy leaves no miscoordinated atoms but its two Si, bonded.
-SITES_TRIED = 10
+SITES_TRIED = 40
 #: Hosts among the training cells of asio2.
 SHARED_HOSTS = {102: "h102_md3", 110: "h110_min"}
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
@@ -163,14 +163,15 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
             yield relaxed_vacancy_frame(f"vrel_{seed}", seed, site=2, split=split)
 
 
-def double_vacancies(seeds: Iterable[int]) -> Iterator[Frame]:
-    """Two vacancies in one cell, which teach as much as two cells: hot, at a minimum, and hot again."""
+def several_vacancies(seeds: Iterable[int], count: int) -> Iterator[Frame]:
+    """``count`` vacancies in one cell, which teach as much as so many cells: hot, at a minimum, and hot again."""
     for k, seed in enumerate(seeds):
-        first, second, third, fourth = (SI_SI_A[(k + shift) % 5] for shift in range(4))
+        distances = [SI_SI_A[(k + shift) % 5] for shift in range(2 * count)]
         hot, other = TEMPERATURES_K[k % 4], TEMPERATURES_K[(k + 2) % 4]
-        yield vacancy_frame(f"vac2_{seed}_a", seed, first, second, temperature_K=hot, site=3)
-        yield relaxed_vacancy_frame(f"vrel2_{seed}", seed, site=4, count=2)
-        yield vacancy_frame(f"vac2_{seed}_b", seed, third, fourth, temperature_K=other, site=5)
+        name = f"vac{count}_{seed}"
+        yield vacancy_frame(f"{name}_a", seed, *distances[:count], temperature_K=hot, site=3)
+        yield relaxed_vacancy_frame(f"vrel{count}_{seed}", seed, site=4, count=count)
+        yield vacancy_frame(f"{name}_b", seed, *distances[count:], temperature_K=other, site=5)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:
@@ -217,7 +218,8 @@ FRAMES = (
     *glasses_and_vacancies(FIRST_LONG_SEED, 954),
     vacancy_frame("vac_902_c", 902, 2.35, temperature_K=50.0, site=3),
     vacancy_frame("vac_902_d", 902, 2.6, temperature_K=600.0, site=5),
-    *double_vacancies((902, 904, 905, 907, 908, 909, 912, 916)),
+    *several_vacancies((902, 904, 905, 907, 908, 909, 912, 916), count=2),
+    *several_vacancies(range(914, 931), count=3),
     glass_frame("host_601", 601, 300.0, split="test"),
     vacancy_frame("vac_601_a", 601, 2.45, temperature_K=300.0, split="test"),
     vacancy_frame("vac_601_b", 601, 2.45, temperature_K=300.0, site=2, split="test"),
