@@ -164,7 +164,7 @@ def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
 
 
 def several_vacancies(seeds: Iterable[int], count: int) -> Iterator[Frame]:
-    """``count`` vacancies in a cell, which teach like as many cells: hot, at a minimum, and hot again."""
+    """Cells of ``count`` vacancies, each worth as many labels: hot, at a minimum, and hot again."""
     for k, seed in enumerate(seeds):
         distances = [SI_SI_A[(k + shift) % 5] for shift in range(2 * count)]
         hot, other = TEMPERATURES_K[k % 4], TEMPERATURES_K[(k + 2) % 4]
