@@ -340,7 +340,7 @@ def test_pattern_is_frozen_until_atoms_move_too_far() -> None:
     assert solver.patterns_made == made + 1
 
 
-def test_a_wrong_guess_of_the_gap_does_no_harm() -> None:
+def test_a_wrong_guess_of_the_gap_or_of_the_polynomials_does_no_harm() -> None:
     task = disordered_solid((6, 5, 5))
     exact = DenseSolver().solve(task)
     solver = LinearScalingSolver("sp2")
@@ -349,8 +349,10 @@ def test_a_wrong_guess_of_the_gap_does_no_harm() -> None:
     assert memory is not None
     H = memory.pattern.load(task.H, memory.pattern.find(task.H.index.numpy()), np.float32)  # type: ignore[arg-type]
     bounds = (-8.0, 8.0)
-    for gap in [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]:
-        P = purify(memory.pattern, H, task.n_pairs, bounds, gap)
+    found = (exact.homo, exact.lumo)
+    wrong_gaps = [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]
+    for gap, squarings in [*((gap, []) for gap in wrong_gaps), (found, [True] * 20), (found, [False] * 20)]:
+        P = purify(memory.pattern, H, task.n_pairs, bounds, gap, squarings)
         assert 2 * memory.pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)
 
 

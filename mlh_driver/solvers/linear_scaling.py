@@ -13,7 +13,7 @@ atoms have moved too far.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,10 @@ _SHELL_A = 1.0
 
 @dataclass
 class _Memory:
-    """What one call leaves for the next: the pattern and, in its order, the frontier orbitals."""
+    """What one call leaves for the next: the pattern and, in its order, the frontier orbitals.
+
+    squarings: see :func:`~mlh_driver.solvers.purification.purify`
+    """
 
     pattern: SparsePattern
     system: System
@@ -51,6 +54,7 @@ class _Memory:
     lumo: Matrix
     levels: tuple[float, float] | None = None
     mu: float | None = None
+    squarings: list[bool] = field(default_factory=list)
 
     def fits(self, system: System) -> bool:
         """Whether ``system`` is close enough to the structure that the pattern was made for."""
@@ -142,7 +146,7 @@ class LinearScalingSolver:
         single = h.astype(np.float32, copy=False)
         bounds = spectral_bounds(pattern, single)
         if self.name == "sp2":
-            P = purify(pattern, h, n_pairs, bounds, memory.levels)
+            P = purify(pattern, h, n_pairs, bounds, memory.levels, memory.squarings)
             projector = P.astype(np.float32)
         else:
             fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)

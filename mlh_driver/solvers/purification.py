@@ -33,11 +33,16 @@ def purify(
     H: Matrix,
     n_pairs: float,
     bounds: tuple[float, float],
-    gap: tuple[float, float] | None = None,
+    gap: tuple[float, float] | None,
+    squarings: list[bool],
 ) -> Matrix:
     """P, float64, of the ``n_pairs`` lowest levels of H.
 
-    bounds: of the spectrum, in eV;  gap: the levels around the gap if they are known approximately
+    bounds:    of the spectrum, in eV
+    gap:       the levels around the gap if they are known approximately
+    squarings: which polynomials are to push levels to 0, the others pushing to 1, as this function left them
+               for an H that was nearly the same (at first empty): in another order truncation would cost
+               another energy
 
     Raises SolverError for an odd number of electrons, and when no projector of the right trace is reached.
     """
@@ -47,9 +52,10 @@ def purify(
         )
     X = _mapped(pattern, H, bounds)
     tolerance = min(COUNT_TOLERANCE * pattern.n_atoms, COUNT_LIMIT)
-    guided = None if gap is None else _guided(pattern, X, bounds, gap)
+    guided = None if gap is None else _guided(pattern, X, bounds, gap, squarings)
     P = None if guided is None else _last_step(pattern, guided)
     if P is None or abs(n_pairs - pattern.trace(P)) > tolerance:
+        squarings.clear()
         P = _last_step(pattern, _by_trace(pattern, X, n_pairs))
     missing = n_pairs - pattern.trace(P)
     if abs(missing) > tolerance:
@@ -75,18 +81,24 @@ def _mapped(pattern: SparsePattern, H: Matrix, bounds: tuple[float, float]) -> M
 
 
 def _guided(
-    pattern: SparsePattern, X: Matrix, bounds: tuple[float, float], gap: tuple[float, float]
+    pattern: SparsePattern,
+    X: Matrix,
+    bounds: tuple[float, float],
+    gap: tuple[float, float],
+    squarings: list[bool],
 ) -> Matrix | None:
-    """Stretched polynomials chosen by the levels around the gap; None if no projector comes out."""
+    """Stretched polynomials, after those given chosen by the levels; None if no projector comes out."""
     lower, upper = bounds
     margin = GAP_MARGIN * (gap[1] - gap[0])
     occupied = (upper - gap[0] - margin) / (upper - lower)
     empty = (upper - gap[1] + margin) / (upper - lower)
     buffers = np.empty_like(X), np.empty_like(X)  # X itself must survive for another attempt
     for step in range(MAX_STEPS):
-        if max(empty, 1.0 - occupied) < EDGE_TOLERANCE:
-            break
-        if empty > 1.0 - occupied:  # ((1 - a) + a x)^2
+        if step == len(squarings):
+            if max(empty, 1.0 - occupied) < EDGE_TOLERANCE:
+                break
+            squarings.append(empty > 1.0 - occupied)
+        if squarings[step]:  # ((1 - a) + a x)^2
             a = 2.0 / (2.0 - empty)
             p2, p1, p0 = a * a, 2.0 * a * (1.0 - a), (1.0 - a) ** 2
         else:  # 1 - ((1 - a) + a (1 - x))^2 = 1 - (1 - a x)^2
