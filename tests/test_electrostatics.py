@@ -155,6 +155,7 @@ def test_screening_recovers_the_factors_with_which_labels_were_made():
             n_pairs=0,
             hamiltonian=torch.diag(levels.repeat_interleave(4)),
             multipoles=multipoles,
+            orbitals=None,
             occupied=None,
             binding=0.0,
             forces=torch.zeros(64, 3),

@@ -21,6 +21,7 @@ from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
+    LEVEL_WEIGHT,
     MULTIPOLE_WEIGHT,
     ONSITE_WEIGHT,
     LARGE_ENERGY_ERROR_eV,
@@ -119,6 +120,7 @@ def sample_of(folder: Path, settings: TrainSettings, dtype: torch.dtype = torch.
         sample,
         graph=replace(sample.graph, pair_vectors=sample.graph.pair_vectors.double()),
         hamiltonian=sample.hamiltonian.double(),
+        orbitals=sample.orbitals.double(),
         forces=sample.forces.double(),
         virial=sample.virial.double(),
     )
@@ -165,12 +167,32 @@ def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) ->
         H = Assembly(blocks, sample.sizes).hamiltonian(torch.float64).dense()
         H[0, column] += error
         H[column, 0] += error
-        exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles)
+        none = sample.orbitals[:, :0]
+        exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles, orbitals=none)
         return sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
 
     assert loss(1, 0.0) < 1e-10
     assert loss(1, 0.1) == pytest.approx(2 * ONSITE_WEIGHT * 0.1**2)
     assert loss(4, 0.1) == pytest.approx(2 * 0.1**2)
+
+
+def test_errors_that_add_up_in_a_level_count_more(folder: Path, teacher: Model) -> None:
+    """H is wrong by 0.1 eV in one occupied level, which moves the mean of all n by 0.1 / n."""
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    C, error = sample.orbitals, 0.1
+    n, n_pairs = C.shape
+    with torch.no_grad():
+        blocks = teacher.network(sample.graph)
+        H = Assembly(blocks, sample.sizes).hamiltonian(torch.float64).dense()
+    wrong = replace(
+        sample, hamiltonian=H - error * torch.outer(C[:, 3], C[:, 3]), multipoles=blocks.multipoles
+    )
+    losses = [
+        n / 4 * float(hamiltonian_loss(teacher.network, blocks, replace(wrong, orbitals=orbitals)))
+        for orbitals in (C, C[:, :0])
+    ]
+    squares = (error - error / n) ** 2 + (n_pairs - 1) * (error / n) ** 2
+    assert losses[0] - losses[1] == pytest.approx(LEVEL_WEIGHT * squares)
 
 
 def test_onsite_blocks_do_not_make_up_for_errors_of_the_multipoles(folder: Path, teacher: Model) -> None:
@@ -183,7 +205,7 @@ def test_onsite_blocks_do_not_make_up_for_errors_of_the_multipoles(folder: Path,
         missing = teacher.network.long_range.field(sample.graph, labelled).potentials - blocks.potentials
     onsite = blocks.onsite + torch.diag_embed(missing[:, None].expand(-1, 4))
     H = Assembly(replace(blocks, onsite=onsite), sample.sizes).hamiltonian(torch.float64).dense()
-    exact = replace(sample, hamiltonian=H, multipoles=labelled)
+    exact = replace(sample, hamiltonian=H, multipoles=labelled, orbitals=sample.orbitals[:, :0])
     loss = sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
     assert float(missing.abs().max()) > 1e-3
     of_potential = ONSITE_WEIGHT * 4 * float(missing.square().sum())
@@ -248,6 +270,27 @@ def test_early_stopping_ends_a_stage(folder: Path) -> None:
     trainer.run()
     records = (settings.output / "log.jsonl").read_text().splitlines()
     assert len(records) < 100
+
+
+def test_of_averages_at_a_high_learning_rate_none_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where validation prefers ever earlier ones, the first in the last fifth of the steps is kept."""
+    settings = read_settings(folder / "tiny.toml")
+    plan = settings.hamiltonian.model_copy(update={"steps": 20, "validate_every": 1})
+    nothing = settings.energy.model_copy(update={"steps": 0})
+    trainer = Trainer(settings.model_copy(update={"hamiltonian": plan, "energy": nothing, "joint": nothing}))
+    averages = []
+
+    def errors(stage: str) -> dict[str, float]:
+        averages.append([p.clone() for p in trainer.average.parameters()])
+        return {"score": float(len(averages))}
+
+    monkeypatch.setattr(trainer, "validation_errors", errors)
+    kept = trainer.run().parameters()
+    assert len(averages) == 20
+    for parameter, expected in zip(kept, averages[16], strict=True):
+        assert torch.equal(parameter, expected)
 
 
 def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -> None:

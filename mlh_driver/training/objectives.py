@@ -21,6 +21,8 @@ from mlh_driver.training.settings import LossWeights
 
 #: Of squared errors of on-site elements, 1 for the others: they are few, but hold long waves of potential.
 ONSITE_WEIGHT = 10.0
+#: Of squared errors of occupied levels to first order: errors of many hops add up in those near the gap.
+LEVEL_WEIGHT = 50.0
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
 MULTIPOLE_WEIGHT = 1000.0
 #: Errors of the energy beyond this, in eV per atom, count linearly: a few structures in an odd electronic
@@ -38,11 +40,13 @@ def shift_free(difference: Tensor) -> Tensor:
 def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample) -> Tensor:
     """Weighted squared errors of H per atom in eV^2, up to a constant; zero where H is not labelled.
 
+    So are those of the occupied levels, to first order: with the labelled eigenvectors as columns of C, the
+    diagonal of C^T (error of H) C.
     The multipoles and, weighted as the diagonal of H, their potential are held to those of the labelled H.
     H itself is compared with the potential of the labelled multipoles in place of the predicted: else the
     on-site blocks learn by heart what the latter lack in each cell.
     """
-    if sample.hamiltonian is None or sample.multipoles is None:
+    if sample.hamiltonian is None or sample.orbitals is None or sample.multipoles is None:
         return blocks.onsite.new_zeros(())
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype)
     with torch.no_grad():
@@ -51,9 +55,11 @@ def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample
     error = shift_free(predicted.dense() + torch.diag(missing) - sample.hamiltonian)
     onsite = predicted.like_dense(error).blocks[predicted.diagonal]
     squares = error.square().sum() + (ONSITE_WEIGHT - 1.0) * onsite.square().sum()
+    levels = (sample.orbitals * (error @ sample.orbitals)).sum(dim=0)
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
     potentials = ONSITE_WEIGHT * missing.square().sum()
-    return (squares + potentials + MULTIPOLE_WEIGHT * multipoles) / sample.graph.n_atoms
+    loss = squares + LEVEL_WEIGHT * levels.square().sum() + potentials + MULTIPOLE_WEIGHT * multipoles
+    return loss / sample.graph.n_atoms
 
 
 @dataclass(frozen=True)

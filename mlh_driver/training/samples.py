@@ -20,7 +20,6 @@ from mlh_driver.data import LabelledStructure, read_split
 from mlh_driver.data.hdf5 import read_reference
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
-from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
@@ -35,7 +34,8 @@ class Sample:
     reference:   (n,) diagonal of P0
     hamiltonian: (n, n) eV, or None where it is not labelled
     multipoles:  (N, 4) excess electrons and dipoles of its density matrix, or None
-    occupied:    (n_pairs,) eV, or None
+    orbitals:    (n, n_pairs) its occupied eigenvectors, or None
+    occupied:    (n_pairs,) labelled eigenvalues in eV, or None
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
@@ -49,6 +49,7 @@ class Sample:
     n_pairs: int
     hamiltonian: Tensor | None
     multipoles: Tensor | None
+    orbitals: Tensor | None
     occupied: Tensor | None
     binding: float
     forces: Tensor
@@ -142,7 +143,12 @@ def make_sample(
             f"{label.name}: by the settings' species it has {n_electrons} valence electrons{labelled}; "
             "correct electrons = [...] there, or leave out structures with an odd number"
         )
-    hamiltonian = None if label.hamiltonian is None else torch.tensor(label.hamiltonian, dtype=DTYPE)
+    hamiltonian = orbitals = multipoles = None
+    if label.hamiltonian is not None:
+        hamiltonian = torch.tensor(label.hamiltonian, dtype=DTYPE)
+        C = torch.linalg.eigh(hamiltonian.double()).eigenvectors[:, :n_pairs]
+        orbitals = C.to(DTYPE)
+        multipoles = multipoles_of(C @ C.T, reference, species, basis).to(DTYPE)
     return Sample(
         name=label.name,
         graph=graph,
@@ -150,9 +156,8 @@ def make_sample(
         reference=reference,
         n_pairs=n_pairs,
         hamiltonian=hamiltonian,
-        multipoles=None
-        if hamiltonian is None
-        else multipoles_of(hamiltonian, reference, n_pairs, species, basis).to(DTYPE),
+        multipoles=multipoles,
+        orbitals=orbitals,
         occupied=None if label.occupied is None else torch.tensor(label.occupied),
         binding=label.energy - isolated,
         forces=torch.tensor(label.forces, dtype=DTYPE),
@@ -162,11 +167,8 @@ def make_sample(
     )
 
 
-def multipoles_of(
-    H: Tensor, reference: Tensor, n_pairs: int, species: NDArray[np.int64], basis: OrbitalBasis
-) -> Tensor:
+def multipoles_of(P: Tensor, reference: Tensor, species: NDArray[np.int64], basis: OrbitalBasis) -> Tensor:
     """(N, 4) excess electrons 2 Tr[P - P0] of every atom, and 4 P_sp of its first s and p shell as dipole."""
-    P = differentiable_density(H.double(), n_pairs)
     found = torch.zeros(len(species), 4, dtype=P.dtype)
     start = 0
     for atom, kind in enumerate(species):

@@ -48,6 +48,9 @@ from mlh_driver.training.soap import SOAP
 STAGES = ("hamiltonian", "energy", "joint")
 ENERGY_PARTS = ("many_body", "repulsion")
 WARM_UP_STEPS = 100
+#: In the rest of a stage the learning rate is below a tenth. Before, errors of successive steps shift all
+#: energies alike, and what looks best on a few structures for validation is a matter of luck.
+SETTLED_FROM = 0.8
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -60,13 +63,17 @@ class Position:
     step: int = 0
     best: float = math.inf
     since_best: int = 0
+    settled: bool = False
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
-    """Trains a network on the data that the settings name; each stage ends with its best validated average.
+    """Trains a network on the data that the settings name.
+
+    Each stage ends with its best validated average of those in the last fifth of its steps, or of all when
+    it stops early.
 
     Files in ``settings.output``: ``checkpoint.pt`` (everything needed to resume) and ``log.jsonl`` (one
     JSON object per validation: stage, step, seconds, learning_rate, train_loss and the errors).
@@ -233,6 +240,8 @@ class Trainer:
         position.losses.clear()
         errors = self.validation_errors(stage)
         score = errors.get("score", train_loss)
+        if not position.settled and position.step > SETTLED_FROM * plan.steps:
+            position.settled, position.best = True, math.inf
         if score < position.best:
             position.best, position.since_best = score, 0
             self.best = copy.deepcopy(self.average.state_dict())
