@@ -47,6 +47,7 @@ class HamiltonianErrors:
                 figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
         return figures | {
             "levels_mae_meV": np.abs(self.levels_eV).mean(),
+            "homo_meV": self.levels_eV[-1],
             "band_energy_meV_atom": self.band_energy_eV_atom,
         }
 
@@ -66,7 +67,7 @@ class StructureErrors:
     extrapolation: float
 
     def summary(self) -> dict[str, float]:
-        """The reported figures by name and unit; energies are signed."""
+        """The reported figures by name and unit; energies and the highest occupied level are signed."""
         figures = {} if self.hamiltonian is None else self.hamiltonian.summary()
         figures |= {
             "energy_meV_atom": self.energy_eV_atom,

@@ -17,6 +17,7 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
+from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
@@ -421,6 +422,16 @@ def test_evaluate_of_structures_with_and_without_a_hamiltonian(folder: Path, tea
     assert "2 structures" in printed
     (levels,) = [line for line in printed.splitlines() if "levels_mae_meV" in line]
     assert "s0" in levels
+
+
+def test_evaluate_tells_the_error_of_the_highest_occupied_level(folder: Path, teacher: Model) -> None:
+    label = read_structure(folder / "data", "s0")
+    levels, C = np.linalg.eigh(label.hamiltonian)
+    homo, n = label.n_occupied - 1, len(levels)
+    raised = label.hamiltonian + 0.05 * np.outer(C[:, homo], C[:, homo])
+    label = replace(label, hamiltonian=raised, eigenvalues=np.linalg.eigvalsh(raised))
+    summary = evaluate_structure(Engine(teacher), label).summary()
+    assert summary["homo_meV"] == pytest.approx(-50.0 + 50.0 / n, abs=0.1)
 
 
 def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> None:
