@@ -51,14 +51,14 @@ SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "asio2"
 LABELS = Path(__file__).with_name("asio2-extra.h5")
 #: Networks by bond switching from one of these hosts, and sites whose vacancy keeps a gap, see structures.py.
 SHARED_SEEDS = {801: (102, (0, 7, 8)), 802: (110, (0, 2, 3))}
-#: A glass of 96 atoms, for tests only.
-TEST_SEED = 910
-#: Larger networks, for tests only: this many copies of that glass side by side, then bond switching.
+#: Glasses of 96 atoms, for tests only.
+TEST_SEEDS = (910, 928)
+#: Larger networks, for tests only: this many copies of a perfect one side by side, then bond switching.
 LARGE_SEEDS = {601: (2, 1, 1), 602: (2, 2, 1)}
 
 
 def host(seed: int) -> Atoms:
-    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602, 910)."""
+    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602, 910, 928)."""
     if seed in SHARED_HOSTS:
         return read_structure(SHARED_DATA, SHARED_HOSTS[seed]).system.to_ase()
     if FIRST_CHECKED_SEED <= seed < FIRST_SWITCHED_SEED:
@@ -149,10 +149,14 @@ def drafts(seeds: Iterable[int], temperatures: int = 2, sites: int = 4) -> Itera
 TEMPERATURES_K, SI_SI_A = (50.0, 300.0, 600.0, 900.0), (2.25, 2.35, 2.45, 2.6, 2.75)
 
 
+def split_of(seed: int) -> str:
+    return "test" if seed in TEST_SEEDS else "train"
+
+
 def glasses_and_vacancies(first_seed: int, last_seed: int) -> Iterator[Frame]:
     """A host and vacancies of each new network, over the temperatures and Si-Si distances of asio2."""
     for k, seed in enumerate(range(first_seed, last_seed + 1)):
-        split = "test" if seed == TEST_SEED else "train"
+        split = split_of(seed)
         first, second, third = (TEMPERATURES_K[(k + shift) % 4] for shift in range(3))
         yield vacancy_frame(f"vac_{seed}_a", seed, SI_SI_A[k % 5], temperature_K=first, split=split)
         yield glass_frame(f"host_{seed}", seed, second, split=split)
@@ -168,10 +172,10 @@ def several_vacancies(seeds: Iterable[int], count: int) -> Iterator[Frame]:
     for k, seed in enumerate(seeds):
         distances = [SI_SI_A[(k + shift) % 5] for shift in range(2 * count)]
         hot, other = TEMPERATURES_K[k % 4], TEMPERATURES_K[(k + 2) % 4]
-        name = f"vac{count}_{seed}"
-        yield vacancy_frame(f"{name}_a", seed, *distances[:count], temperature_K=hot, site=3)
-        yield relaxed_vacancy_frame(f"vrel{count}_{seed}", seed, site=4, count=count)
-        yield vacancy_frame(f"{name}_b", seed, *distances[count:], temperature_K=other, site=5)
+        name, split = f"vac{count}_{seed}", split_of(seed)
+        yield vacancy_frame(f"{name}_a", seed, *distances[:count], temperature_K=hot, site=3, split=split)
+        yield relaxed_vacancy_frame(f"vrel{count}_{seed}", seed, site=4, count=count, split=split)
+        yield vacancy_frame(f"{name}_b", seed, *distances[count:], temperature_K=other, site=5, split=split)
 
 
 def switched_shared_hosts() -> Iterator[Frame]:
