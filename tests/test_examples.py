@@ -224,7 +224,7 @@ def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
     )
     test = ("--test", str(TRAINING / "asio2-extra.h5"))
     printed, tested = example("comparison/compare.py", "config.toml", *test, folder=tmp_path).split("test: ")
-    assert tested.startswith("6 frames")
+    assert tested.startswith("9 frames")
     figures = {
         line.split("│")[1].strip(): line.split("│")[2:4] for line in printed.splitlines() if "│" in line
     }
