@@ -58,7 +58,7 @@ LARGE_SEEDS = {601: (2, 1, 1), 602: (2, 2, 1)}
 
 
 def host(seed: int) -> Atoms:
-    """The network of a seed; test frames use seeds of their own (202, 204, 601, 602, 910, 928)."""
+    """The network of a seed; for tests are 202, 204 and those of ``TEST_SEEDS`` and ``LARGE_SEEDS`` only."""
     if seed in SHARED_HOSTS:
         return read_structure(SHARED_DATA, SHARED_HOSTS[seed]).system.to_ase()
     if FIRST_CHECKED_SEED <= seed < FIRST_SWITCHED_SEED:
