@@ -183,6 +183,19 @@ def test_vacancies_of_one_cell_are_apart_and_parted_silicon_is_noticed(
         structures.vacancy(host, 50.0, 1, *[2.45] * 20)
 
 
+def test_hosts_whose_bonds_break_in_the_heat_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TRAINING)
+    import make_structures
+    import networks
+    import structures
+
+    monkeypatch.setattr(make_structures, "host", lambda seed: structures.cristobalite(0.0, seed=1))
+    seed = make_structures.FIRST_HEALED_SEED
+    assert networks.is_perfect(make_structures.glass_frame("warm", seed, 300.0).make())
+    with pytest.raises(ValueError, match="bonds of this network break"):
+        make_structures.glass_frame("molten", seed, 6000.0).make()
+
+
 def test_relaxed_vacancies_are_minima_of_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TRAINING)
     import structures
