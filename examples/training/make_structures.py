@@ -184,6 +184,17 @@ def several_vacancies(seeds: Iterable[int], count: int) -> Iterator[Frame]:
         yield vacancy_frame(f"{name}_b", seed, *distances[count:], temperature_K=other, site=5, split=split)
 
 
+def hot_vacancy_drafts(seeds: Iterable[int], count: int) -> Iterator[Frame]:
+    """Two cells of ``count`` hot vacancies in each network, whose levels are the hardest to learn."""
+    for seed in seeds:
+        for n, temperature_K in enumerate((900.0, 600.0)):
+            distances = [SI_SI_A[(seed + n + shift) % 5] for shift in range(count)]
+            name = f"vd{count}_{seed}_{n}"
+            yield vacancy_frame(
+                name, seed, *distances, temperature_K=temperature_K, site=6 + n, split="draft"
+            )
+
+
 def switched_shared_hosts() -> Iterator[Frame]:
     """A host and three vacancies of every network of ``SHARED_SEEDS``."""
     for seed, (_, sites) in SHARED_SEEDS.items():
@@ -237,6 +248,8 @@ FRAMES = (
     vacancy_frame("vac_601_b", 601, 2.45, temperature_K=300.0, site=2, split="test"),
     *drafts((102, 110), temperatures=4, sites=12),
     *drafts(range(FIRST_SWITCHED_SEED, 531)),
+    *hot_vacancy_drafts((902, 904, 907, 923, 926, 929), count=3),
+    *hot_vacancy_drafts((905, 909, 912, 916, 925), count=2),
 )
 
 
