@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
@@ -67,6 +67,20 @@ class _Atoms:
     reference: Tensor
     valences: Array
     isolated: Array
+
+
+#: In eV: no element of a valence Hamiltonian comes near it.
+_LARGEST_ELEMENT_eV = 1e4
+
+
+def _check_elements(H: BlockMatrix) -> None:
+    """Raise NonFiniteError for a Hamiltonian that no solver can handle."""
+    largest = float(H.blocks.abs().max())
+    if not largest < _LARGEST_ELEMENT_eV:
+        raise NonFiniteError(
+            f"the predicted Hamiltonian has elements of {largest:.3g} eV: the structure is far outside the "
+            "model's range; start from one that a classical potential has relaxed"
+        )
 
 
 class Engine:
@@ -120,7 +134,7 @@ class Engine:
         """Energy, forces, stress and observables of a structure.
 
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
-        matrix) or NonFiniteError; it never returns a number that is not finite.
+        matrix) or NonFiniteError; it never returns a number that is not finite, nor a force above 1000 eV/Å.
         """
         use_torch_threads()
         watch = _Stopwatch()
@@ -134,6 +148,7 @@ class Engine:
             assembly = Assembly(blocks, atoms.sizes)
             with torch.no_grad():
                 H = assembly.hamiltonian(self._dtype)
+            _check_elements(H)
             n_electrons = 2.0 * float(atoms.reference.sum())
             state = self.solver.solve(ElectronicProblem(H, None, n_electrons, self.kT, system))
             weight = state.density.with_blocks(2.0 * state.density.blocks)

@@ -7,7 +7,7 @@
     │   ├── StructureError  a structure cannot be computed (species, cell, coordinates)
     │   └── ModelFileError  a model file is missing, damaged or of an unknown version
     ├── SolverError         the density matrix could not be determined reliably
-    ├── NonFiniteError      energy, forces or stress came out as NaN or infinity
+    ├── NonFiniteError      energy, forces or stress came out as NaN, infinite or absurdly large
     └── ConnectionLost      the peer of a socket is gone or broke the protocol
 
 Every message names the offending value and says what to do next; the command line prints the
@@ -36,7 +36,7 @@ class SolverError(MLHError):
 
 
 class NonFiniteError(MLHError):
-    """Energy, forces or stress came out as NaN or infinity."""
+    """Energy, forces or stress came out as NaN, infinite or absurdly large."""
 
 
 class ConnectionLost(MLHError):

@@ -100,7 +100,7 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = content["format_version"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelFileError(
             f"{path} is not a model file, or it is damaged ({type(error).__name__}); name a model or a file "
             "that mlh-driver train wrote"

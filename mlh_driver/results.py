@@ -10,6 +10,10 @@ import numpy as np
 from mlh_driver.errors import NonFiniteError
 from mlh_driver.system import Array
 
+#: In eV/Å. Forces beyond this come from no matter: the network has left all that it knows, and an energy that
+#: falls without bound is as likely there as one that rises.
+LARGEST_FORCE_eV_A = 1000.0
+
 OBSERVABLES = (
     "band_gap",
     "fermi_level",
@@ -71,19 +75,22 @@ class Results:
         return -volume * self.stress
 
     def check_finite(self) -> Results:
-        """Return self; raise NonFiniteError if energy, forces or stress is not a finite number."""
+        """Return self; raise NonFiniteError if a number is not finite, or a force above 1000 eV/Å."""
         bad: list[Any] = []
         if not np.isfinite(self.energy):
             bad.append(f"energy = {self.energy}")
         if not np.isfinite(self.forces).all():
             atoms = np.flatnonzero(~np.isfinite(self.forces).all(axis=1))
             bad.append(f"forces on {len(atoms)} atoms, the first is atom {atoms[0]}")
+        elif (largest := np.linalg.norm(self.forces, axis=1)).max() > LARGEST_FORCE_eV_A:
+            bad.append(f"a force of {largest.max():.3g} eV/Å on atom {largest.argmax()}")
         if not np.isfinite(self.stress).all():
             bad.append("stress")
         if bad:
             raise NonFiniteError(
-                "the model returned " + "; ".join(bad) + " (not finite). The structure is probably far "
-                "outside the model's range: look at 'extrapolation' of the steps before, and use a smaller "
-                "time step or a gentler start"
+                "the model returned " + "; ".join(bad) + f" (not finite, or above {LARGEST_FORCE_eV_A:g} "
+                "eV/Å). The structure is probably far outside the model's range: look at 'extrapolation' of "
+                "the steps before, use a smaller time step, or start from a structure that a classical "
+                "potential has relaxed"
             )
         return self

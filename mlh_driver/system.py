@@ -21,6 +21,8 @@ class System:
     positions: (N, 3) Cartesian coordinates in Å; they may lie outside the cell
     cell:      (3, 3) lattice vectors in Å as **rows**, periodic in all three directions
 
+    All three are copied: what moves later does not move an earlier structure.
+
     Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
     singular cell.
     """
@@ -31,7 +33,7 @@ class System:
 
     def __post_init__(self) -> None:
         for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64)):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
+            object.__setattr__(self, name, np.array(getattr(self, name), dtype=kind, order="C"))
         n = len(self.numbers)
         if n == 0:
             raise StructureError("the structure has no atoms")

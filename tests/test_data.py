@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
 from mlh_driver.data import LabelledStructure, hdf5, read_split, read_splits, read_structure
+from mlh_driver.data.importers import from_ase_files
 from mlh_driver.errors import InputError
 
 REFERENCE = {"engine": "none", "cutoff_Ry": 1.0}
@@ -132,6 +134,13 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="not a data set of this package"):
         read_splits(tmp_path / "other.h5")
+    with h5py.File(path, "a") as file:
+        del file["a"].attrs["split"]
+    with pytest.raises(InputError, match=r"'a' .* is damaged: it has no attribute 'split'"):
+        read_splits(path)
+    for unwritable in (tmp_path, Path("/dev/null/data.h5")):
+        with pytest.raises(InputError, match=f"cannot write {re.escape(str(unwritable))}"):
+            hdf5.append(unwritable, labelled("a"), "train", REFERENCE)
 
 
 def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
@@ -151,6 +160,14 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     np.testing.assert_allclose(labels[0].forces, np.eye(3))
     np.testing.assert_allclose(labels[0].stress[0], [0.0, 5.0, 4.0])
     assert labels[0].hamiltonian is None
+    atoms.calc = SinglePointCalculator(atoms, energy=-5.0, free_energy=-5.5, forces=np.eye(3))
+    ase.io.write(tmp_path / "smeared.extxyz", atoms)
+    (smeared,) = from_ase_files([tmp_path / "smeared.extxyz"])
+    assert smeared.energy == -5.5  # forces are the derivative of the free energy
+    atoms.calc = SinglePointCalculator(atoms, energy=-5.0, forces=np.full((3, 3), np.nan))
+    ase.io.write(tmp_path / "failed.extxyz", atoms)
+    with pytest.raises(InputError, match=r"structure 'failed': forces is not finite"):
+        from_ase_files([tmp_path / "failed.extxyz"])
     ase.io.write(tmp_path / "bare.xyz", Atoms("Si", cell=[3, 3, 3], pbc=True))
     with pytest.raises(InputError, match="'bare' has no energy or no forces"):
         command[1] = str(tmp_path / "bare.xyz")

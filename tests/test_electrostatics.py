@@ -54,6 +54,16 @@ def test_mesh_agrees_with_the_plain_sum():
     torch.testing.assert_close(gradient, expected_gradient, atol=2e-5, rtol=0.0)
 
 
+def test_a_lattice_may_be_described_by_skewed_vectors():
+    positions, cell, *multipoles = random_charges()
+    straight = mesh_potential(positions, cell, *multipoles, SMEARING_A)
+    other = torch.tensor([[1, 0, 0], [1, 1, 0], [-2, 1, 1]], dtype=cell.dtype) @ cell
+    for found, expected in zip(
+        mesh_potential(positions, other, *multipoles, SMEARING_A), straight, strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0.0)
+
+
 def test_with_the_short_range_part_it_gives_the_madelung_constant_of_rock_salt():
     a = 5.64
     sites = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])

@@ -61,6 +61,8 @@ def test_mixed_references_and_names_are_refused_before_any_calculation(tmp_path:
             label_into(path, {"a": changed}, same, "train", print)
     with pytest.raises(InputError, match=r"cannot be called 'b/c'"):
         label_into(path, {"b/c": hydrogen()}, same, "train", print)
+    with pytest.raises(InputError, match=r"cannot write /dev/null/data\.h5"):
+        label_into(Path("/dev/null/data.h5"), {"a": hydrogen()}, same, "train", print)
     assert same.calls == other.calls == 0
 
 

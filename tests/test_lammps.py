@@ -312,6 +312,21 @@ def test_run_every_and_quoted_include(host: Atoms) -> None:
     assert run_text(text + 'run 4 every 2 "print x"\n', FakeEngine()) >= 5
 
 
+def test_a_script_may_jump_to_itself_by_name_in_quotes(host: Atoms) -> None:
+    write_data(host, "a.data")
+    text = """units metal
+read_data a.data
+fix mlh all external pf/callback 1 1
+fix move all nve
+variable pass loop 3
+label again
+run 1
+next pass
+if "${pass} < 3" then "jump in.test again"
+"""
+    assert run_text(text, FakeEngine()) >= 4
+
+
 def test_triple_quotes_comments_and_continuation_are_commands() -> None:
     text = 'run 1 # a "comment\nprint """a # b\nfix""" & \n  file x\nif "1" then &\n "fix a"\nlast'
     commands = [logical for _, logical in logical_lines(text)]

@@ -48,6 +48,9 @@ def test_unusable_model_files_are_named(tmp_path: Path) -> None:
     damaged.write_bytes(find_model("asio2-minimal").read_bytes()[:5000])
     with pytest.raises(ModelFileError, match=r"damaged\.pt"):
         load_model(damaged)
+    torch.save(torch.zeros(3), damaged)
+    with pytest.raises(ModelFileError, match=r"damaged\.pt is not a model file"):
+        load_model(damaged)
     with pytest.raises(InputError, match="device 'abacus' cannot be used"):
         load_model("asio2-minimal", device="abacus")
     content = torch.load(find_model("asio2-minimal"), weights_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from ipi.interfaces.sockets import Driver, Status
 from processes import DRIVER, FAKE, Launcher, launching, sheared, write_ipi_xyz
 
 from mlh_driver.errors import ConnectionLost, InputError, MLHError, NonFiniteError, StructureError
-from mlh_driver.interfaces.address import Address, listen
+from mlh_driver.interfaces.address import Address, connect, listen
 from mlh_driver.interfaces.remote import RemoteEngine
 from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel
 from mlh_driver.results import Results
@@ -188,6 +189,18 @@ def test_one_server_per_address(start: Launcher) -> None:
     (start.folder / "file").write_text("not a socket")
     with pytest.raises(InputError, match="is not a socket"):
         listen(Address.unix(f"{start.folder}/file"))
+
+
+def test_who_listens_but_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    """A server that stands still, with as many engines waiting as the system lets wait."""
+    with socket.socket(socket.AF_UNIX) as silent, contextlib.ExitStack() as engines:
+        silent.bind(f"{tmp_path}/socket")
+        silent.listen(0)
+        address, notices = Address.unix(f"{tmp_path}/socket"), []
+        engines.enter_context(connect(address))
+        with pytest.raises(ConnectionLost, match="it does not answer"):
+            connect(address, 0.5, notices.append)
+        assert "it does not answer" in notices[0]
 
 
 def test_something_else_at_the_address(tmp_path: Path) -> None:

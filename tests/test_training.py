@@ -324,12 +324,20 @@ def test_a_constant_in_the_hamiltonian_is_free() -> None:
         ("electrons = [2, 4]", "electrons = [2]", "2 shells, but 1 electron"),
         ("hop_cutoff_A = 3.0", "hop_cutoff_A = 9.0", "hop <= message <= pair"),
         ("name =", "name", "not valid TOML"),
+        ("smearing_A = ", "smearing_A = -", "it must be positive"),
+        ("pair_hidden = [", "pair_hidden = [64, ", "the basis needs 3 widths"),
     ],
 )
 def test_bad_settings_are_named(folder: Path, old: str, new: str, message: str) -> None:
     (folder / "tiny.toml").write_text(CONFIG.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_settings_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "data.h5").write_bytes(b"\x89HDF\r\n")
+    with pytest.raises(InputError, match=r"data\.h5 is not valid TOML"):
+        read_settings(tmp_path / "data.h5")
 
 
 def test_resume_without_a_checkpoint_says_so(folder: Path) -> None:
@@ -341,9 +349,17 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("nonsense")
     with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
         read_split(tmp_path, "all")
+    for content in (b"", b"PK\x03\x04 and no more"):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+            read_split(tmp_path, "all")
     (tmp_path / "split.json").write_text('{"train": ["b"]}')
     with pytest.raises(InputError, match="names b"):
         read_split(tmp_path, "train")
+    for content in ('["a"]', "nonsense"):
+        (tmp_path / "split.json").write_text(content)
+        with pytest.raises(InputError, match=r"split\.json does not map each split to a list of names"):
+            read_split(tmp_path, "train")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference data {SHARED} are not here")

@@ -54,9 +54,6 @@ def run() -> None:
             f"[bold red]error:[/] {escape(str(error))}", highlight=False
         )
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

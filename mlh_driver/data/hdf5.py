@@ -34,9 +34,11 @@ the old file whole; a lock keeps two writers from losing each other's structures
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -67,7 +69,7 @@ def append_all(
 
     Raises InputError if a name is taken or cannot be one, or the file holds energies of another reference.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     with _replacing(path) as file:
         if "format" not in file.attrs:
             file.attrs["format"] = FORMAT
@@ -78,6 +80,21 @@ def append_all(
             if label.name in file:
                 raise InputError(f"{path} already holds a structure {label.name!r}; choose another name")
             _write(file.create_group(label.name), label, split)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a data set; raises InputError if there can be no file of this name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _lock_file(path).touch()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; name a file that can be written") from error
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def check_name(name: str) -> None:
@@ -91,6 +108,8 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     with _open(path) as file:
         for name, group in file.items():
+            if "split" not in group.attrs:
+                raise InputError(f"structure {name!r} of {path} is damaged: it has no attribute 'split'")
             splits.setdefault(str(group.attrs["split"]), []).append(name)
     return splits
 
@@ -132,10 +151,10 @@ def _open(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(f"cannot read {path} as HDF5: {error}") from error
     with file:
-        if file.attrs.get("format") != FORMAT:
+        if file.attrs.get("format") != FORMAT or "reference" not in file.attrs:
             raise InputError(
                 f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
-                f"not {FORMAT!r}"
+                f"not {FORMAT!r}, or it names no reference"
             )
         yield file
 
@@ -144,7 +163,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
 def _replacing(path: Path) -> Iterator[h5py.File]:
     """A writable copy of the file (an empty one at first), which replaces it when all went well."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+    with open(_lock_file(path), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if path.exists():

@@ -16,7 +16,8 @@ def from_ase_files(paths: list[Path]) -> list[LabelledStructure]:
     """Frames with energy, forces and perhaps stress, in any format that ASE reads (such as extended XYZ).
 
     There is no Hamiltonian in them: they can teach energies and forces beside structures that have one.
-    Raises InputError for frames without energy or forces.
+    The energy is the free energy where both are given, since forces are its derivative. Raises InputError
+    for frames without energy or forces.
     """
     labels = []
     for name, atoms in read_frames(paths).items():
@@ -24,12 +25,12 @@ def from_ase_files(paths: list[Path]) -> list[LabelledStructure]:
             energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         except (RuntimeError, PropertyNotImplementedError) as error:
             raise InputError(f"frame {name!r} has no energy or no forces: {error}") from error
-        stress = atoms.calc.results.get("stress") if atoms.calc else None
+        stress = atoms.calc.results.get("stress")
         labels.append(
             LabelledStructure(
                 name=name,
                 system=System.from_ase(atoms),
-                energy=float(energy),
+                energy=float(atoms.calc.results.get("free_energy", energy)),
                 forces=forces,
                 stress=None if stress is None else atoms.get_stress(voigt=False),
             )

@@ -17,11 +17,12 @@ stress_eV_A3        (3, 3), optional, ASE's sign
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from ase.units import Bohr, Hartree
+from pydantic import TypeAdapter, ValidationError
 
 from mlh_driver.data.structure import LabelledStructure
 from mlh_driver.errors import InputError
@@ -32,7 +33,7 @@ def read_structure(folder: Path, name: str) -> LabelledStructure:
     """Read one labelled structure; raises InputError when the file lacks something."""
     path = folder / f"{name}.npz"
     try:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             arrays = {key: data[key] for key in data.files}
         return LabelledStructure(
             name=name,
@@ -45,7 +46,7 @@ def read_structure(folder: Path, name: str) -> LabelledStructure:
             n_occupied=int(arrays["nocc"]),
             info={"info": str(arrays["info"])} if "info" in arrays else {},
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise InputError(
             f"{path} is not a labelled structure: {error!r}; see mlh_driver.data.npz for the format"
         ) from error
@@ -60,9 +61,10 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
     if not listing.exists():
         return {"all": present}
     try:
-        splits: dict[str, list[str]] = json.loads(listing.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{listing} is not valid JSON: {error}") from error
+        splits = TypeAdapter(dict[str, list[str]]).validate_json(listing.read_text())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise InputError(f"{listing} does not map each split to a list of names: {problem}") from error
     missing = [name for names in splits.values() for name in names if name not in present]
     if missing:
         raise InputError(f"{listing} names {', '.join(missing)}, but {folder} has no such .npz file")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from mlh_driver.errors import InputError
 from mlh_driver.system import Array, System
 
 
@@ -21,6 +24,8 @@ class LabelledStructure:
     n_occupied:        doubly occupied levels, None without eigenvalues
     full_hamiltonian:  (m, m) eV in the reference's own basis, or None (it is large)
     info:              origin, settings, versions: anything that JSON can hold
+
+    Raises InputError for numbers that are not finite and forces of another number of atoms.
     """
 
     name: str
@@ -33,6 +38,17 @@ class LabelledStructure:
     n_occupied: int | None = None
     full_hamiltonian: Array | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("energy", "forces", "stress", "hamiltonian", "eigenvalues"):
+            value = getattr(self, name)
+            if value is not None and not np.isfinite(value).all():
+                raise InputError(f"structure {self.name!r}: {name} is not finite; leave the structure out")
+        if self.forces.shape != (len(self.system), 3):
+            raise InputError(
+                f"structure {self.name!r}: forces have shape {self.forces.shape}; "
+                f"{len(self.system)} atoms need ({len(self.system)}, 3)"
+            )
 
     @property
     def occupied(self) -> Array | None:

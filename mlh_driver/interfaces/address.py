@@ -19,6 +19,8 @@ UNIX_PATH_LIMIT = 107
 """Bytes in the path of a unix socket on Linux (108 with the closing zero)."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+SHORTEST_TRY_S = 2.0
+"""One attempt may take this long even where nothing was said of waiting."""
 REMIND_S = 30.0
 
 
@@ -85,7 +87,7 @@ def connect(
     pause, next_notice = FIRST_PAUSE_S, 0.0
     while True:
         try:
-            return _connect_once(address)
+            return _connect_once(address, max(SHORTEST_TRY_S, start + wait_s - time.monotonic()))
         except OSError as error:
             problem = _explain(address, error)
         waited = time.monotonic() - start
@@ -98,15 +100,19 @@ def connect(
         pause = min(1.5 * pause, LONGEST_PAUSE_S)
 
 
-def _connect_once(address: Address) -> socket.socket:
+def _connect_once(address: Address, timeout_s: float) -> socket.socket:
+    """A blocking socket; raises TimeoutError if whoever listens there does not answer in time."""
     if not address.path:
-        return socket.create_connection((address.host, address.port))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.connect(address.path)
-    except OSError:
-        sock.close()
-        raise
+        sock = socket.create_connection((address.host, address.port), timeout_s)
+    else:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(address.path)
+        except OSError:
+            sock.close()
+            raise
+    sock.settimeout(None)
     return sock
 
 
@@ -125,6 +131,8 @@ def _explain(address: Address, error: OSError) -> str:
         )
     if error.errno == errno.ECONNREFUSED:
         return "nobody listens on this port yet"
+    if isinstance(error, (TimeoutError, BlockingIOError)):
+        return "it does not answer; is the server stopped, stuck, or behind a firewall?"
     return str(error)
 
 
@@ -177,7 +185,7 @@ def _remove_stale(address: Address) -> None:
     if not stat.S_ISSOCK(mode):
         raise InputError(f"{address.path} exists and is not a socket: choose another name")
     try:
-        _connect_once(address).close()
+        _connect_once(address, SHORTEST_TRY_S).close()
     except ConnectionRefusedError:
         os.unlink(address.path)
     except OSError as error:

@@ -102,7 +102,8 @@ class ScriptRunner:
         """The temporary copy of ``script``, made on first use and again when the file has changed."""
         source = script.resolve()
         copy = self._copies.get(source)
-        if copy is None or copy.stat().st_mtime_ns < source.stat().st_mtime_ns:
+        # A copy that is known but not there yet is being written, by a script that names itself in quotes.
+        if copy is None or (copy.exists() and copy.stat().st_mtime_ns < source.stat().st_mtime_ns):
             copy = Path(self._folder.name) / f"{next(self._counter)}-{source.name.replace(' ', '_')}"
             self._copies[source] = copy
             text = source.read_text(encoding="utf-8", errors="surrogateescape")

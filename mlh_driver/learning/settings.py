@@ -17,7 +17,7 @@ class ExploreSettings(Settings):
     extrapolation indicator exceeds ``stop_at``; of the frames before, that with the highest one is taken.
     """
 
-    temperatures_K: tuple[float, ...] = (300.0, 900.0)
+    temperatures_K: tuple[float, ...] = Field(default=(300.0, 900.0), min_length=1)
     steps: int = Field(default=200, gt=0)
     timestep_fs: float = Field(default=1.0, gt=0)
     rattle_A: float = Field(default=0.1, gt=0, description="standard deviation of the first displacements")

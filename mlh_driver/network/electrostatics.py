@@ -110,7 +110,7 @@ def mesh_potential(
     charges, dipoles: (N,) and (N, 3) in units of the electron's charge and Å
     """
     inverse = torch.linalg.inv(cell)
-    sizes = _mesh_sizes(inverse, smearing_A)
+    sizes = _mesh_sizes(cell, smearing_A)
     to_mesh = inverse * torch.tensor(sizes, dtype=cell.dtype, device=cell.device)
     u = positions @ to_mesh
     base = torch.floor(u.detach())
@@ -133,12 +133,15 @@ def mesh_potential(
     return (along_yz * x).sum(1), torch.stack(slope, dim=1) @ to_mesh.T
 
 
-def _mesh_sizes(inverse: Tensor, smearing_A: float) -> tuple[int, ...]:
-    """Mesh points along each vector of the cell, of small prime factors, given the inverse of the cell."""
-    heights = 1.0 / torch.linalg.vector_norm(inverse.detach(), dim=0)
+def _mesh_sizes(cell: Tensor, smearing_A: float) -> tuple[int, ...]:
+    """Mesh points along each vector a of the cell, of small prime factors.
+
+    The integers of a wave G are G . a / (2 pi), so they grow with the length of a, also in a skewed cell.
+    """
+    lengths = torch.linalg.vector_norm(cell.detach(), dim=1)
     return tuple(
-        next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * h / smearing_A)), real=True)
-        for h in heights.tolist()
+        next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * a / smearing_A)), real=True)
+        for a in lengths.tolist()
     )
 
 

@@ -56,6 +56,10 @@ class NetworkSettings:
     smearing_A: float = 2.0
 
     def __post_init__(self) -> None:
+        if self.n_radial < 2 or self.channels < 1 or self.pair_channels < 1 or self.energy_channels < 1:
+            raise InputError("n_radial must be 2 at least, and the numbers of channels positive")
+        if not self.smearing_A > 0:
+            raise InputError(f"smearing_A is {self.smearing_A}; it must be positive")
         if not 0 < self.hop_cutoff_A <= self.message_cutoff_A <= self.pair_cutoff_A:
             raise InputError(
                 f"cutoffs must be ordered hop <= message <= pair, not {self.hop_cutoff_A}, "
@@ -105,6 +109,11 @@ class HamiltonianNetwork(nn.Module):
         m_max = max(1, 2 * max(max(shells) for shells in basis.shells))
         if lmax < m_max:
             raise InputError(f"lmax = {lmax}, but the basis needs features up to l = {m_max}")
+        for name, widths in (("pair_hidden", settings.pair_hidden), ("hop_hidden", settings.hop_hidden)):
+            if len(widths) != m_max + 1:
+                raise InputError(
+                    f"{name} is {widths}; the basis needs {m_max + 1} widths, for m = 0 to {m_max}"
+                )
         self.n = int(basis.sizes.max())
         self.kinds = pair_kinds(n_species)
         self.frames = FrameRotation(lmax, m_max)

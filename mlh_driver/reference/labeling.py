@@ -98,8 +98,8 @@ def label_into(
     Each structure is stored as soon as it is labelled, so that a second call goes on after an interruption.
     ``report`` is called with a line of text about every structure. A ``note`` in ``atoms.info`` is kept.
 
-    Raises InputError, before anything is calculated, if a name belongs to another structure or the data set
-    to another reference.
+    Raises InputError, before anything is calculated, if a name belongs to another structure, or the data set
+    to another reference or cannot be written.
     """
     missing = _missing(path, frames, labeler)
     for name in frames.keys() - missing.keys():
@@ -127,6 +127,7 @@ def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str
     """The frames without a label in the data set."""
     for name in frames:
         hdf5.check_name(name)
+    hdf5.check_writable(path)
     if not path.exists():
         return frames
     hdf5.check_reference(path, labeler.reference())

@@ -22,7 +22,7 @@ class SpeciesSettings(Settings):
     """
 
     symbol: str
-    shells: tuple[int, ...]
+    shells: tuple[int, ...] = Field(min_length=1)
     electrons: tuple[float, ...]
     atom_energy_eV: float
 
@@ -64,7 +64,7 @@ class TrainSettings(Settings):
     output: Path
     reference: str
     valid_range: str
-    species: tuple[SpeciesSettings, ...]
+    species: tuple[SpeciesSettings, ...] = Field(min_length=1)
     data: tuple[DataSettings, ...] = ()
     network: NetworkSettings = NetworkSettings()
     start_from: str | None = Field(default=None, description="name or path of a model to fine-tune")
