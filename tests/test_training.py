@@ -325,6 +325,7 @@ def test_a_constant_in_the_hamiltonian_is_free() -> None:
         ("hop_cutoff_A = 3.0", "hop_cutoff_A = 9.0", "hop <= message <= pair"),
         ("name =", "name", "not valid TOML"),
         ("smearing_A = ", "smearing_A = -", "it must be positive"),
+        ("n_radial = ", "n_radial = 1 # ", "n_radial is 1; it must be 2 at least"),
         ("pair_hidden = [", "pair_hidden = [64, ", "the basis needs 3 widths"),
     ],
 )

@@ -87,7 +87,8 @@ def connect(
     pause, next_notice = FIRST_PAUSE_S, 0.0
     while True:
         try:
-            return _connect_once(address, max(SHORTEST_TRY_S, start + wait_s - time.monotonic()))
+            left = start + wait_s - time.monotonic()
+            return _connect_once(address, min(REMIND_S, max(SHORTEST_TRY_S, left)))
         except OSError as error:
             problem = _explain(address, error)
         waited = time.monotonic() - start

@@ -56,8 +56,10 @@ class NetworkSettings:
     smearing_A: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.n_radial < 2 or self.channels < 1 or self.pair_channels < 1 or self.energy_channels < 1:
-            raise InputError("n_radial must be 2 at least, and the numbers of channels positive")
+        least = {"n_radial": 2, "channels": 1, "pair_channels": 1, "energy_channels": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {bound} at least")
         if not self.smearing_A > 0:
             raise InputError(f"smearing_A is {self.smearing_A}; it must be positive")
         if not 0 < self.hop_cutoff_A <= self.message_cutoff_A <= self.pair_cutoff_A:
