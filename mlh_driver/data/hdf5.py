@@ -34,11 +34,9 @@ the old file whole; a lock keeps two writers from losing each other's structures
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,10 +82,10 @@ def append_all(
 
 def check_writable(path: Path) -> None:
     """Make the folder of a data set; raises InputError if there can be no file of this name."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         _lock_file(path).touch()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name a file that can be written") from error
