@@ -82,15 +82,17 @@ class Results:
         if not np.isfinite(self.forces).all():
             atoms = np.flatnonzero(~np.isfinite(self.forces).all(axis=1))
             bad.append(f"forces on {len(atoms)} atoms, the first is atom {atoms[0]}")
-        elif (largest := np.linalg.norm(self.forces, axis=1)).max() > LARGEST_FORCE_eV_A:
-            bad.append(f"a force of {largest.max():.3g} eV/Å on atom {largest.argmax()}")
         if not np.isfinite(self.stress).all():
             bad.append("stress")
+        norms = np.linalg.norm(self.forces, axis=1)
         if bad:
-            raise NonFiniteError(
-                "the model returned " + "; ".join(bad) + f" (not finite, or above {LARGEST_FORCE_eV_A:g} "
-                "eV/Å). The structure is probably far outside the model's range: look at 'extrapolation' of "
-                "the steps before, use a smaller time step, or start from a structure that a classical "
-                "potential has relaxed"
-            )
-        return self
+            cause = "; ".join(bad) + " (not finite)"
+        elif norms.max() > LARGEST_FORCE_eV_A:
+            cause = f"a force of {norms.max():.3g} eV/Å on atom {norms.argmax()}"
+        else:
+            return self
+        raise NonFiniteError(
+            f"the model returned {cause}. The structure is probably far outside the model's range: look at "
+            "'extrapolation' of the steps before, use a smaller time step, or start from a structure that a "
+            "classical potential has relaxed"
+        )

@@ -326,7 +326,7 @@ def test_a_constant_in_the_hamiltonian_is_free() -> None:
         ("name =", "name", "not valid TOML"),
         ("smearing_A = ", "smearing_A = -", "it must be positive"),
         ("n_radial = ", "n_radial = 1 # ", "n_radial is 1; it must be 2 at least"),
-        ("pair_hidden = [", "pair_hidden = [64, ", "the basis needs 3 widths"),
+        ("pair_hidden = ", "pair_hidden = [8] # ", "the basis needs at least 3 widths"),
     ],
 )
 def test_bad_settings_are_named(folder: Path, old: str, new: str, message: str) -> None:

@@ -112,9 +112,9 @@ class HamiltonianNetwork(nn.Module):
         if lmax < m_max:
             raise InputError(f"lmax = {lmax}, but the basis needs features up to l = {m_max}")
         for name, widths in (("pair_hidden", settings.pair_hidden), ("hop_hidden", settings.hop_hidden)):
-            if len(widths) != m_max + 1:
+            if len(widths) < m_max + 1:
                 raise InputError(
-                    f"{name} is {widths}; the basis needs {m_max + 1} widths, for m = 0 to {m_max}"
+                    f"{name} is {widths}; the basis needs at least {m_max + 1} widths, for m = 0 to {m_max}"
                 )
         self.n = int(basis.sizes.max())
         self.kinds = pair_kinds(n_species)
