@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",  # several programs run at once; their threads would fight for the cores
+    "PYTHONUNBUFFERED": "1",  # what they print is waited for, and i-PI does not flush it
 }
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 DRIVER = [sys.executable, "-m", "mlh_driver.cli.main"]
