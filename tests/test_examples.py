@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -227,14 +226,14 @@ def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
     labels = [label for label in read_split(TRAINING / "asio2-extra.h5", "train") if "_208" in label.name]
     assert [label.name for label in labels] == ["hmd_208", "vmd_208", "vrel_208"]
     tests = read_split(TRAINING / "asio2-extra.h5", "test")
-    rows = {
-        label.name: {"energy": label.energy + (label.name[0] == "v"), "forces": label.forces.tolist()}
-        for label in [*labels, *tests]
-    }
+    frames = []
+    for label in [*labels, *tests]:
+        atoms = label.system.to_ase()
+        atoms.info |= {"name": label.name, "MACE_energy": label.energy + (label.name[0] == "v")}
+        atoms.arrays["MACE_forces"] = label.forces
+        frames.append(atoms)
     (tmp_path / "comparison").mkdir()
-    (tmp_path / "comparison" / "mace.json").write_text(
-        json.dumps({"seconds": 1.0, "epochs": 2, "frames": rows})
-    )
+    ase.io.write(tmp_path / "comparison" / "mace.xyz", frames)
     test = ("--test", str(TRAINING / "asio2-extra.h5"))
     printed, tested = example("comparison/compare.py", "config.toml", *test, folder=tmp_path).split("test: ")
     assert tested.startswith("9 frames")
