@@ -36,7 +36,7 @@ from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
-from mlh_driver.runtime import keep_freed_memory, use_torch_threads
+from mlh_driver.runtime import keep_freed_memory
 from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
 from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, KELVIN_eV
 from mlh_driver.system import Array, System
@@ -136,7 +136,6 @@ class Engine:
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
         matrix) or NonFiniteError; it never returns a number that is not finite, nor a force above 1000 eV/Å.
         """
-        use_torch_threads()
         watch = _Stopwatch()
         with watch("graph"):
             graph = self._graph(system)

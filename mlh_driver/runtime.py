@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 import numba
 import torch
 
+from mlh_driver.errors import InputError
+
+_numba_runs_in: int | None = None
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
@@ -30,19 +34,23 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _start_numba() -> None:
-    """Its threads: when they start, numba sets the number of OpenMP threads, and with it that of torch."""
-    count = torch.get_num_threads()
-    numba.set_num_threads(1)
-    torch.set_num_threads(count)
-
-
-_start_numba()
-
-
 def use_torch_threads() -> None:
-    """Let numba's kernels run on as many threads as torch's: both share one OpenMP runtime."""
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS)))
+    """Let numba's kernels run on as many threads as torch's: both share one OpenMP runtime.
+
+    To be called before any of them. Raises InputError in a fork of a process that has used them.
+    """
+    global _numba_runs_in
+    count = torch.get_num_threads()
+    if _numba_runs_in is None:  # its threads start now, for which numba sets the number of OpenMP threads
+        _numba_runs_in = os.getpid()
+        numba.set_num_threads(1)
+        torch.set_num_threads(count)
+    elif _numba_runs_in != os.getpid():
+        raise InputError(
+            "this process was forked from one that has used the model, and cannot use its threads: start it "
+            "afresh, with multiprocessing.get_context('spawn')"
+        )
+    numba.set_num_threads(max(1, min(count, _MOST_THREADS)))
 
 
 def use_threads(count: int) -> None:

@@ -447,8 +447,10 @@ def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> No
     ("line", "message"),
     [
         ("run_style respa 2 2", "use 'run_style verlet'"),
-        ("compute s all stress/atom NULL", "the model has no stress per atom"),
-        ("if '1 > 0' then 'compute s all centroid/stress/atom NULL'", "centroid/stress/atom NULL ke"),
+        ("compute s all stress/atom NULL", "the model has no local stress"),
+        ("if '1 > 0' then 'compute s all centroid/stress/atom NULL'", "centroid/stress/atom would leave"),
+        ("compute s all stress/mop z center total", "stress/mop would leave it out"),
+        ("fix n all numdiff 1 1e-4", "numdiff differentiates the energy of pair and bonded terms"),
     ],
 )
 def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, message: str) -> None:
@@ -457,6 +459,26 @@ def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, messa
     with pytest.raises(InputError, match=message):
         run_text(f"{text}{line}\nrun 3\n", FakeEngine())
     assert run_text(f"{text}compute s all stress/atom NULL ke\nrun 3\n", FakeEngine()) == 4
+
+
+def test_rerun_as_the_first_command_meets_every_frame(host: Atoms) -> None:
+    write_data(host, "a.data")
+    start = SETUP.format(units="metal", data="a.data")
+    dump = "velocity all create 600 1\nfix move all nve\ndump d all custom 1 d.dump id type x y z\nrun 3\n"
+    run_text(start + dump, FakeEngine())
+    recorder = Recorder(FakeEngine())
+    assert run_text(f"{start}rerun d.dump dump x y z box yes\n", recorder) == 4
+    assert len({system.positions.tobytes() for system in recorder.systems}) == 4
+
+
+def test_masses_and_explanations_are_read_as_lammps_reads_them(host: Atoms) -> None:
+    """A mass that changes between runs counts; a text that is printed defines nothing."""
+    write_data(host, "a.data")
+    recorder = Recorder(FakeEngine())
+    text = SETUP.format(units="metal", data="a.data") + "run 0\nmass 2 28.0855\nrun 0\n"
+    run_text(text + 'print """\nfix mlh si external pf/callback 5 1\n"""\n', recorder)
+    assert set(recorder.systems[0].numbers) == {8, 14}
+    assert set(recorder.systems[-1].numbers) == {14}
 
 
 def test_two_fixes_at_once_are_said_in_the_log(host: Atoms) -> None:

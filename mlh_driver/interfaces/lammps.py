@@ -23,8 +23,10 @@ per-atom energies      ``compute pe/atom``                         the script's
 ``extrapolation``      ``f_ID[7]``                                 1 = edge of the training data
 =====================  ==========================================  =========================
 
-There is no stress per atom: ``compute stress/atom`` would leave the model out, and scripts that ask for it
-are refused; so is ``run_style respa``, which calls no ``fix external`` after the first step.
+``thermo_modify norm yes`` divides all of ``f_ID`` by the number of atoms; a variable ``equal f_ID[1]`` is the
+value itself. There is no local stress: ``compute stress/atom`` and its like would leave the model out, and
+scripts that ask for them are refused; so are ``fix numdiff``, which would do the same, and
+``run_style respa``, which calls no ``fix external`` after the first step.
 
 The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
 remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
@@ -52,7 +54,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlh_driver.errors import InputError
-from mlh_driver.interfaces.lammps_elements import check_elements, type_numbers
+from mlh_driver.interfaces.lammps_elements import TypeElements, check_elements
 from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps, refuse_several_ranks
 from mlh_driver.interfaces.lammps_script import ScriptRunner
 from mlh_driver.interfaces.lammps_units import lammps_units
@@ -80,6 +82,7 @@ class ForceCallback:
     """Answers the force calls of one ``fix external``.
 
     fix_id:      of the fix that calls
+    elements:    of the atom types
     error:       the exception of the last force call, or None
     calls:       how many force calls were answered
     interrupted: set it to end the run at the next force call, with a KeyboardInterrupt
@@ -95,9 +98,8 @@ class ForceCallback:
         self._lmp = lmp
         self.fix_id = fix_id
         self._engine = engine
-        self._elements = elements
         self._units = lammps_units(lmp.extract_global("units"))
-        self._type_numbers: NDArray[np.int64] | None = None
+        self.elements = TypeElements(lmp, self._units, elements)
         self._limit = EXTRAPOLATION_LIMIT
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
@@ -132,13 +134,12 @@ class ForceCallback:
             )
         if len(order) > 1 and tag[order[0]] == tag[order[-1]]:
             raise InputError("the atoms have no IDs; remove 'atom_modify id no' from the script")
-        if self._type_numbers is None:
-            self._type_numbers = type_numbers(self._lmp, self._units, self._elements)
+        numbers = self.elements.numbers()
         types = self._lmp.numpy.extract_atom("type")[: len(order)].ravel()
         side = np.subtract(hi, lo)
         cell = np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]])
         scale = self._units.length
-        return System(self._type_numbers[types[order]], (x[order] - lo) * scale, cell * scale)
+        return System(numbers[types[order]], (x[order] - lo) * scale, cell * scale)
 
     def _hand_over(self, results: Results, volume: float, order: NDArray[np.int64]) -> None:
         """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""
@@ -200,7 +201,7 @@ def bind(
             lmp.command("run 100")
 
     ``elements`` names the element of each atom type; without it, type labels or masses decide. Bind again
-    after ``unfix`` or ``clear``.
+    after ``unfix``, ``clear`` or ``labelmap``.
     """
     callback = ForceCallback(lmp, fix_id, engine, elements)
     for command in _attach(lmp, fix_id, callback):
@@ -257,8 +258,12 @@ def run_script(
         callbacks.append(callback)
         return _attach(lmp, fix_id, callback)
 
+    def on_labels() -> None:
+        for callback in callbacks:
+            callback.elements.read_labels()
+
     try:
-        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix) as runner:
+        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix, on_labels) as runner:
             runner.run(Path(script))
     except LammpsError:
         for callback in callbacks:

