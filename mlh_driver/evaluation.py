@@ -15,6 +15,7 @@ import numpy as np
 
 from mlh_driver.data import LabelledStructure
 from mlh_driver.engine import Engine
+from mlh_driver.errors import InputError, MLHError
 from mlh_driver.system import Array
 
 SHELLS_A = (0.0, 2.0, 3.0, 4.0, 5.0, 7.0, np.inf)
@@ -81,8 +82,21 @@ class StructureErrors:
         }
 
 
+def evaluate_structures(
+    engine: Engine, labels: Iterable[LabelledStructure]
+) -> tuple[list[StructureErrors], list[str]]:
+    """Errors on all structures that the engine can compute, and why it cannot compute the others."""
+    errors, failures = [], []
+    for label in labels:
+        try:
+            errors.append(evaluate_structure(engine, label))
+        except MLHError as error:
+            failures.append(f"{label.name}: {error}")
+    return errors, failures
+
+
 def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErrors:
-    """Compare the engine with the labels of one structure."""
+    """Compare the engine with the labels of one structure; raises what ``engine.compute`` raises."""
     results = engine.compute(label.system)
     return StructureErrors(
         name=label.name,
@@ -95,12 +109,20 @@ def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErr
 
 
 def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:
-    if label.hamiltonian is None or label.occupied is None:
+    if label.hamiltonian is None:
         return None
     predicted = engine.hamiltonian(label.system)
+    if predicted.shape != label.hamiltonian.shape:
+        raise InputError(
+            f"its Hamiltonian is {label.hamiltonian.shape}, that of the model {predicted.shape}: they are of "
+            "different basis sets"
+        )
     difference = predicted - label.hamiltonian
     shift = np.diagonal(difference).mean()
-    levels = np.linalg.eigvalsh(predicted)[: len(label.occupied)] - label.occupied - shift
+    basis = engine.model.basis
+    n_pairs = round(basis.valences[basis.species_index(label.system.numbers)].sum()) // 2
+    occupied = np.linalg.eigvalsh(label.hamiltonian)[:n_pairs]
+    levels = np.linalg.eigvalsh(predicted)[:n_pairs] - occupied - shift
     return HamiltonianErrors(
         elements_eV=difference - shift * np.eye(len(difference)),
         shells=_shell_of_elements(engine, label),
@@ -132,6 +154,8 @@ def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, float]:
 
 def mean_summary(errors: list[StructureErrors]) -> dict[str, float]:
     """Mean magnitude of every figure over the structures that have it; forces RMSE over all components."""
+    if not errors:
+        return {}
     mean = mean_errors(error.summary() for error in errors)
     forces = np.concatenate([error.forces_eV_A.ravel() for error in errors])
     mean["forces_rmse_meV_A"] = 1e3 * float(np.sqrt((forces**2).mean()))

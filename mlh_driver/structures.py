@@ -9,23 +9,34 @@ from ase import Atoms
 
 from mlh_driver.errors import InputError
 
+#: Every run of VASP has files of these names; what they hold is called after the folder.
+NAMED_BY_FOLDER = ("OUTCAR", "vasprun.xml", "CONTCAR", "POSCAR")
+
 
 def read_frames(paths: list[Path]) -> dict[str, Atoms]:
     """All frames of files in any format that ASE reads, by name.
 
     A frame is called after ``name`` in its info (the comment line of extended XYZ), or after the file, with a
-    number where the file has several. Raises InputError for unreadable files and names given twice.
+    number where several in a file would have the same name. Raises InputError for unreadable files, and when
+    files give the same name.
     """
     frames: dict[str, Atoms] = {}
     for path in paths:
         try:
             images = ase.io.read(path, index=":")
         except Exception as error:  # ASE's readers raise anything
-            raise InputError(f"cannot read structures from {path}: {error}") from error
-        for k, atoms in enumerate(images):
-            default = path.stem if len(images) == 1 else f"{path.stem}_{k}"
-            name = str(atoms.info.get("name", default))
+            raise InputError(
+                f"cannot read structures from {path}: {str(error) or type(error).__name__}"
+            ) from error
+        own = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
+        names = [str(atoms.info.get("name", own)) for atoms in images]
+        if len(set(names)) < len(names):
+            names = [f"{name}_{k}" for k, name in enumerate(names)]
+        for name, atoms in zip(names, images, strict=True):
             if name in frames:
-                raise InputError(f"{path}: a second structure is called {name!r}; names must differ")
+                raise InputError(
+                    f"{path}: a second structure is called {name!r}; rename one of the files, or write "
+                    "name=... into the comment lines of extended XYZ"
+                )
             frames[name] = atoms
     return frames

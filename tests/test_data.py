@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from conftest import REPOSITORY, small_system
 from typer.testing import CliRunner
 
@@ -20,6 +21,8 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import LabelledStructure, hdf5, read_split, read_splits, read_structure
 from mlh_driver.data.importers import from_ase_files
 from mlh_driver.errors import InputError
+from mlh_driver.structures import read_frames
+from mlh_driver.system import System
 
 REFERENCE = {"engine": "none", "cutoff_Ry": 1.0}
 
@@ -172,3 +175,38 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'bare' has no energy or no forces"):
         command[1] = str(tmp_path / "bare.xyz")
         CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_forces_on_held_atoms_and_names_of_runs_are_imported(tmp_path: Path) -> None:
+    """ASE gives zero for atoms that a constraint holds; frames of one name get numbers."""
+    atoms = Atoms(
+        "O2", positions=[[0, 0, 0], [0, 0, 1.2]], cell=[4, 4, 4], pbc=True, constraint=FixAtoms([0])
+    )
+    atoms.info["name"] = "config"
+    atoms.calc = SinglePointCalculator(atoms, energy=-5.0, forces=np.array([[0, 0, 1.0], [0, 0, -1.0]]))
+    ase.io.write(tmp_path / "held.extxyz", [atoms, atoms])
+    labels = from_ase_files([tmp_path / "held.extxyz"])
+    assert [label.name for label in labels] == ["config_0", "config_1"]
+    np.testing.assert_allclose(labels[0].forces, [[0, 0, 1.0], [0, 0, -1.0]])
+    runs = ["first", "second"]
+    for run in runs:
+        (tmp_path / run).mkdir()
+        ase.io.write(tmp_path / run / "CONTCAR", Atoms("Si", cell=[3, 3, 3], pbc=True), format="vasp")
+    assert list(read_frames([tmp_path / run / "CONTCAR" for run in ("first", "second")])) == [
+        "first",
+        "second",
+    ]
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(InputError, match=r"cannot read structures from .*empty: \S"):
+        read_frames([tmp_path / "empty"])
+
+
+def test_a_reference_that_is_no_json_and_a_stress_of_six_are_refused(tmp_path: Path) -> None:
+    system = System(np.array([14]), np.zeros((1, 3)), 3 * np.eye(3))
+    with pytest.raises(InputError, match=r"stress has the shape \(6,\), not \(3, 3\)"):
+        LabelledStructure("a", system, -1.0, np.zeros((1, 3)), stress=np.zeros(6))
+    hdf5.append(tmp_path / "data.h5", LabelledStructure("a", system, -1.0, np.zeros((1, 3))), "train", {})
+    with h5py.File(tmp_path / "data.h5", "a") as file:
+        file.attrs["reference"] = "VASP PBE"
+    with pytest.raises(InputError, match=r"is 'VASP PBE', and must be a JSON object"):
+        hdf5.read_reference(tmp_path / "data.h5")

@@ -162,6 +162,7 @@ def test_calculator_serves_ase(model64: Model, host: Atoms) -> None:
     FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=3)
     assert atoms.get_potential_energy() < before
     assert atoms.calc.results["energy"] == atoms.calc.results["free_energy"]
+    assert atoms.get_properties(["energy", "forces"])["energy"] == atoms.get_potential_energy()
 
 
 def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> None:

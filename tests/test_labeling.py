@@ -18,6 +18,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.reference import (
     Cp2kLabeler,
     Cp2kSettings,
+    LabelingError,
     PyscfLabeler,
     label_into,
     label_structure,
@@ -144,3 +145,22 @@ def test_pyscf_and_cp2k_agree() -> None:
         difference = getattr(ours, name) - getattr(theirs, name)
         zero_of_potential = (difference * metric).sum() / (metric**2).sum()
         assert abs(difference - zero_of_potential * metric).max() < 0.004, name
+
+
+@pytest.mark.filterwarnings("ignore:.*positive definite")
+def test_a_frame_that_a_code_gives_up_on_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    frames = {"same": hydrogen(), "good": hydrogen()}
+    frames["same"].positions[1] = frames["same"].positions[0]
+    lines: list[str] = []
+    labeler = make_labeler("pyscf", draft=True)
+    assert label_into(tmp_path / "data.h5", frames, labeler, "train", lines.append) == ["same"]
+    assert any(line.startswith("same: left out: PySCF gave up") for line in lines)
+    assert read_splits(tmp_path / "data.h5") == {"train": ["good"]}
+
+
+@needs_cp2k
+def test_the_reason_of_cp2k_is_told(tmp_path: Path) -> None:
+    close = hydrogen()
+    close.positions[1] = close.positions[0]
+    with pytest.raises(LabelingError, match=r"code 1: GEOMETRY wrong or EMAX_SPLINE too small!"):
+        Cp2kLabeler(Cp2kSettings().draft()).calculate(close, tmp_path)

@@ -19,7 +19,8 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.learning.explore import displaced, trajectory
-from mlh_driver.learning.settings import ExploreSettings
+from mlh_driver.learning.loop import ActiveLearning
+from mlh_driver.learning.settings import ExploreSettings, read_learn_settings
 from mlh_driver.model import load_model
 from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
 
@@ -160,3 +161,22 @@ def test_a_seed_beyond_the_edge_is_displaced(host: Atoms) -> None:
     golden.numbers[0] = 79
     with pytest.raises(StructureError, match="Au"):
         trajectory(golden, model, 300.0, ExploreSettings(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"numbers": [2, 2]}, "seed 'seed': .*He"),
+        ({"pbc": (True, True, False)}, "seed 'seed': .*pbc"),
+        ({"numbers": [1]}, "seed 'seed': .*electrons"),
+    ],
+)
+def test_seeds_that_cannot_be_learned_are_refused_before_any_label(
+    folder: Path, change: dict[str, object], message: str
+) -> None:
+    numbers = change.get("numbers", [1, 1])
+    positions = [[0.75 * k, 0, 0] for k in range(len(numbers))]
+    seed = Atoms(numbers=numbers, positions=positions, cell=[5, 5, 4.8], pbc=change.get("pbc", True))
+    ase.io.write(folder / "seed.xyz", seed)
+    with pytest.raises(InputError, match=message):
+        ActiveLearning(read_learn_settings(folder / "learn.toml"), print)

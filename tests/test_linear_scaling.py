@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.io import read
 from ase.spacegroup import crystal
+from processes import REPOSITORY
 
 import mlh_driver.network.network as network_module
 import mlh_driver.network.nodes as nodes_module
@@ -40,6 +42,38 @@ def test_sp2_agrees_with_diagonalization_and_makes_no_dense_matrix(
     assert np.abs(results.charges - exact.charges).max() < 1e-3
     assert abs(results.charges.sum()) < 1e-6 * len(large)
     assert results.band_gap == pytest.approx(exact.band_gap, abs=0.02)
+
+
+def stretched(first: float, second: float, copies: int) -> System:
+    """Cells of a vacancy side by side; in the first and the middle one its Si are pulled apart (Å)."""
+    vacancy = read(REPOSITORY / "examples" / "vacancy.xyz")
+    bond = vacancy.get_distance(0, 2, mic=True, vector=True)
+    bond /= np.linalg.norm(bond)
+    atoms = vacancy.repeat((copies, 1, 1))
+    for cell, stretch in ((0, first), (copies // 2, second)):
+        i = cell * len(vacancy)
+        atoms.positions[i] -= 0.5 * stretch * bond
+        atoms.positions[i + 2] += 0.5 * stretch * bond
+    return System.from_ase(atoms)
+
+
+def test_highest_level_that_goes_from_one_vacancy_to_another_is_followed(model64: Model) -> None:
+    engine = Engine(model64, solver="sp2")
+    engine.compute(stretched(0.16, 0.14, copies=4))
+    last = stretched(0.05, 0.25, copies=4)
+    found, exact = engine.compute(last), Engine(model64, solver="dense").eigenvalues(last)
+    n_pairs = 4 * (4 * 32 + 6 * 63) // 2
+    assert found.homo == pytest.approx(exact[n_pairs - 1], abs=0.02)
+    assert found.lumo == pytest.approx(exact[n_pairs], abs=0.02)
+
+
+def test_sp2_keeps_to_the_tolerated_error_of_a_stretched_vacancy_from_the_first_call_on() -> None:
+    system = stretched(0.0, 0.3, copies=2)
+    engine = Engine(solver="sp2")
+    first, again = engine.compute(system), engine.compute(system)
+    exact = Engine(engine.model, solver="dense").compute(system)
+    assert again.energy == pytest.approx(first.energy, abs=1e-5)
+    assert abs(first.energy - exact.energy) / len(system) < 1e-4
 
 
 def test_hot_electrons_in_linear_time(large: System) -> None:

@@ -28,3 +28,26 @@ def test_torch_and_numba_use_the_number_of_threads_asked_for(count: str) -> None
         [sys.executable, "-c", FORCE_CALL, count], env=os.environ | several, capture_output=True, text=True
     )
     assert found.stdout.split() == [count, count], found.stderr
+
+
+FORK = """
+import multiprocessing
+from conftest import random_model, small_system
+from mlh_driver import Engine
+def energy(seed):
+    return Engine(random_model()).compute(small_system(seed=seed)).energy
+fork = multiprocessing.get_context("fork")
+with fork.Pool(1) as pool:
+    print(pool.map(energy, [0])[0] == energy(0))
+with fork.Pool(1) as pool:
+    pool.map(energy, [0])
+"""
+
+
+def test_a_forked_process_computes_unless_its_parent_did() -> None:
+    """OpenMP ends processes that use it again after a fork, and a pool would wait for them for ever."""
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", FORK]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert found.stdout.split() == ["True"]
+    assert "InputError: this process was forked" in found.stderr

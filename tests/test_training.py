@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
@@ -485,3 +485,76 @@ def test_the_energy_stage_starts_anew(folder: Path) -> None:
     trainer.settings = trainer.settings.model_copy(update={"weights": LossWeights(energy=1e5)})
     trainer._prepare_energy_stage()
     assert not torch.allclose(trainer.network.repulsion, first)
+
+
+def test_nothing_of_an_unfinished_run_is_lost_or_mixed_up(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    trainer = Trainer(settings)
+    trainer.position.step = 5
+    trainer.save_checkpoint()
+    with pytest.raises(InputError, match=r"at step 5 of the stage 'hamiltonian': go on with --resume"):
+        Trainer(settings).run()
+    (folder / "other.toml").write_text(CONFIG.replace("-400.0", "-401.0", 1))
+    with pytest.raises(InputError, match="other atom_energy_eV"):
+        Trainer(read_settings(folder / "other.toml")).run(resume=True)
+    trainer.checkpoint_path.write_bytes(b"nonsense")
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"checkpoint\.pt is damaged"):
+            Trainer(settings).run(resume=resume)
+
+
+def test_a_training_that_diverges_ends_with_a_message_and_a_good_checkpoint(folder: Path) -> None:
+    fast = CONFIG.replace("steps = 12\nlearning_rate = 1e-2", "steps = 40\nlearning_rate = 1e6")
+    (folder / "tiny.toml").write_text(fast)
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    with pytest.raises(NonFiniteError, match=r"diverged at step .* lower its learning_rate = 1000000\.0"):
+        trainer.run()
+    state = torch.load(trainer.checkpoint_path, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('path = "data"', 'path = "data"\nnames = "v*"', r"is called 'v\*'; there are s0, s1, s2"),
+        ('path = "data"', 'path = "data"\nvalidation = ["test"]', r"no split 'test'; .* validation = \[\]"),
+        ("atom_energy_eV = -400.0", "atom_energy_eV = 400.0", "energies must be in eV, and atom_energy_eV"),
+        ('name = "tiny"', 'name = "Si/O"', "name"),
+        ('output = "run"', 'output = "tiny.toml/run"', "cannot be made"),
+    ],
+)
+def test_data_that_cannot_be_meant_are_refused(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "tiny.toml").write_text(CONFIG.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_a_structure_out_of_range_is_named_and_the_others_are_evaluated(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    with np.load(folder / "data" / "s2.npz") as arrays:
+        unknown = dict(arrays)
+    unknown["numbers"] = np.full_like(unknown["numbers"], 6)
+    np.savez(folder / "data" / "s2.npz", **unknown)
+    command = ["evaluate", str(folder / "data"), "--model", str(folder / "teacher.pt"), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "left out: s2: " in result.stderr
+    assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+
+
+def test_levels_follow_from_a_hamiltonian_without_them(folder: Path, teacher: Model) -> None:
+    label = read_structure(folder / "data", "s0")
+    bare = replace(label, eigenvalues=None, n_occupied=None)
+    engine = Engine(teacher, electronic_temperature=0.0)
+    assert evaluate_structure(engine, bare).summary()["levels_mae_meV"] < 0.1
+    settings = read_settings(folder / "tiny.toml")
+    samples = [make_sample(x, settings.basis(), settings.atom_energies(), 5.0) for x in (label, bare)]
+    torch.testing.assert_close(samples[0].occupied, samples[1].occupied)
+    with pytest.raises(InputError, match="different basis sets"):
+        evaluate_structure(engine, replace(bare, hamiltonian=bare.hamiltonian[1:, 1:]))
+
+
+def test_factors_of_the_potential_need_more_equations_than_unknowns(folder: Path) -> None:
+    """Two structures of one seed in a small cell give less than three equations for each factor."""
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    assert not trainer.network.long_range.charge_factor.any()

@@ -39,27 +39,35 @@ def evaluate(
 ) -> None:
     """Compare a model with labelled structures: Hamiltonian, levels, energy, forces, stress.
 
+    A structure that the model cannot compute is named, and left out; the exit status is then not zero.
+
     Example: [bold]mlh-driver evaluate data/asio2 --model asio2-minimal[/]
     """
     from mlh_driver.data import read_splits, read_structure
-    from mlh_driver.evaluation import CONVENTION, evaluate_structure, mean_summary
+    from mlh_driver.evaluation import CONVENTION, evaluate_structures, mean_summary
 
     splits = read_splits(data)
     engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
     console = Console()
     report: dict[str, dict[str, dict[str, float]]] = {}
+    left_out: list[str] = []
     for split, names in splits.items():
         if not names:
             continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
-        errors = [evaluate_structure(engine, read_structure(data, name)) for name in steps]
+        errors, failures = evaluate_structures(engine, (read_structure(data, name) for name in steps))
         report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
+        left_out += failures
     if as_json:
         typer.echo(json.dumps({"convention": CONVENTION, "splits": report}, indent=2))
-        return
-    for split, rows in report.items():
-        console.print(_table(split, rows))
-    console.print(CONVENTION)
+    else:
+        for split, rows in report.items():
+            console.print(_table(split, rows))
+        console.print(CONVENTION)
+    for failure in left_out:
+        typer.echo(f"left out: {failure}", err=True)
+    if left_out:
+        raise typer.Exit(1)
 
 
 def _table(split: str, rows: dict[str, dict[str, float]]) -> Table:

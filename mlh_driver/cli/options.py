@@ -21,7 +21,7 @@ class Precision(StrEnum):
     float64 = "float64"
 
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model, or a path.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a path.")]
 SolverOption = Annotated[str, typer.Option("--solver", help="Density-matrix solver: auto, dense, sp2, foe.")]
 TemperatureOption = Annotated[
     float, typer.Option("--electronic-temperature", metavar="K", help="Electronic temperature in kelvin.")

@@ -65,7 +65,9 @@ def read_system(path: Path) -> System:
     try:
         atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE raises anything, depending on the format
-        raise InputError(f"cannot read a structure from {path}: {error or type(error).__name__}") from error
+        raise InputError(
+            f"cannot read a structure from {path}: {str(error) or type(error).__name__}"
+        ) from error
     return System.from_ase(cast(Atoms, atoms))
 
 

@@ -10,6 +10,8 @@ import typer
 def species(symbols: Annotated[list[str], typer.Argument(help="Chemical symbols.")]) -> None:
     """Print the species sections of a training file: minimal shells, electrons, isolated-atom energies (PBE).
 
+    The energies go with labels by 'mlh-driver label'; with those of another code, use its isolated atoms.
+
     Example: [bold]mlh-driver species H O >> train.toml[/]
     """
     from mlh_driver.reference.atoms import isolated_atom

@@ -32,6 +32,11 @@ def train(
     with training_progress(console) as progress:
         trainer = Trainer(settings, progress)
         network = trainer.run(resume=resume)
+    if not trainer.steps_taken:
+        console.print(
+            "the run had ended, and nothing was trained; to train its model further, start a new run with "
+            f'start_from = "{settings.output / settings.name}.pt" in another output'
+        )
     path = settings.output / f"{settings.name}.pt"
     make_model(settings, network, trainer.train).save(path)
     console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

@@ -133,7 +133,7 @@ def read_structure(path: Path, name: str) -> LabelledStructure:
 def read_reference(path: Path) -> dict[str, Any]:
     """The settings that determine the energies of the file."""
     with _open(path) as file:
-        return dict(json.loads(file.attrs["reference"]))
+        return _reference(path, file)
 
 
 def check_reference(path: Path, reference: dict[str, Any]) -> None:
@@ -174,8 +174,18 @@ def _replacing(path: Path) -> Iterator[h5py.File]:
             partial.unlink(missing_ok=True)
 
 
+def _reference(path: Path, file: h5py.File) -> dict[str, Any]:
+    text = file.attrs["reference"]
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f'the reference of {path} is {text!r}, and must be a JSON object such as {{"description": ...}}'
+        ) from error
+
+
 def _check_reference(path: Path, file: h5py.File, reference: dict[str, Any]) -> None:
-    held = json.loads(file.attrs["reference"])
+    held = _reference(path, file)
     if held != reference:
         raise InputError(
             f"{path} holds energies of another reference, {held}, not {reference}; write to another file"

@@ -25,7 +25,7 @@ class LabelledStructure:
     full_hamiltonian:  (m, m) eV in the reference's own basis, or None (it is large)
     info:              origin, settings, versions: anything that JSON can hold
 
-    Raises InputError for numbers that are not finite and forces of another number of atoms.
+    Raises InputError for numbers that are not finite and for forces or a stress of another shape.
     """
 
     name: str
@@ -44,11 +44,10 @@ class LabelledStructure:
             value = getattr(self, name)
             if value is not None and not np.isfinite(value).all():
                 raise InputError(f"structure {self.name!r}: {name} is not finite; leave the structure out")
-        if self.forces.shape != (len(self.system), 3):
-            raise InputError(
-                f"structure {self.name!r}: forces have shape {self.forces.shape}; "
-                f"{len(self.system)} atoms need ({len(self.system)}, 3)"
-            )
+        for name, shape in (("forces", (len(self.system), 3)), ("stress", (3, 3))):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise InputError(f"structure {self.name!r}: {name} has the shape {value.shape}, not {shape}")
 
     @property
     def occupied(self) -> Array | None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlh_driver.engine import Engine
@@ -85,3 +86,7 @@ class MLHCalculator(Calculator):
             "timings": results.timings,
             **results.observables(),
         }
+
+    def export_properties(self) -> Properties:
+        """Those of the results that ASE has a place for; called by ``atoms.get_properties``."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})

@@ -36,7 +36,7 @@ class TypeElements:
         self.read_labels()
 
     def read_labels(self) -> None:
-        """Read them anew, between runs: without labels it is an error, and ``rerun`` calls no fix after one."""
+        """Not within a run: without labels it is an error in LAMMPS, after which ``rerun`` calls no fix."""
         self._labels = {} if self._elements else _labelled_types(self._lmp)
 
     def numbers(self) -> NDArray[np.int64]:

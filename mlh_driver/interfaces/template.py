@@ -42,7 +42,9 @@ class Template:
         try:
             atoms = read(str(path), index=0)
         except Exception as error:  # ASE raises a different class for every format
-            raise InputError(f"the template {path} cannot be read: {error}") from error
+            raise InputError(
+                f"the template {path} cannot be read: {str(error) or type(error).__name__}"
+            ) from error
         assert isinstance(atoms, Atoms)
         return cls(np.asarray(atoms.numbers, dtype=np.int64), atoms.positions, str(path))
 

@@ -17,15 +17,17 @@ from ase import Atoms
 
 from mlh_driver.data import hdf5
 from mlh_driver.engine import Engine
-from mlh_driver.errors import InputError
-from mlh_driver.evaluation import evaluate_structure, mean_summary
+from mlh_driver.errors import InputError, StructureError
+from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.learning.explore import displaced, trajectory
 from mlh_driver.learning.settings import LearnSettings
 from mlh_driver.model import Model, load_model
 from mlh_driver.reference import label_into, make_labeler
+from mlh_driver.reference.constants import count_occupied
 from mlh_driver.structures import read_frames
+from mlh_driver.system import System
 from mlh_driver.training.export import make_model
-from mlh_driver.training.samples import check_references
+from mlh_driver.training.samples import check_references, check_sections
 from mlh_driver.training.settings import DataSettings, StageSettings, TrainSettings, read_settings
 from mlh_driver.training.trainer import Progress, Trainer
 
@@ -43,10 +45,23 @@ class ActiveLearning:
         self.progress = progress
         self.training = read_settings(settings.training)
         self.labels = settings.output / "labels.h5"
-        self.seeds = list(read_frames(list(settings.seeds)).values())
+        self.seeds = self._usable_seeds()
         self.labeler = make_labeler(settings.label.engine, settings.label.threads)
+        check_sections(self.training)
         check_references(self.training, labels_to_come=self.labeler.reference())
         settings.output.mkdir(parents=True, exist_ok=True)
+
+    def _usable_seeds(self) -> list[Atoms]:
+        """Raises InputError, before anything is calculated, for seeds that cannot be labelled or learned."""
+        basis = self.training.basis()
+        seeds = read_frames(list(self.settings.seeds))
+        for name, atoms in seeds.items():
+            try:
+                basis.species_index(System.from_ase(atoms).numbers)
+                count_occupied(atoms.numbers)
+            except StructureError as error:
+                raise InputError(f"seed {name!r}: {error}") from error
+        return list(seeds.values())
 
     def run(self) -> Path:
         """All rounds; returns the path of the last model."""
@@ -107,7 +122,8 @@ class ActiveLearning:
             some = {name: frames[name] for name in names}
             failed += label_into(self.labels, some, self.labeler, split, self.report)
         if not self._new_names(round_):
-            raise InputError(f"no frame of round {round_} could be labelled; look at {self._folder(round_)}")
+            (self._folder(round_) / "frames.xyz").unlink()  # others are made when the run goes on
+            raise InputError(f"no frame of round {round_} could be labelled, for the reasons above")
         done.write_text("".join(f"{name}\n" for name in failed))
 
     def _new_names(self, round_: int) -> list[str]:
@@ -124,9 +140,13 @@ class ActiveLearning:
                 return dict(row)
         engine = Engine(model)
         new = self._new_names(round_)
-        errors = [evaluate_structure(engine, hdf5.read_structure(self.labels, name)) for name in new]
+        errors, failures = evaluate_structures(
+            engine, (hdf5.read_structure(self.labels, name) for name in new)
+        )
+        for failure in failures:
+            self.report(f"the model cannot compute {failure}")
         learned = set(hdf5.read_splits(self.labels).get("train", [])) - set(new)
-        row = {"round": round_, "labels": len(learned)} | {
+        row = {"round": round_, "labels": len(learned), "failed": len(failures)} | {
             key: round(value, 3) for key, value in mean_summary(errors).items() if key in FIGURES
         }
         with open(path, "a") as file:
@@ -138,7 +158,8 @@ class ActiveLearning:
     def _on_target(self, row: dict[str, float]) -> bool:
         target = self.settings.target
         return (
-            row["forces_rmse_meV_A"] <= target.forces_rmse_meV_A
+            not row["failed"]
+            and row["forces_rmse_meV_A"] <= target.forces_rmse_meV_A
             and row["energy_meV_atom"] <= target.energy_meV_atom
         )
 
@@ -181,6 +202,7 @@ def plot_report(rows: list[dict[str, float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    rows = [row for row in rows if "forces_rmse_meV_A" in row]
     labels = [row["labels"] for row in rows]
     left.loglog(labels, [row["forces_rmse_meV_A"] for row in rows], "o-")
     left.set(xlabel="labels", ylabel="force error, RMSE (meV/Å)")

@@ -315,8 +315,15 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
         text = output.read_text() if output.exists() else ""
         if "SCF run NOT converged" in text:
             parse_convergence(text)
-        message = finished.stderr.decode(errors="replace")[-500:] or text[-1000:]
-        raise LabelingError(f"CP2K ended with code {finished.returncode} in {workdir}:\n{message}")
+        message = _abort_message(text) or finished.stderr.decode(errors="replace")[-500:] or text[-1000:]
+        raise LabelingError(f"CP2K ended with code {finished.returncode}: {message}")
+
+
+def _abort_message(text: str) -> str:
+    """The words in the box that CP2K prints when it gives up, right of the picture."""
+    _, _, box = text.partition("[ABORT]")
+    lines = box.partition("*" * 40)[0].splitlines()[1:]
+    return " ".join(line[10:].strip(" *") for line in lines).strip()
 
 
 def _cell_block(atoms: Atoms) -> str:

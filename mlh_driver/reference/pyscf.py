@@ -15,7 +15,7 @@ from ase import Atoms
 from mlh_driver.errors import StructureError
 from mlh_driver.reference.constants import BOHR_A, FULL_BASIS, HARTREE_EV, count_occupied
 from mlh_driver.reference.downfold import pyscf_cell
-from mlh_driver.reference.labeler import METHOD, Calculation, UnconvergedError
+from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class PyscfLabeler:
             field._numint = MultiGridNumInt2(cell)
             field.conv_tol = self.settings.eps_scf_Ha
             field.max_cycle = self.settings.max_scf
-            energy = field.kernel()
+            try:
+                energy = field.kernel()
+            except (RuntimeError, ValueError) as error:  # ValueError is that of linear algebra, too
+                raise LabelingError(f"PySCF gave up: {error}; drop the structure") from error
             if not field.converged:
                 raise UnconvergedError(
                     f"PySCF's SCF did not converge in {self.settings.max_scf} steps; drop the structure"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mlh_driver.engine import Engine
-from mlh_driver.evaluation import evaluate_structure, mean_summary
+from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
@@ -39,11 +39,11 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list
 
 
 def measured_errors(model: Model, settings: TrainSettings) -> dict[str, dict[str, float]]:
-    """Mean figures of ``mlh-driver evaluate`` on the training and on the validation structures."""
+    """Mean figures of ``mlh-driver evaluate`` on those of the data that the model can compute, by role."""
     engine = Engine(model)
     labels = {role: labels_of(settings, role) for role in ("train", "validation")}
     return {
-        role: mean_summary([evaluate_structure(engine, label) for label in structures])
+        role: mean_summary(evaluate_structures(engine, structures)[0])
         for role, structures in labels.items()
         if structures
     }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.data import LabelledStructure, read_split
+from mlh_driver.data import LabelledStructure, read_split, read_splits
 from mlh_driver.data.hdf5 import read_reference
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
@@ -35,7 +35,7 @@ class Sample:
     hamiltonian: (n, n) eV, or None where it is not labelled
     multipoles:  (N, 4) excess electrons and dipoles of its density matrix, or None
     orbitals:    (n, n_pairs) its occupied eigenvectors, or None
-    occupied:    (n_pairs,) labelled eigenvalues in eV, or None
+    occupied:    (n_pairs,) its occupied levels in eV, or None
     binding:     energy minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
@@ -57,6 +57,10 @@ class Sample:
     only_hamiltonian: bool = False
 
 
+#: Per atom. More is a sign of other units or isolated atoms of another method.
+LARGEST_BINDING_eV = 20.0
+
+
 def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:
     """The structures that the settings name for a role, ``train`` or ``validation``.
 
@@ -70,6 +74,26 @@ def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[La
         for label in read_split(source.path, split)
         if fnmatch(label.name, source.names)
     ]
+
+
+def check_sections(settings: TrainSettings) -> None:
+    """Raises InputError for a data section that names no structures, or splits that are not there."""
+    for source in settings.data:
+        splits = read_splits(source.path)
+        held = []
+        for role in ("train", "validation") if source.learn == "all" else ("train",):
+            for split in getattr(source, role):
+                if split not in splits:
+                    raise InputError(
+                        f"{source.path} has no split {split!r}; it has {', '.join(splits)}: name one of them "
+                        f"in its data section, or none by {role} = []"
+                    )
+                held += splits[split]
+        if not any(fnmatch(name, source.names) for name in held):
+            raise InputError(
+                f"no structure that the data section takes of {source.path} is called {source.names!r}; "
+                f"there are {', '.join(held[:5]) or 'none'}"
+            )
 
 
 def check_references(settings: TrainSettings, labels_to_come: dict[str, Any] | None = None) -> None:
@@ -143,10 +167,17 @@ def make_sample(
             f"{label.name}: by the settings' species it has {n_electrons} valence electrons{labelled}; "
             "correct electrons = [...] there, or leave out structures with an odd number"
         )
-    hamiltonian = orbitals = multipoles = None
+    binding = label.energy - isolated
+    if abs(binding) > LARGEST_BINDING_eV * len(species):
+        raise InputError(
+            f"{label.name}: its energy is {binding / len(species):.5g} eV per atom above that of isolated "
+            "atoms; energies must be in eV, and atom_energy_eV in the settings of the same method and code"
+        )
+    hamiltonian = orbitals = multipoles = occupied = None
     if label.hamiltonian is not None:
         hamiltonian = torch.tensor(label.hamiltonian, dtype=DTYPE)
-        C = torch.linalg.eigh(hamiltonian.double()).eigenvectors[:, :n_pairs]
+        levels, C = torch.linalg.eigh(hamiltonian.double())
+        occupied, C = levels[:n_pairs], C[:, :n_pairs]
         orbitals = C.to(DTYPE)
         multipoles = multipoles_of(C @ C.T, reference, species, basis).to(DTYPE)
     return Sample(
@@ -158,8 +189,8 @@ def make_sample(
         hamiltonian=hamiltonian,
         multipoles=multipoles,
         orbitals=orbitals,
-        occupied=None if label.occupied is None else torch.tensor(label.occupied),
-        binding=label.energy - isolated,
+        occupied=occupied,
+        binding=binding,
         forces=torch.tensor(label.forces, dtype=DTYPE),
         virial=None
         if label.stress is None

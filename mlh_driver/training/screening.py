@@ -19,17 +19,19 @@ from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.samples import Sample
 
 N_WAVES = 3
+#: Fewer equations for each unknown would make the factors a matter of chance.
+LEAST_EQUATIONS = 3
 #: Waves shorter than this say little about distant charges.
 SHORTEST_WAVE_A = 9.0
 
 
 def fit_screening(network: HamiltonianNetwork, samples: list[Sample]) -> None:
-    """Set the factors of ``network.long_range``; they stay zero where no sample has long enough waves."""
+    """Set the factors of ``network.long_range``; they stay zero where samples have too few long waves."""
     n_species = len(network.basis.species)
     labelled = [sample for sample in samples if sample.hamiltonian is not None]
     waves = [(sample, _longest_waves(sample.graph.cell)) for sample in labelled]
     systems = [_equations(sample, G, n_species) for sample, G in waves if len(G)]
-    if systems:
+    if sum(len(target) for _, target in systems) >= LEAST_EQUATIONS * (1 + 3 * n_species):
         matrix, target = (torch.cat(parts).numpy() for parts in zip(*systems, strict=True))
         factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
         network.long_range.charge_factor.copy_(factors[:1])

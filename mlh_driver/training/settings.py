@@ -60,7 +60,7 @@ class StageSettings(Settings):
 class TrainSettings(Settings):
     """Everything that ``mlh-driver train`` needs; see ``examples/training/asio2-minimal.toml``."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/]+$")
     output: Path
     reference: str
     valid_range: str

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
 from mlh_driver.model import load_model
 from mlh_driver.network.network import HamiltonianNetwork
@@ -36,6 +38,7 @@ from mlh_driver.training.samples import (
     Sample,
     check_names,
     check_references,
+    check_sections,
     check_species,
     inner_radii,
     labels_of,
@@ -70,7 +73,7 @@ class Position:
 
 
 class Trainer:
-    """Trains a network on the data that the settings name.
+    """Trains a network on the data that the settings name; ``steps_taken`` counts steps of this process.
 
     Each stage ends with its best validated average of those in the last fifth of its steps, or of all when
     it stops early.
@@ -85,6 +88,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
         self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        check_sections(settings)
         check_references(settings)
         self.train = self._samples("train") + self._drafts()
         if settings.start_from:
@@ -102,17 +106,26 @@ class Trainer:
         self._set_inner_radii()
         self.best: dict[str, Tensor] = {}
         self.position = Position()
+        self.steps_taken = 0
         self.optimizer = self._new_optimizer()
         self.bands: dict[str, BandTerm] = {}
-        settings.output.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output = {settings.output} cannot be made: {error}; choose another") from error
         self._last_checkpoint = time.monotonic()
 
     def run(self, resume: bool = False) -> HamiltonianNetwork:
-        """Train from the start, or from the checkpoint; returns the averaged network."""
+        """Train from the start, or from the checkpoint; returns the averaged network.
+
+        Raises InputError when there is no checkpoint to resume, or an unfinished run that would be lost, and
+        NonFiniteError when the training diverges.
+        """
         keep_freed_memory()
         if resume:
             self.load_checkpoint()
         else:
+            self._check_nothing_is_lost()
             (self.settings.output / "log.jsonl").unlink(missing_ok=True)
             self.save_checkpoint()  # from here on there is none of an earlier run to go on with
         while self.position.stage < len(STAGES):
@@ -185,6 +198,7 @@ class Trainer:
         while self.position.step < plan.steps and self.position.since_best < plan.patience:
             self.position.losses.append(self._step(stage, plan))
             self.position.step += 1
+            self.steps_taken += 1
             self.position.seconds = time.monotonic() - started
             if self.progress:
                 self.progress(stage, self.position.step, plan.steps, self.position.errors)
@@ -212,11 +226,20 @@ class Trainer:
         rate = learning_rate(plan, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._loss(stage, sample)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for p in self._stage_parameters(stage) if p.grad is not None]
-        nn.utils.clip_grad_norm_(parameters, 10.0 if stage == "hamiltonian" else 30.0)
+        try:
+            loss = self._loss(stage, sample)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            parameters = [p for p in self._stage_parameters(stage) if p.grad is not None]
+            norm = nn.utils.clip_grad_norm_(parameters, 10.0 if stage == "hamiltonian" else 30.0)
+            diverged = not bool(torch.isfinite(loss.detach() + norm))
+        except torch.linalg.LinAlgError:  # eigenvalues of a Hamiltonian that holds no numbers
+            diverged = True
+        if diverged:
+            raise NonFiniteError(
+                f"the training diverged at step {self.position.step + 1} of the stage {stage!r}, at "
+                f"{sample.name}; lower its learning_rate = {plan.learning_rate}, and start anew or --resume"
+            )
         self.optimizer.step()
         self._update_average()
         return float(loss.detach())
@@ -288,6 +311,7 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write the checkpoint beside the old one, then replace it: a crash leaves one of the two."""
         state = {
+            "made_for": self._made_for(),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best,
@@ -304,15 +328,14 @@ class Trainer:
         """Continue where the last checkpoint was written; raises InputError when there is none."""
         if not self.checkpoint_path.exists():
             raise InputError(f"there is no checkpoint {self.checkpoint_path}; start without --resume")
-        state = torch.load(self.checkpoint_path, weights_only=True)
-        try:
-            self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
-        except RuntimeError as error:
+        state = self._read_checkpoint()
+        if state["made_for"] != self._made_for():
             raise InputError(
-                f"{self.checkpoint_path} was written with other network settings; restore them, or start "
-                "without --resume"
-            ) from error
+                f"{self.checkpoint_path} was written with another basis, other atom_energy_eV or network "
+                "settings; restore them, or choose another output and start without --resume"
+            )
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
         self._set_inner_radii()
         self.best = state["best"]
         self.position = Position(**state["position"])
@@ -320,6 +343,36 @@ class Trainer:
         if self.position.stage < len(STAGES):
             self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = state["rng"]
+
+    def _made_for(self) -> dict[str, Any]:
+        """What the weights depend on."""
+        settings = self.settings
+        return {
+            "basis": asdict(settings.basis()),
+            "atom_energies_eV": settings.atom_energies(),
+            "network": asdict(settings.network),
+        }
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        path = self.checkpoint_path
+        try:
+            state = torch.load(path, weights_only=True)
+            if "made_for" in state:
+                return dict(state)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            pass
+        raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
+
+    def _check_nothing_is_lost(self) -> None:
+        """Raise InputError if the output holds a run that has taken steps and not ended."""
+        if not self.checkpoint_path.exists():
+            return
+        position = Position(**self._read_checkpoint()["position"])
+        if position.stage < len(STAGES) and (position.stage or position.step):
+            raise InputError(
+                f"{self.checkpoint_path} is of a run at step {position.step} of the stage "
+                f"{STAGES[position.stage]!r}: go on with --resume, or remove it or choose another output"
+            )
 
 
 def learning_rate(plan: StageSettings, step: int) -> float:
