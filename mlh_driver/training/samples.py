@@ -128,6 +128,21 @@ def check_names(structures: Sequence[Sample | LabelledStructure]) -> None:
         )
 
 
+def check_unseen(train: Sequence[Sample], validation: Sequence[Sample]) -> None:
+    """Raises InputError if a structure for validation is among those of the training, by another name."""
+
+    def key(sample: Sample) -> tuple[bytes, bytes]:
+        return sample.graph.species.numpy().tobytes(), sample.graph.positions.numpy().tobytes()
+
+    known = {key(sample): sample.name for sample in train}
+    for sample in validation:
+        if key(sample) in known:
+            raise InputError(
+                f"{sample.name}, for validation, is the structure {known[key(sample)]} of the training; "
+                "leave one of them out"
+            )
+
+
 def check_species(train: Sequence[Sample], numbers: Sequence[int]) -> None:
     """Raises InputError unless there are two atoms of each species, as the extrapolation indicator needs.
 

@@ -40,6 +40,7 @@ from mlh_driver.training.samples import (
     check_references,
     check_sections,
     check_species,
+    check_unseen,
     inner_radii,
     labels_of,
     make_sample,
@@ -100,6 +101,7 @@ class Trainer:
         if not _usable(self.train, "energy"):
             raise InputError("the settings name no training structures with energies")
         check_names([*self.train, *self.validation])
+        check_unseen(self.train, self.validation)
         check_species(self.train, settings.basis().numbers.tolist())
         if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
