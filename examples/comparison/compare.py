@@ -76,6 +76,8 @@ def main() -> None:
         if "validation" not in labels:
             parser.error(f"{options.config} names no frames for validation, which MACE needs")
         run_mace(options.mace_python, options.epochs, settings, labels, options.output)
+    elif not (options.output / PREDICTIONS).exists():
+        parser.error(f"there is no {options.output / PREDICTIONS} yet; train MACE with --mace-python PATH")
     engine = Engine(options.model)
     predictions = {
         options.model: {
