@@ -3,12 +3,12 @@
     python relaxation.py DATA NAME ... [--model NAME] [--minima dft-minima.h5] [--threads 2]
 
 Every structure NAME of the data set DATA, whose DFT energy is known, is relaxed at fixed cell, once with the
-model and once with DFT. The minima of DFT stand in an HDF5 file, which holds the labels of all steps
-(NAME_1, NAME_2, ...). One that is not there yet is searched with CP2K, from the model's minimum, in a few
-steps: each relaxes the model with the difference of DFT and model forces at the step before as a constant
-force, so that the model serves as the second derivatives. Hosts and vacancies of one network share their
-number (h106_min, v106_0) and give formation energies, up to the energy of an oxygen atom, each structure at
-the minimum of its own method.
+model and once with DFT. The minima of DFT stand in an HDF5 file, which holds the labels of all steps (NAME_1,
+NAME_2, ...; the one in this folder without their Hamiltonians). One that is not there yet is searched with
+CP2K, from the model's minimum, in a few steps: each relaxes the model with the difference of DFT and model
+forces at the step before as a constant force, so that the model serves as the second derivatives. Hosts and
+vacancies of one network share their number (h106_min, v106_0) and give formation energies, up to the energy
+of an oxygen atom, each structure at the minimum of its own method.
 """
 
 from __future__ import annotations
