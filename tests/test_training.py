@@ -273,12 +273,13 @@ def test_early_stopping_ends_a_stage(folder: Path) -> None:
     assert len(records) < 100
 
 
-def test_of_averages_at_a_high_learning_rate_none_is_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "validated", "kept"), [(20, 20, 19), (60, 21, 0)])
+def test_a_stage_ends_with_its_last_average_or_stops_early_with_the_best(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int, validated: int, kept: int
 ) -> None:
-    """Where validation prefers ever earlier ones, the first in the last fifth of the steps is kept."""
+    """Validation prefers ever earlier ones here, and the patience is 20 validations."""
     settings = read_settings(folder / "tiny.toml")
-    plan = settings.hamiltonian.model_copy(update={"steps": 20, "validate_every": 1})
+    plan = settings.hamiltonian.model_copy(update={"steps": steps, "validate_every": 1})
     nothing = settings.energy.model_copy(update={"steps": 0})
     trainer = Trainer(settings.model_copy(update={"hamiltonian": plan, "energy": nothing, "joint": nothing}))
     averages = []
@@ -288,9 +289,9 @@ def test_of_averages_at_a_high_learning_rate_none_is_kept(
         return {"score": float(len(averages))}
 
     monkeypatch.setattr(trainer, "validation_errors", errors)
-    kept = trainer.run().parameters()
-    assert len(averages) == 20
-    for parameter, expected in zip(kept, averages[16], strict=True):
+    parameters = trainer.run().parameters()
+    assert len(averages) == validated
+    for parameter, expected in zip(parameters, averages[kept], strict=True):
         assert torch.equal(parameter, expected)
 
 

@@ -52,9 +52,6 @@ from mlh_driver.training.soap import SOAP
 STAGES = ("hamiltonian", "energy", "joint")
 ENERGY_PARTS = ("many_body", "repulsion")
 WARM_UP_STEPS = 100
-#: In the rest of a stage the learning rate is below a tenth. Before, errors of successive steps shift all
-#: energies alike, and what looks best on a few structures for validation is a matter of luck.
-SETTLED_FROM = 0.8
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -67,7 +64,6 @@ class Position:
     step: int = 0
     best: float = math.inf
     since_best: int = 0
-    settled: bool = False
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
@@ -76,8 +72,9 @@ class Position:
 class Trainer:
     """Trains a network on the data that the settings name; ``steps_taken`` counts steps of this process.
 
-    Each stage ends with its best validated average of those in the last fifth of its steps, or of all when
-    it stops early.
+    Each stage ends with its last average: as long as the learning rate is high, errors of successive steps
+    shift all energies alike, and what looks best on a few structures for validation is a matter of luck. Only
+    a stage that stops early, for want of a better one, ends with the average validated best.
 
     Files in ``settings.output``: ``checkpoint.pt`` (everything needed to resume) and ``log.jsonl`` (one
     JSON object per validation: stage, step, seconds, learning_rate, train_loss and the errors).
@@ -132,9 +129,6 @@ class Trainer:
             self.save_checkpoint()  # from here on there is none of an earlier run to go on with
         while self.position.stage < len(STAGES):
             self._run_stage(STAGES[self.position.stage])
-            if self.best:
-                self.average.load_state_dict(self.best)
-                self._set_inner_radii()  # the data may have grown since
             self.best = {}
             self.position = Position(stage=self.position.stage + 1, seconds=self.position.seconds)
             self.network.load_state_dict(self.average.state_dict())
@@ -209,6 +203,9 @@ class Trainer:
                 self.save_checkpoint()  # so that no line of the log is written twice
             elif time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
                 self.save_checkpoint()
+        if self.best and self.position.since_best >= plan.patience:
+            self.average.load_state_dict(self.best)
+            self._set_inner_radii()  # the data may have grown since
 
     def _prepare_energy_stage(self) -> None:
         """The electronic term of every structure, and a first pair repulsion by least squares."""
@@ -265,8 +262,6 @@ class Trainer:
         position.losses.clear()
         errors = self.validation_errors(stage)
         score = errors.get("score", train_loss)
-        if not position.settled and position.step > SETTLED_FROM * plan.steps:
-            position.settled, position.best = True, math.inf
         if score < position.best:
             position.best, position.since_best = score, 0
             self.best = copy.deepcopy(self.average.state_dict())
