@@ -41,3 +41,8 @@ class NonFiniteError(MLHError):
 
 class ConnectionLost(MLHError):
     """The other end of a socket is gone, or does not speak the protocol."""
+
+
+def reason(error: Exception) -> str:
+    """What somebody else's exception says, or its class where it says nothing."""
+    return str(error) or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import ase.io
 from ase import Atoms
 
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, reason
 
 #: Every run of VASP has files of these names; what they hold is called after the folder.
 NAMED_BY_FOLDER = ("OUTCAR", "vasprun.xml", "CONTCAR", "POSCAR")
@@ -25,9 +25,7 @@ def read_frames(paths: list[Path]) -> dict[str, Atoms]:
         try:
             images = ase.io.read(path, index=":")
         except Exception as error:  # ASE's readers raise anything
-            raise InputError(
-                f"cannot read structures from {path}: {str(error) or type(error).__name__}"
-            ) from error
+            raise InputError(f"cannot read structures from {path}: {reason(error)}") from error
         own = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
         names = [str(atoms.info.get("name", own)) for atoms in images]
         if len(set(names)) < len(names):

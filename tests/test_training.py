@@ -555,12 +555,6 @@ def test_levels_follow_from_a_hamiltonian_without_them(folder: Path, teacher: Mo
         evaluate_structure(engine, replace(bare, hamiltonian=bare.hamiltonian[1:, 1:]))
 
 
-def test_factors_of_the_potential_need_more_equations_than_unknowns(folder: Path) -> None:
-    """Two structures of one seed in a small cell give less than three equations for each factor."""
-    trainer = Trainer(read_settings(folder / "tiny.toml"))
-    assert not trainer.network.long_range.charge_factor.any()
-
-
 def test_a_copy_of_a_training_structure_validates_nothing(folder: Path) -> None:
     (folder / "data" / "s2.npz").write_bytes((folder / "data" / "s0.npz").read_bytes())
     with pytest.raises(InputError, match="s2, for validation, is the structure s0 of the training"):

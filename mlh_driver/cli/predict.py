@@ -59,15 +59,13 @@ def read_system(path: Path) -> System:
     import ase.io
     from ase import Atoms
 
-    from mlh_driver.errors import InputError
+    from mlh_driver.errors import InputError, reason
     from mlh_driver.system import System
 
     try:
         atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE raises anything, depending on the format
-        raise InputError(
-            f"cannot read a structure from {path}: {str(error) or type(error).__name__}"
-        ) from error
+        raise InputError(f"cannot read a structure from {path}: {reason(error)}") from error
     return System.from_ase(cast(Atoms, atoms))
 
 

@@ -13,7 +13,7 @@ from ase.io import read
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from mlh_driver.errors import InputError, StructureError
+from mlh_driver.errors import InputError, StructureError, reason
 from mlh_driver.interfaces.wire import to_angstrom
 from mlh_driver.system import Array, System
 
@@ -42,9 +42,7 @@ class Template:
         try:
             atoms = read(str(path), index=0)
         except Exception as error:  # ASE raises a different class for every format
-            raise InputError(
-                f"the template {path} cannot be read: {str(error) or type(error).__name__}"
-            ) from error
+            raise InputError(f"the template {path} cannot be read: {reason(error)}") from error
         assert isinstance(atoms, Atoms)
         return cls(np.asarray(atoms.numbers, dtype=np.int64), atoms.positions, str(path))
 

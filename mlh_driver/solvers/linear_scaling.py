@@ -14,6 +14,7 @@ pattern stays frozen between calls until atoms have moved too far.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -196,32 +197,22 @@ def _frontier_levels(
     pattern = memory.pattern
     random = _unit(pattern.random_vector())
 
-    def start(orbital: Matrix) -> Matrix:
-        return _unit(orbital) + np.float32(NEWS) * random
-
     def occupied(v: Matrix) -> Matrix:
         return pattern.apply(P, v)
 
     def empty(v: Matrix) -> Matrix:
         return v - pattern.apply(P, v)
 
-    def shifted(v: Matrix, zero: float, sign: float) -> Matrix:
-        return np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v)
+    def highest(within: Callable[[Matrix], Matrix], last: Matrix, zero: float, sign: float) -> Matrix:
+        start = within(_unit(last) + np.float32(NEWS) * random)
 
-    memory.homo = lanczos(
-        lambda v: occupied(shifted(v, bounds[0], 1.0)),
-        occupied(start(memory.homo)),
-        LANCZOS_STEPS,
-        tolerance=0.005,
-        least=LEAST_LANCZOS_STEPS,
-    )[2]
-    memory.lumo = lanczos(
-        lambda v: empty(shifted(v, bounds[1], -1.0)),
-        empty(start(memory.lumo)),
-        LANCZOS_STEPS,
-        tolerance=0.005,
-        least=LEAST_LANCZOS_STEPS,
-    )[2]
+        def apply(v: Matrix) -> Matrix:
+            return within(np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v))
+
+        return lanczos(apply, start, LANCZOS_STEPS, tolerance=0.005, least=LEAST_LANCZOS_STEPS)[2]
+
+    memory.homo = highest(occupied, memory.homo, bounds[0], 1.0)
+    memory.lumo = highest(empty, memory.lumo, bounds[1], -1.0)
     homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
     return homo, lumo
 
