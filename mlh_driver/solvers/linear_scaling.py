@@ -197,23 +197,22 @@ def _frontier_levels(
     pattern = memory.pattern
     random = _unit(pattern.random_vector())
 
-    def occupied(v: Matrix) -> Matrix:
-        return pattern.apply(P, v)
+    hamiltonian, occupied = pattern.operator(H), pattern.operator(P)
 
     def empty(v: Matrix) -> Matrix:
-        return v - pattern.apply(P, v)
+        return v - occupied(v)
 
     def highest(within: Callable[[Matrix], Matrix], last: Matrix, zero: float, sign: float) -> Matrix:
         start = within(_unit(last) + np.float32(NEWS) * random)
 
         def apply(v: Matrix) -> Matrix:
-            return within(np.float32(sign) * (pattern.apply(H, v) - np.float32(zero) * v))
+            return within(np.float32(sign) * (hamiltonian(v) - np.float32(zero) * v))
 
         return lanczos(apply, start, LANCZOS_STEPS, tolerance=0.005, least=LEAST_LANCZOS_STEPS)[2]
 
     memory.homo = highest(occupied, memory.homo, bounds[0], 1.0)
     memory.lumo = highest(empty, memory.lumo, bounds[1], -1.0)
-    homo, lumo = (float(np.vdot(v, pattern.apply(H, v))) for v in (memory.homo, memory.lumo))
+    homo, lumo = (float(np.vdot(v, hamiltonian(v))) for v in (memory.homo, memory.lumo))
     return homo, lumo
 
 
@@ -239,7 +238,7 @@ def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[f
 
 def spectral_bounds(pattern: SparsePattern, H: Matrix) -> tuple[float, float]:
     """Lower and upper bound of the spectrum, by Lanczos with a safety margin."""
-    values, residuals, _ = lanczos(lambda v: pattern.apply(H, v), pattern.random_vector(), 30)
+    values, residuals, _ = lanczos(pattern.operator(H), pattern.random_vector(), 30)
     margin = 0.01 * (values[-1] - values[0]) + 1e-3
     return float(values[0] - residuals[0] - margin), float(values[-1] + residuals[-1] + margin)
 
@@ -250,7 +249,7 @@ def inverse_square_root(pattern: SparsePattern, S: Matrix) -> Matrix:
     Raises SolverError if S is not positive definite or S^-1/2 too long-ranged for the pattern.
     """
     start = pattern.random_vector(np.float64)
-    values, residuals, _ = lanczos(lambda v: pattern.apply(S, v), start, 30)
+    values, residuals, _ = lanczos(pattern.operator(S), start, 30)
     if values[0] - residuals[0] <= 0:
         raise SolverError("the overlap matrix is not positive definite; the basis is linearly dependent")
     scale = 2.0 / (values[0] + values[-1])

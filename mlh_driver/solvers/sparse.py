@@ -6,6 +6,8 @@ not move with the numbers: as long as it is kept, results are smooth functions o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -140,9 +142,12 @@ class SparsePattern:
         """Tr[a b], exact: the diagonal of a product needs no block outside the pattern."""
         return float(kernels.row_dots(self._starts, a, b).sum())
 
-    def apply(self, a: Matrix, x: Matrix) -> Matrix:
-        """a x for a vector (N, n), in the order of the pattern."""
-        return self._kernels.apply(self._starts, self._columns, a, x)
+    def operator(self, a: Matrix) -> Callable[[Matrix], Matrix]:
+        """The function x -> a x of vectors (N, n), in the order of the pattern; zero blocks cost nothing."""
+        filled = a.any(axis=1)
+        starts = np.concatenate([[0], np.cumsum(filled)])[self._starts]
+        columns, blocks = self._columns[filled], a[filled]
+        return lambda x: self._kernels.apply(starts, columns, blocks, x)
 
     def random_vector(self, dtype: type = np.float32) -> Matrix:
         """A reproducible random vector (N, n), zero on padding."""
