@@ -6,6 +6,7 @@ A model file is a ``torch.save`` archive of plain types and tensors (loaded with
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,9 +66,19 @@ class Model:
             "network": {name: value.float() for name, value in self.network.state_dict().items()},
             "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
         }
-        partial = path.with_name(f".{path.name}.partial")
-        torch.save(content, partial)
+        save_archive(path, content)
+
+
+def save_archive(path: Path, content: dict[str, Any]) -> None:
+    """``torch.save`` beside the file, which is replaced when all is written; raises OSError if it cannot be."""
+    archive = io.BytesIO()  # where torch writes itself, a full disk is an internal error of it
+    torch.save(content, archive)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(archive.getbuffer())
         partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def shipped_models() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ase.units import Bohr, Hartree
 from conftest import REPOSITORY, network_section, random_model, small_system
 from typer.testing import CliRunner
 
-from mlh_driver.cli.main import app
+from mlh_driver.cli.main import app, run
 from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, NonFiniteError
@@ -512,6 +513,27 @@ def test_a_training_that_diverges_ends_with_a_message_and_a_good_checkpoint(fold
         trainer.run()
     state = torch.load(trainer.checkpoint_path, weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+def test_a_full_disk_is_an_error_that_costs_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands for it."""
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    trainer.save_checkpoint()
+    saved = trainer.checkpoint_path.read_bytes()
+    monkeypatch.setattr("sys.argv", ["mlh-driver", "train", str(folder / "tiny.toml")])
+    _, most = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(saved) // 2, most))
+    try:
+        with pytest.raises(SystemExit) as end:
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: [Errno 27] File too large"
+    assert trainer.checkpoint_path.read_bytes() == saved
+    assert [path.name for path in (folder / "run").iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.parametrize(

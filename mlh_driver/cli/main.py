@@ -46,10 +46,10 @@ for _name in COMMANDS:
 
 
 def run() -> None:
-    """Entry point: an error of ours is one message on stderr and exit status 1, never a traceback."""
+    """Entry point: an error of ours, or of the file system, is one message on stderr and exit status 1."""
     try:
         app()
-    except MLHError as error:
+    except (MLHError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(
             f"[bold red]error:[/] {escape(str(error))}", highlight=False
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
-from mlh_driver.model import load_model
+from mlh_driver.model import load_model, save_archive
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.runtime import keep_freed_memory
 from mlh_driver.training.objectives import (
@@ -306,7 +306,7 @@ class Trainer:
         return self.settings.output / "checkpoint.pt"
 
     def save_checkpoint(self) -> None:
-        """Write the checkpoint beside the old one, then replace it: a crash leaves one of the two."""
+        """Replace the checkpoint, so that a crash leaves the old or the new one."""
         state = {
             "made_for": self._made_for(),
             "network": self.network.state_dict(),
@@ -316,9 +316,7 @@ class Trainer:
             "position": vars(self.position),
             "rng": self.rng.bit_generator.state,
         }
-        temporary = self.checkpoint_path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.checkpoint_path)
+        save_archive(self.checkpoint_path, state)
         self._last_checkpoint = time.monotonic()
 
     def load_checkpoint(self) -> None:
