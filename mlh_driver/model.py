@@ -70,7 +70,7 @@ class Model:
 
 
 def save_archive(path: Path, content: dict[str, Any]) -> None:
-    """``torch.save`` beside the file, which is replaced when all is written; raises OSError if it cannot be."""
+    """``torch.save`` beside the file, which is replaced when all is written. Raises OSError."""
     archive = io.BytesIO()  # where torch writes itself, a full disk is an internal error of it
     torch.save(content, archive)
     partial = path.with_name(f".{path.name}.partial")
