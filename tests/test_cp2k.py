@@ -48,6 +48,15 @@ FORCES = """
  SUM OF ATOMIC FORCES           0.000000000000     0.000000000000     0.000000000000     0.000000000000
 """
 
+NEW_FORCES = """
+ FORCES| Atomic forces [hartree/bohr]
+ FORCES|   Atom     x               y               z               |f|
+ FORCES|      1  1.00000000E-01  2.00000000E-01 -3.00000000E-01   3.74165739E-01
+ FORCES|      2 -1.00000000E-01 -2.00000000E-01  3.00000000E-01   3.74165739E-01
+ FORCES| Sum     0.00000000E+00  0.00000000E+00  0.00000000E+00   0.00000000E+00
+ FORCES| Total atomic force                                       0.52915026E+00
+"""
+
 STRESS = """
  STRESS| Analytical stress tensor [GPa]
  STRESS|                        x                   y                   z
@@ -86,14 +95,23 @@ def test_truncated_matrix_is_refused() -> None:
         cp2k.parse_matrix(MATRICES, "DENSITY MATRIX")
 
 
-def test_forces_energy_and_stress_have_our_units_and_signs() -> None:
-    forces = cp2k.parse_forces(FORCES, 2)
+@pytest.mark.parametrize("text", [FORCES, NEW_FORCES])
+def test_forces_are_read_as_cp2k_printed_them_in_2023_and_in_2025(text: str) -> None:
+    forces = cp2k.parse_forces(text, 2)
     np.testing.assert_allclose(forces[0], np.array([0.1, 0.2, -0.3]) * HARTREE_EV / BOHR_A)
     with pytest.raises(LabelingError, match="forces of 2 atoms, expected 3"):
-        cp2k.parse_forces(FORCES, 3)
-    assert cp2k.parse_stress(STRESS)[0, 0] == pytest.approx(-1.0)
-    energy = cp2k.parse_energy(" ENERGY| Total FORCE_EVAL ( QS ) energy [a.u.]:        -2.000000000000000\n")
-    assert energy == pytest.approx(-2 * HARTREE_EV)
+        cp2k.parse_forces(text, 3)
+
+
+def test_energy_and_stress_have_our_units_and_signs() -> None:
+    in_bar = STRESS.replace("tensor [GPa]", "tensor [bar]").replace("1.60217662080E+02", "1.60217662080E+06")
+    for text in (STRESS, in_bar):
+        assert cp2k.parse_stress(text)[0, 0] == pytest.approx(-1.0)
+    with pytest.raises(LabelingError, match="unit kbar, not gpa or bar"):
+        cp2k.parse_stress(STRESS.replace("[GPa]", "[kbar]"))
+    for unit in ("[a.u.]:", "[hartree]"):  # of 2023, of 2025
+        line = f" ENERGY| Total FORCE_EVAL ( QS ) energy {unit}        -2.000000000000000\n"
+        assert cp2k.parse_energy(line) == pytest.approx(-2 * HARTREE_EV)
 
 
 def test_only_a_converged_run_is_accepted() -> None:

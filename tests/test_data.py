@@ -177,6 +177,16 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
         CliRunner().invoke(app, command, catch_exceptions=False)
 
 
+def test_the_split_of_a_folder_without_one_is_the_one_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "npz").mkdir()
+    arrays = {"numbers": [8], "positions": np.zeros((1, 3)), "cell": 9 * np.eye(3), "energy_Ha": -1.0}
+    arrays |= {"forces_Ha_bohr": np.zeros((1, 3)), "h_min_Ha": np.eye(4), "eig_Ha": np.ones(4), "nocc": 3}
+    np.savez(tmp_path / "npz" / "atom.npz", **arrays)
+    command = ["convert", str(tmp_path / "npz"), "--reference", "x", "--out", str(tmp_path / "data.h5")]
+    assert CliRunner().invoke(app, [*command, "--split", "test"]).exit_code == 0
+    assert read_splits(tmp_path / "data.h5") == {"test": ["atom"]}
+
+
 def test_forces_on_held_atoms_and_names_of_runs_are_imported(tmp_path: Path) -> None:
     """ASE gives zero for atoms that a constraint holds; frames of one name get numbers."""
     atoms = Atoms(

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from ase.data import chemical_symbols
+from e3nn import o3
 from scipy.linalg import block_diag, eigh
 from scipy.spatial.transform import Rotation
 
-from mlh_driver.reference.constants import HARTREE_EV, count_occupied
+from mlh_driver.reference.constants import HARTREE_EV, VALENCE_ELECTRONS, count_occupied
 from mlh_driver.reference.downfold import (
+    PYSCF_BASIS,
     downfold,
     intrinsic_atomic_orbitals,
     orthonormalize,
@@ -49,10 +53,17 @@ def test_reproduces_the_shared_minimal_hamiltonian(name: str) -> None:
     assert abs(np.linalg.eigvalsh(H_min)[:n_occupied] - eigenvalues[:n_occupied]).max() < 1e-12
 
 
+SHELLS = {
+    14: ([-1.0, -0.2, -0.5, 0.3, 1.5], [1, 1, 3, 3, 5]),
+    8: ([-1.4, -0.6, -0.9, -0.1, 1.1], [1, 1, 3, 3, 5]),
+    30: ([-1.0, -0.2, -0.5, 0.3, -0.8, 0.6, 1.5], [1, 1, 3, 3, 5, 5, 7]),
+}
+"""Of each element, the levels in hartree and the orbitals of each of its shells."""
+
+
 def invariant_model(S: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """A rotationally invariant Hamiltonian (Wolfsberg-Helmholz) on the overlap of the full basis, in eV."""
-    shells = np.repeat([-1.0, -0.2, -0.5, 0.3, 1.5], [1, 1, 3, 3, 5])
-    onsite = np.concatenate([shells + (0.0 if z == 14 else -0.4) for z in numbers]) * HARTREE_EV
+    onsite = np.concatenate([np.repeat(*SHELLS[z]) for z in numbers]) * HARTREE_EV
     H = 0.875 * (onsite[:, None] + onsite[None, :]) * S
     np.fill_diagonal(H, onsite * np.diag(S))
     return H
@@ -76,6 +87,31 @@ def test_minimal_hamiltonian_rotates_as_s_and_p() -> None:
     rotated, _ = downfold_molecule(MOLECULE_POSITIONS_A @ rotation.T)
     D = block_diag(*[block_diag(1.0, rotation)] * len(MOLECULE_NUMBERS))
     np.testing.assert_allclose(rotated, D @ H_min @ D.T, atol=1e-6)
+
+
+def test_d_shells_rotate_as_those_of_the_network() -> None:
+    numbers, positions = np.array([30, 8, 8]), 1.1 * MOLECULE_POSITIONS_A
+
+    def minimal(positions: np.ndarray) -> np.ndarray:
+        S, S12, S22 = overlap_matrices(numbers, positions, BOX_A)
+        return downfold(invariant_model(S, numbers), S, count_occupied(numbers), S12, S22)[0]
+
+    rotation = Rotation.from_rotvec([0.3, -0.7, 1.1]).as_matrix()
+    of_d = o3.Irrep("2e").D_from_matrix(torch.tensor(rotation)).numpy()
+    D = block_diag(1.0, rotation, of_d, 1.0, rotation, 1.0, rotation)
+    rotated = minimal(positions @ rotation.T)
+    np.testing.assert_allclose(rotated, D @ minimal(positions) @ D.T, atol=1e-4)  # e3nn's D is good to 1e-6
+
+
+def test_elements_have_the_electrons_of_their_pseudopotential() -> None:
+    from pyscf.pbc.gto.basis import load as load_basis
+    from pyscf.pbc.gto.pseudo import load
+
+    for number, valence in VALENCE_ELECTRONS.items():
+        symbol = chemical_symbols[number]
+        assert sum(load("gth-pbe", symbol)[0]) == valence, symbol
+        for basis in PYSCF_BASIS.values():
+            assert load_basis(basis, symbol), symbol
 
 
 def test_iaos_are_orthonormal_and_span_the_occupied_space() -> None:

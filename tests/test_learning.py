@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import SMALL_NETWORK, network_section
+from fake_labeler import SomeLabeler
 from typer.testing import CliRunner
 
 from mlh_driver import MLHCalculator
@@ -107,6 +108,35 @@ def test_from_nothing_to_a_model_with_an_interruption(folder: Path, monkeypatch:
     atoms = ase.io.read(folder / "seed.xyz")
     atoms.calc = MLHCalculator(run / "hydrogen.pt")
     assert atoms.get_potential_energy() == pytest.approx(-31.7, abs=1.5)  # PBE
+
+
+def test_a_round_without_frames_to_train_on_can_be_started_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ase.io.read(folder / "seed.xyz")
+    long.cell[0, 0] = 7.0
+    ase.io.write(folder / "seed.xyz", long)
+    monkeypatch.setattr("mlh_driver.learning.loop.make_labeler", lambda engine, threads: SomeLabeler())
+    learning = ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+    with pytest.raises(InputError, match="no frame for training of round 0 could be labelled"):
+        learning.run()
+    assert learning.labeler.calls == 1  # nothing for validation alone
+    assert not (folder / "run" / "round_0" / "frames.xyz").exists()
+
+
+def test_every_seed_is_trained_on(folder: Path) -> None:
+    """The last frame of a round is for validation, in each round that of another seed."""
+    seeds = [ase.io.read(folder / "seed.xyz") for _ in range(3)]
+    for k, seed in enumerate(seeds):
+        seed.info["name"] = f"s{k}"
+        seed.cell[2, 2] += k
+    ase.io.write(folder / "seed.xyz", seeds)
+    (folder / "learn.toml").write_text(LEARN.replace("frames_per_round = 2", "frames_per_round = 3"))
+    learning = ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+    trained = {
+        round(learning._new_frame(round_, k, None).cell[2, 2] - 4.8) for round_ in (0, 1) for k in (0, 1)
+    }
+    assert trained == {0, 1, 2}
 
 
 def test_data_of_another_reference_are_refused_before_any_label(folder: Path) -> None:

@@ -17,6 +17,7 @@ from mlh_driver.network.core import WIDTH_A, STIFFNESS_eV_A3, saturated, wall
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
+from mlh_driver.network.heads import OnsiteBlocks
 from mlh_driver.network.network import NetworkSettings
 from mlh_driver.network.nodes import SphereProduct
 from mlh_driver.network.radial import RadialBasis, envelope
@@ -167,6 +168,14 @@ def test_onsite_couplings_span_the_symmetric_blocks_of_s_and_p() -> None:
     blocks = torch.cat([c.reshape(-1, 4, 4) for c in onsite_couplings((0, 1)) if c.numel()])
     torch.testing.assert_close(blocks, blocks.transpose(1, 2))
     assert torch.linalg.matrix_rank(blocks.reshape(len(blocks), -1)) == 10
+
+
+@pytest.mark.parametrize("shells", [(0, 2), (1,), (2,)])
+def test_onsite_blocks_of_any_shells_can_be_made(shells: tuple[int, ...]) -> None:
+    size = sum(2 * l + 1 for l in shells)
+    blocks = OnsiteBlocks(4, shells, 3).double()(torch.randn(5, 25, 3, dtype=torch.float64))
+    assert blocks.shape == (5, size, size)
+    torch.testing.assert_close(blocks, blocks.transpose(1, 2))
 
 
 def test_a_basis_with_d_shells_and_different_sizes_works_too() -> None:

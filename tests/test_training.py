@@ -311,6 +311,20 @@ def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -
         Trainer(read_settings(folder / "tiny.toml"))
 
 
+def test_factors_of_the_distant_potential_are_fitted_again_where_h_is_trained(
+    folder: Path, teacher: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher.save(folder / "teacher.pt")
+    calls = []
+    monkeypatch.setattr("mlh_driver.training.trainer.fit_screening", lambda *_: calls.append("fitted"))
+    text = CONFIG.replace('valid_range = "nothing"', 'valid_range = "nothing"\nstart_from = "teacher.pt"')
+    for steps, found in (("steps = 12", ["fitted"]), ("steps = 0", [])):
+        (folder / "tiny.toml").write_text(text.replace("steps = 12", steps))
+        calls.clear()
+        Trainer(read_settings(folder / "tiny.toml"))
+        assert calls == found
+
+
 def test_a_constant_in_the_hamiltonian_is_free() -> None:
     A = torch.randn(5, 5)
     torch.testing.assert_close(shift_free(A + 3.0 * torch.eye(5)), shift_free(A), atol=1e-5, rtol=0)

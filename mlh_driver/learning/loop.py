@@ -99,7 +99,7 @@ class ActiveLearning:
         settings = self.settings
         rng = np.random.default_rng([settings.seed, round_, k])
         count = round_ * settings.frames_per_round + k
-        seed = self.seeds[count % len(self.seeds)]
+        seed = self.seeds[(count + round_) % len(self.seeds)]  # another one for each validation
         if model is None:
             atoms = displaced(seed, settings.explore, rng)
         else:
@@ -117,13 +117,19 @@ class ActiveLearning:
         if done.exists():
             return
         *training, last = frames
-        failed = []
-        for split, names in (("train", training), ("validation", [last])):
+
+        def label(names: list[str], split: str) -> list[str]:
             some = {name: frames[name] for name in names}
-            failed += label_into(self.labels, some, self.labeler, split, self.report)
-        if not self._new_names(round_):
-            (self._folder(round_) / "frames.xyz").unlink()  # others are made when the run goes on
-            raise InputError(f"no frame of round {round_} could be labelled, for the reasons above")
+            return label_into(self.labels, some, self.labeler, split, self.report)
+
+        failed = label(training, "train")
+        if len(failed) == len(training):
+            (self._folder(round_) / "frames.xyz").unlink()  # made anew when the run goes on
+            raise InputError(
+                f"no frame for training of round {round_} could be labelled, for the reasons above; change "
+                "[explore] or the seeds in the settings, and start again"
+            )
+        failed += label([last], "validation")
         done.write_text("".join(f"{name}\n" for name in failed))
 
     def _new_names(self, round_: int) -> list[str]:

@@ -10,10 +10,13 @@ HARTREE_EV = 27.211386245988
 BOHR_A = 0.529177210903
 EV_A3_PER_GPA = 1.0 / 160.21766208
 
-#: Valence electrons kept by the GTH pseudopotential, by atomic number.
+#: Valence electrons kept by the GTH pseudopotential, by atomic number: elements of closed-shell solids.
 VALENCE_ELECTRONS = {
     **{1: 1, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7},
     **{11: 9, 12: 10, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7},
+    **{19: 9, 20: 10, 21: 11, 22: 12, 30: 12, 31: 13, 32: 4, 33: 5, 34: 6, 35: 7},
+    **{38: 10, 39: 11, 40: 12, 41: 13, 48: 12, 49: 13, 50: 4, 51: 5, 52: 6, 53: 7},
+    **{55: 9, 56: 10, 72: 12, 73: 13, 74: 14, 82: 4, 83: 5},
 }
 
 FULL_BASIS = "DZVP-MOLOPT-SR-GTH"

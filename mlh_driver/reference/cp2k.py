@@ -216,28 +216,38 @@ def parse_version(text: str) -> str:
 
 def parse_energy(text: str) -> float:
     """Total energy in eV from the main output."""
-    match = re.search(r"ENERGY\| Total FORCE_EVAL .*?:\s+(\S+)", text)
+    match = re.search(r"ENERGY\| Total FORCE_EVAL .*\s(\S+)\s*$", text, re.MULTILINE)
     if match is None:
         raise LabelingError("no 'ENERGY| Total FORCE_EVAL' line in CP2K's output; the run ended early")
     return float(match.group(1)) * HARTREE_EV
 
 
 def parse_forces(text: str, n_atoms: int) -> np.ndarray:
-    """Forces (n_atoms, 3) in eV/Å from the file of FORCE_EVAL/PRINT/FORCES."""
-    rows = re.findall(r"^\s*\d+\s+\d+\s+[A-Z][a-z]?\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)
+    """Forces (n_atoms, 3) in eV/Å from the file of FORCE_EVAL/PRINT/FORCES, as of 2023 or of 2025."""
+    _unit(text, r"forces (?:in )?", {"a.u.": 1.0, "hartree/bohr": 1.0})
+    atom = r"(?:FORCES\|\s+\d+|\d+\s+\d+\s+[A-Z][a-z]?)"  # before x, y, z; after them the norm since 2025
+    rows = re.findall(rf"^\s*{atom}\s+(\S+)\s+(\S+)\s+(\S+)(?:\s+\S+)?\s*$", text, re.MULTILINE)
     if len(rows) != n_atoms:
-        raise LabelingError(
-            f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}; the run ended early"
-        )
+        raise LabelingError(f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}")
     return np.array(rows, dtype=float) * (HARTREE_EV / BOHR_A)
 
 
 def parse_stress(text: str) -> np.ndarray:
-    """Stress (3, 3) in eV/Å^3 with ASE's sign; CP2K prints GPa, positive under compression."""
+    """Stress (3, 3) in eV/Å^3 with ASE's sign; CP2K's is positive under compression, in GPa or (2025) bar."""
     rows = re.findall(r"^ STRESS\|\s+[xyz]\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE)[:3]
     if len(rows) != 3:
         raise LabelingError("no stress tensor in CP2K's stress file; run with Cp2kSettings(stress=True)")
-    return -np.array(rows, dtype=float) * EV_A3_PER_GPA
+    unit = _unit(text, "stress tensor ", {"gpa": 1.0, "bar": 1e-4})
+    return -np.array(rows, dtype=float) * (unit * EV_A3_PER_GPA)
+
+
+def _unit(text: str, title: str, known: dict[str, float]) -> float:
+    """What the unit in brackets behind a title stands for."""
+    match = re.search(rf"{title}\[(\S+)\]", text, re.IGNORECASE)
+    unit = match.group(1).lower() if match else "none"
+    if unit not in known:
+        raise LabelingError(f"CP2K's {title.split()[0]} are in unit {unit}, not {' or '.join(known)}")
+    return known[unit]
 
 
 def parse_matrix(text: str, title: str) -> np.ndarray:

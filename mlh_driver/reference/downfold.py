@@ -18,8 +18,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from e3nn import o3
 from numpy.typing import ArrayLike
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import block_diag, cho_factor, cho_solve, eigh
 
 from mlh_driver.errors import InputError
 from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS
@@ -77,15 +79,27 @@ def overlap_matrices(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """S (n, n), S12 (n, m) and S22 (m, m) of full and minimal basis at Gamma, from PySCF's integrals.
 
-    ``positions`` (N, 3) and ``cell`` (3, 3, rows) in Å. Orbitals: per atom, per shell; p as x, y, z.
+    ``positions`` (N, 3) and ``cell`` (3, 3, rows) in Å. Orbitals: per atom, per shell; p as x, y, z. Other
+    shells of the full basis are PySCF's, m = -l..l around z, those of the minimal basis e3nn's, around y.
     """
     full = pyscf_cell(numbers, positions, cell, FULL_BASIS)
     minimal = pyscf_cell(numbers, positions, cell, MINIMAL_BASIS)
+    shells = [minimal.bas_angular(k) for k in range(minimal.nbas) for _ in range(minimal.bas_nctr(k))]
+    turn = block_diag(*[_from_e3nn(l) for l in shells])
     return (
         full.pbc_intor("int1e_ovlp"),
-        _import_gto().cell.intor_cross("int1e_ovlp", full, minimal),
-        minimal.pbc_intor("int1e_ovlp"),
+        _import_gto().cell.intor_cross("int1e_ovlp", full, minimal) @ turn,
+        turn.T @ minimal.pbc_intor("int1e_ovlp") @ turn,
     )
+
+
+def _from_e3nn(l: int) -> np.ndarray:
+    """PySCF's real harmonics (rows) in e3nn's: Y_m(x, y, z) of the former is Y_m(y, z, x) of the latter."""
+    if l == 1:
+        return np.eye(3)  # x, y, z in both
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=(4 * l + 4, 3)))
+    ours, theirs = (o3.spherical_harmonics(l, r, normalize=True) for r in (points, points[:, [1, 2, 0]]))
+    return np.linalg.lstsq(ours.numpy(), theirs.numpy(), rcond=None)[0].T
 
 
 def pyscf_cell(

@@ -23,19 +23,46 @@ N_WAVES = 3
 LEAST_EQUATIONS = 3
 #: Waves shorter than this say little about distant charges.
 SHORTEST_WAVE_A = 9.0
+#: Where atoms leave much of the cell empty, waves at the atoms look alike, and their amplitudes mean nothing.
+#: The smallest singular value of the waves, 1 if they are independent, is 0.75 or more in glasses.
+LEAST_INDEPENDENCE = 0.7
+#: The potential of orthogonal orbitals' charges is screened, not reversed, and dipoles are of that size.
+LARGEST_CHARGE_FACTOR, LARGEST_DIPOLE_FACTOR = 1.5, 3.0
 
 
 def fit_screening(network: HamiltonianNetwork, samples: list[Sample]) -> None:
-    """Set the factors of ``network.long_range``; they stay zero where samples have too few long waves."""
+    """Set the factors of ``network.long_range``.
+
+    Where samples have too few long waves, or the factors make no sense, they stay as they are (at first zero:
+    no field).
+    """
     n_species = len(network.basis.species)
     labelled = [sample for sample in samples if sample.hamiltonian is not None]
     waves = [(sample, _longest_waves(sample.graph.cell)) for sample in labelled]
-    systems = [_equations(sample, G, n_species) for sample, G in waves if len(G)]
-    if sum(len(target) for _, target in systems) >= LEAST_EQUATIONS * (1 + 3 * n_species):
-        matrix, target = (torch.cat(parts).numpy() for parts in zip(*systems, strict=True))
-        factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
-        network.long_range.charge_factor.copy_(factors[:1])
-        network.long_range.dipole_factors.copy_(factors[1 : 1 + n_species])
+    systems = [
+        _equations(sample, G, n_species) for sample, G in waves if _independent(sample.graph.positions, G)
+    ]
+    if sum(len(target) for _, target in systems) < LEAST_EQUATIONS * (1 + 3 * n_species):
+        return
+    matrix, target = (torch.cat(parts).numpy() for parts in zip(*systems, strict=True))
+    factors = torch.from_numpy(np.linalg.lstsq(matrix, target, rcond=None)[0])
+    charge, dipoles = factors[0], factors[1 : 1 + n_species]
+    if 0.0 < charge < LARGEST_CHARGE_FACTOR and dipoles.abs().max() < LARGEST_DIPOLE_FACTOR:
+        network.long_range.charge_factor.copy_(charge)
+        network.long_range.dipole_factors.copy_(dipoles)
+
+
+def _independent(positions: Tensor, G: Tensor) -> bool:
+    """Whether the waves G (K, 3) can be told apart at the atoms, (N, 3)."""
+    if not 0 < 2 * len(G) <= len(positions):
+        return False
+    least = torch.linalg.svdvals(_at_atoms(positions @ G.T))[-1]
+    return float(least) >= LEAST_INDEPENDENCE * (len(positions) / 2) ** 0.5
+
+
+def _at_atoms(angles: Tensor) -> Tensor:
+    """(N, 2 K) cosines and sines."""
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def _equations(sample: Sample, G: Tensor, n_species: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +77,7 @@ def _equations(sample: Sample, G: Tensor, n_species: int) -> tuple[Tensor, Tenso
     one_hot = torch.nn.functional.one_hot(graph.species, n_species).double()
     levels = levels - one_hot @ ((one_hot.T @ levels) / one_hot.sum(dim=0).clamp(min=1.0))
     angles = graph.positions @ G.T
-    waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+    waves = _at_atoms(angles)
     slopes = torch.cat([-angles.sin(), angles.cos()], dim=1)
     volume = torch.linalg.det(graph.cell).abs()
     strength = (8.0 * torch.pi * COULOMB_eV_A / volume / G.square().sum(dim=1)).repeat(2)

@@ -91,7 +91,7 @@ class Trainer:
         self.train = self._samples("train") + self._drafts()
         if settings.start_from:
             self._load_weights(settings.start_from)
-        else:
+        if settings.hamiltonian.steps or not settings.start_from:
             fit_screening(self.network, self.train)
         self.average = copy.deepcopy(self.network)
         self.validation = self._samples("validation")
