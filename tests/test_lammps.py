@@ -312,6 +312,52 @@ def test_run_every_and_quoted_include(host: Atoms) -> None:
     assert run_text(text + 'run 4 every 2 "print x"\n', FakeEngine()) >= 5
 
 
+def test_files_are_read_as_they_are_when_lammps_comes_to_them(host: Atoms) -> None:
+    """In quotes too: written by the script itself, in another folder, put in place of an older one."""
+    write_data(host, "a.data")
+    Path("gen.in").write_text("variable a string OLD\n")
+    Path("par.in").write_text("variable b string TOP\n")
+    Path("d").mkdir()
+    Path("d/par.in").write_text("variable b string D\n")
+    for k in (1, 2, 3):
+        Path(f"p{k}.in").write_text(f"variable c{k} string {k}\n")
+        os.utime(f"p{k}.in", (1e9, 1e9))
+    text = (
+        SETUP.format(units="metal", data="a.data")
+        + """run 0
+print "variable a string NEW" file gen.in screen no
+if "1 > 0" then "include gen.in"
+shell cd d
+if "1 > 0" then "include par.in"
+shell cd ..
+variable k loop 3
+label again
+shell mv p$k.in current.in
+include current.in
+next k
+jump SELF again
+variable last string end.in
+if "1 > 0" then "jump ${last} here"
+print "not reached" file found.txt
+"""
+    )
+    Path("end.in").write_text(
+        'print "not here" file found.txt\nlabel here\nprint "$a $b ${c1}${c2}${c3}" file found.txt\n'
+    )
+    run_text(text, FakeEngine())
+    assert Path("found.txt").read_text() == "NEW D 123\n"
+
+
+def test_a_run_without_the_model_after_clear_is_warned_of(host: Atoms) -> None:
+    write_data(host, "a.data")
+    without = (
+        "clear\nunits metal\nread_data a.data\npair_style zero 5\npair_coeff * *\nfix m all nve\nrun 2\n"
+    )
+    Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "run 0\n" + without)
+    assert run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"]) == 1
+    assert Path("test.log").read_text().count("WARNING: this run is without the model") == 1
+
+
 def test_a_script_may_jump_to_itself_by_name_in_quotes(host: Atoms) -> None:
     write_data(host, "a.data")
     text = """units metal
@@ -436,9 +482,19 @@ def test_errors_of_lammps(text: str, message: str) -> None:
         ("fix mlh all external pf/callback 10 1", "Ncall is 10, but must be 1"),
         ("fix mlh all external pf/callback 1 5", "Napply is 5, but must be 1"),
         ("group si type 1\nfix mlh si external pf/callback 1 1", "group is si, but must be all"),
+        (
+            "group si type 1\nvariable g string si\nfix mlh ${g} external pf/callback 1 1",
+            "fix mlh si .*group is si",
+        ),
+        ("variable n equal 5\nfix mlh all external pf/callback $n 1", "Ncall is 5, but must be 1"),
+        (
+            "fix hold all setforce 0 0 0\nfix mlh all external pf/callback 1 1",
+            r"fix hold \(setforce\) .* define fix hold after fix mlh",
+        ),
     ],
 )
 def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> None:
+    write_data(host, "a.data")
     with pytest.raises(InputError, match=message):
         run_text(f"units metal\nread_data a.data\n{line}\nrun 1\n", FakeEngine())
 
@@ -450,7 +506,10 @@ def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> No
         ("compute s all stress/atom NULL", "the model has no local stress"),
         ("if '1 > 0' then 'compute s all centroid/stress/atom NULL'", "centroid/stress/atom would leave"),
         ("compute s all stress/mop z center total", "stress/mop would leave it out"),
-        ("fix n all numdiff 1 1e-4", "numdiff differentiates the energy of pair and bonded terms"),
+        ("fix n all numdiff 1 1e-4", "numdiff differentiates pair and bonded terms"),
+        ("compute b all born/matrix numdiff 1e-4 v", "born/matrix differentiates pair and bonded terms"),
+        ("fix g all gcmc 1 9 0 2 4711 300 -1 0.1", "gcmc takes the energy of pair terms alone"),
+        ("fix w all widom 1 9 2 4711 300", "widom takes the energy .* add full_energy"),
     ],
 )
 def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, message: str) -> None:

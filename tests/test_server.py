@@ -88,6 +88,27 @@ def test_several_engines_take_turns(start: Launcher, system: System) -> None:
     assert program.output.count("5 structures in") == 3
 
 
+def test_a_call_after_one_that_failed_is_answered_with_its_own_results(
+    start: Launcher, system: System
+) -> None:
+    """Not with those of the one before, which may still come."""
+    from fake_engine import Engine
+
+    serve(start, "fake,slow=0.5")
+    stretched = System(system.numbers, 1.01 * system.positions, system.cell)
+    golden = System(np.full_like(system.numbers, 79), system.positions, system.cell)
+    with dial(start) as remote:
+        remote.check_species(system.numbers)
+        threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            remote.compute(system)
+        for local in (Engine(), Engine()):  # another connection each, where the stand-in has another origin
+            for asked in (stretched, system):
+                assert_same(local.compute(asked), remote.compute(asked))
+            with pytest.raises(StructureError, match="does not know the elements"):
+                remote.compute(golden)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_server_removes_its_socket(start: Launcher, system: System, sign: int) -> None:
     program = serve(start)

@@ -3,6 +3,7 @@
 #   ./run.sh          as melt.xml and quench.xml say
 #   ./run.sh 20       only 20 steps each
 set -u
+[ $# -le 1 ] || { echo "run.sh: $2? to go on with a stage, see README.md" >&2; exit 1; }
 cd "$(dirname "$0")" || exit 1
 sockets=$(mktemp -d) # private, so that several runs never share a socket and no stale file is in the way
 trap 'kill $(jobs -p) 2> /dev/null; wait; rm -rf "$sockets"' EXIT
@@ -18,4 +19,5 @@ for stage in melt quench; do
     for _ in 1 2; do
         wait -n || { echo "run.sh: $stage failed, see also $PWD/$stage.log" >&2; exit 1; }
     done
+    [ $stage = quench ] || cp RESTART melt.restart # from the last step, at whichever step the checkpoints are
 done

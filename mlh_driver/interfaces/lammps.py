@@ -26,7 +26,8 @@ per-atom energies      ``compute pe/atom``                         the script's
 ``thermo_modify norm yes`` divides all of ``f_ID`` by the number of atoms; a variable ``equal f_ID[1]`` is the
 value itself. There is no local stress: ``compute stress/atom`` and its like would leave the model out, and
 scripts that ask for them are refused; so are ``fix numdiff``, which would do the same, and
-``run_style respa``, which calls no ``fix external`` after the first step.
+``run_style respa``, which calls no ``fix external`` after the first step, and fixes that act on forces (such
+as ``setforce``) where they come before the model's and would not see its forces.
 
 The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
 remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
@@ -200,8 +201,9 @@ def bind(
         with callback.errors_raised():            # raises the model's error, not LAMMPS' "Illegal radius"
             lmp.command("run 100")
 
-    ``elements`` names the element of each atom type; without it, type labels or masses decide. Bind again
-    after ``unfix``, ``clear`` or ``labelmap``.
+    The fix must be of the group ``all``, with ``1 1``, and come before fixes that act on forces, such as
+    ``setforce``: LAMMPS tells nobody, so nothing is checked here. ``elements`` names the element of each atom
+    type; without it, type labels or masses decide. Bind again after ``unfix``, ``clear`` or ``labelmap``.
     """
     callback = ForceCallback(lmp, fix_id, engine, elements)
     for command in _attach(lmp, fix_id, callback):
@@ -262,8 +264,14 @@ def run_script(
         for callback in callbacks:
             callback.elements.read_labels()
 
+    def on_run() -> None:
+        if callbacks and not any(lmp.has_id("fix", callback.fix_id) for callback in callbacks):
+            lmp.error(
+                _WARNING, "this run is without the model: define fix ... external again after clear or unfix"
+            )
+
     try:
-        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix, on_labels) as runner:
+        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix, on_labels, on_run) as runner:
             runner.run(Path(script))
     except LammpsError:
         for callback in callbacks:

@@ -16,11 +16,11 @@ So LAMMPS reads the file itself, from a temporary copy with three kinds of addit
 * After ``labelmap``, the same pipe is used to have the labels of the types read.
 * Before ``include FILE`` and ``jump FILE``, it is used to ask for a copy of that file, which is
   then read instead; variables in the name, ``shell cd`` and files written by the script itself work as ever.
+  Inside quotes (the commands of ``if`` or of ``run every``) a small file that does this stands for FILE.
+* In a script with ``clear``, it is used before each run to warn of one without the model.
 
 What is asked for is held in two string variables of LAMMPS (:data:`QUESTION`, :data:`ARGUMENT`). The pipe
-is replaced by a new one at each meeting, so that one visit cannot be mistaken for the next. Lines inside
-quotes (the commands of ``if`` or of ``run every``) are served as well, unless a file name there holds a
-variable.
+is replaced by a new one at each meeting, so that one visit cannot be mistaken for the next.
 """
 
 from __future__ import annotations
@@ -44,11 +44,17 @@ ARGUMENT = "mlh_argument"
 _PREFIX = "mlh-driver-lammps-"
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
 _WITHOUT_MODEL = re.compile(
-    r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?)\b([^"']*)"""
+    r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
+    r"""|born/matrix|gcmc|widom)\b([^"']*)"""
 )
+_ON_FORCES = re.compile(
+    r"\bfix\s+(\S+)\s+\S+\s+((?:set|ave|line|plane)force|freeze|enforce2d|store/force|shake|rattle)\b"
+)
+_CLEAR = re.compile(r"^\s*clear\b", re.MULTILINE)
+_RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
 _LABELS = re.compile(r"\blabelmap\s")
 _READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
-_QUOTED_READ = re.compile(r"""(["']\s*(?:include|jump)\s+)([^\s"'$]+)""")
+_QUOTED_READ = re.compile(r"""(["']\s*)(include|jump)\s+(?!SELF\b)([^\s"']+)([^"']*)""")
 
 
 class ScriptRunner:
@@ -56,17 +62,23 @@ class ScriptRunner:
 
     ``on_fix`` runs in another thread while LAMMPS waits; it returns LAMMPS commands to be executed at that
     point of the script. ``on_labels()`` is called in the same way after ``labelmap``. An error that they
-    raise ends the script and is raised by :meth:`run`. Use as a context manager: the temporary copies are
-    removed at the end.
+    raise ends the script and is raised by :meth:`run`. ``on_run()`` is called before the runs of a script
+    that has ``clear``. Use as a context manager: the temporary copies are removed at the end.
     """
 
     def __init__(
-        self, lmp: Any, on_fix: Callable[[str], Sequence[str]], on_labels: Callable[[], None]
+        self,
+        lmp: Any,
+        on_fix: Callable[[str], Sequence[str]],
+        on_labels: Callable[[], None],
+        on_run: Callable[[], None],
     ) -> None:
         self._lmp = lmp
         self._on_fix = on_fix
         self._on_labels = on_labels
-        self._copies: dict[Path, Path] = {}
+        self._on_run = on_run
+        self._copies: dict[tuple[Path, int, int, int], Path] = {}
+        self._on_forces: dict[str, str] = {}
         self._counter = itertools.count()
         self._error: BaseException | None = None
         self._closing = False
@@ -109,38 +121,48 @@ class ScriptRunner:
     def _copy(self, script: Path) -> Path:
         """The temporary copy of ``script``, made on first use and again when the file has changed."""
         source = script.resolve()
-        copy = self._copies.get(source)
-        # A copy that is known but not there yet is being written, by a script that names itself in quotes.
-        if copy is None or (copy.exists() and copy.stat().st_mtime_ns < source.stat().st_mtime_ns):
-            copy = Path(self._folder.name) / f"{next(self._counter)}-{source.name.replace(' ', '_')}"
-            self._copies[source] = copy
+        status = source.stat()
+        version = (source, status.st_mtime_ns, status.st_size, status.st_ino)
+        if version not in self._copies:
             text = source.read_text(encoding="utf-8", errors="surrogateescape")
-            lines = [self._rewritten(physical, logical) for physical, logical in logical_lines(text)]
-            copy.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        return copy
+            runs = _CLEAR.search(text) is not None
+            lines = [self._rewritten(physical, logical, runs) for physical, logical in logical_lines(text)]
+            self._copies[version] = self._write(source.name.replace(" ", "_"), "".join(lines))
+        return self._copies[version]
 
-    def _rewritten(self, physical: str, logical: str) -> str:
-        """The text that replaces one command of a script."""
+    def _write(self, name: str, text: str) -> Path:
+        """A new file in the temporary folder."""
+        path = Path(self._folder.name) / f"{next(self._counter)}-{name}"
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        return path
+
+    def _rewritten(self, physical: str, logical: str, runs: bool) -> str:
+        """The text that replaces one command of a script; ``runs``: whether to ask before each run."""
         if logical.split()[:1] == ["print"]:
             return physical
         read = _READ.match(logical)
         if read is not None:
-            command, name, rest = read.groups()
-            if name == "SELF":
-                return physical
-            return self._ask("copy", name) + f"{command} ${{{ARGUMENT}}}{rest}\n"
+            return self._read_copy(*read.groups()) or physical
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
         for command in _WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
-        text = _QUOTED_READ.sub(self._quoted_copy, physical)
+        self._on_forces |= {command[1]: command[2] for command in _ON_FORCES.finditer(logical)}
+        before = self._ask("run", "all") if runs and _RUN.match(logical) else ""
         labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
-        return text + labels + "".join(self._ask("bind", fix[1]) for fix in fixes)
+        bind = (self._ask("bind", ":".join(part or "" for part in fix.groups())) for fix in fixes)
+        return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)
+
+    def _read_copy(self, command: str, name: str, rest: str) -> str:
+        """Lines that read the copy of a file (nothing for the script itself, which is one)."""
+        if name == "SELF":
+            return ""
+        return self._ask("copy", name) + f"{command} ${{{ARGUMENT}}}{rest}\n"
 
     def _quoted_copy(self, match: re.Match[str]) -> str:
-        path = Path(match[2])
-        return match[1] + str(self._copy(path)) if path.is_file() else match[0]
+        quote, command, name, rest = match.groups()
+        return f"{quote}{command} {self._write('quoted', self._read_copy(command, name, rest))}"
 
     def _ask(self, question: str, argument: str) -> str:
         """Script lines with which LAMMPS asks this process something."""
@@ -164,21 +186,37 @@ class ScriptRunner:
         try:
             question = self._lmp.extract_variable(QUESTION)
             argument = self._lmp.extract_variable(ARGUMENT)
-            if question == "labels":
-                self._on_labels()
+            if question in ("labels", "run"):
+                {"labels": self._on_labels, "run": self._on_run}[question]()
                 return ""
             if question == "copy":
                 path = Path(argument)
                 if path.is_file():
                     self._lmp.set_string_variable(ARGUMENT, str(self._copy(path)))
                 return ""
-            if not self._lmp.has_id("fix", argument):  # in a branch of an `if` that was not taken
+            fix_id, group, n_call, n_apply = argument.split(":")
+            if not self._lmp.has_id("fix", fix_id):  # in a branch of an `if` that was not taken
                 return ""
-            return "".join(f"{command}\n" for command in self._on_fix(argument))
+            line = (
+                f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"  # variables are numbers now
+            )
+            check_fix(fix_id, group, n_call, n_apply, line=line)
+            self._check_order(fix_id)
+            return "".join(f"{command}\n" for command in self._on_fix(fix_id))
         except BaseException as error:
             self._error = error
             self._lmp.set_show_error(False)
             return "mlh_driver_stop\n"  # no such command: LAMMPS leaves the script
+
+    def _check_order(self, fix_id: str) -> None:
+        """Raise InputError if a fix that acts on forces comes before the one that brings the model's."""
+        fixes = self._lmp.available_ids("fix")
+        for other in fixes[: fixes.index(fix_id)]:
+            if other in self._on_forces:
+                raise InputError(
+                    f"fix {other} ({self._on_forces[other]}) acts on the forces before fix {fix_id} adds the "
+                    f"model's; define fix {other} after fix {fix_id}"
+                )
 
 
 def remove_leftovers() -> None:
@@ -217,10 +255,17 @@ def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, 
 
 
 def check_includes_model(style: str, arguments: str, *, line: str) -> None:
-    """Raise InputError for what would leave the model out: local stress, unless kinetic, and numdiff."""
-    if style.startswith("numdiff"):
+    """Raise InputError for what would leave the model out.
+
+    That is local stress, unless it is the kinetic part, numerical derivatives, and trial insertions.
+    """
+    if style.startswith("numdiff") or style == "born/matrix":
+        raise InputError(f"'{line}': {style} differentiates pair and bonded terms, without the model")
+    if style in ("gcmc", "widom"):
+        if "full_energy" in arguments.split():
+            return
         raise InputError(
-            f"'{line}': {style} differentiates the energy of pair and bonded terms, without the model"
+            f"'{line}': {style} takes the energy of pair terms alone, without the model; add full_energy"
         )
     if not style.endswith("stress/atom") or arguments.split()[1:] != ["ke"]:
         raise InputError(
@@ -260,5 +305,5 @@ def _hint(message: str) -> str:
         return ""
     return (
         ". A 'fix ... external pf/callback' was defined where mlh-driver could not see it: write the command "
-        "literally in the script (not through a variable), and file names inside quotes without variables"
+        "literally in the script, not through a variable"
     )

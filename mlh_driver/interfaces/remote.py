@@ -31,7 +31,8 @@ class RemoteEngine:
     wait_s:  how long to wait for a server that is not up yet
     notify:  told why it waits
 
-    Energies, forces and stress are those of the server's engine to the last digits of float64.
+    Energies, forces and stress are those of the server's engine to the last digits of float64. A call that
+    failed, or was interrupted, ends the connection, and the next one makes another.
     Raises ConnectionLost when there is no server, when it dies or says nothing for a minute, or when it is
     something else.
     """
@@ -44,20 +45,19 @@ class RemoteEngine:
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.address = Address.parse(address)
+        self._wait_s, self._notify = wait_s, notify
+        self._channel: Channel | None = None
         self._numbers: NDArray[np.int64] | None = None
-        self._channel = Channel(connect(self.address, wait_s, notify))
-        self._channel.set_timeout(PATIENCE_S)
         with self._conversation():
-            self._channel.send(header("STATUS"))
-            self._expect("NEEDINIT")
+            pass
 
     def check_species(self, numbers: ArrayLike) -> None:
         """Tell the server the elements; raises StructureError for those that its model does not know."""
         numbers = np.asarray(numbers, dtype=np.int64)
         text = json.dumps({"numbers": numbers.tolist()}).encode()
-        with self._conversation():
-            self._channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
-            self._expect("READY")
+        with self._conversation() as channel:
+            channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
+            self._expect("READY", channel)
         self._numbers = numbers
 
     def compute(self, system: System) -> Results:
@@ -67,16 +67,17 @@ class RemoteEngine:
         """
         if self._numbers is None or not np.array_equal(self._numbers, system.numbers):
             self.check_species(system.numbers)
-        with self._conversation():
-            self._channel.send(pack_system(system), header("GETFORCE"))
-            self._expect("FORCEREADY")
-            return self._read_results(system)
+        with self._conversation() as channel:
+            channel.send(pack_system(system), header("GETFORCE"))
+            self._expect("FORCEREADY", channel)
+            return self._read_results(system, channel)
 
     def close(self) -> None:
         """Say EXIT to the server, which stays up for others."""
-        with contextlib.suppress(ConnectionLost):
-            self._channel.send(header("EXIT"))
-        self._channel.close()
+        if self._channel is not None:
+            with contextlib.suppress(ConnectionLost):
+                self._channel.send(header("EXIT"))
+            self._drop()
 
     def __enter__(self) -> RemoteEngine:
         return self
@@ -85,33 +86,45 @@ class RemoteEngine:
         self.close()
 
     @contextlib.contextmanager
-    def _conversation(self) -> Iterator[None]:
-        """Whatever fails in here ends the connection; a loss of the server is said in full."""
+    def _conversation(self) -> Iterator[Channel]:
+        """The connection, made anew if need be; whatever fails ends it, since an answer may be on its way."""
+        known = self._channel
+        channel = known or Channel(connect(self.address, self._wait_s, self._notify))
+        self._channel = channel
         try:
-            yield
+            if known is None:
+                channel.set_timeout(PATIENCE_S)
+                channel.send(header("STATUS"))
+                self._expect("NEEDINIT", channel)
+            yield channel
         except ConnectionLost as error:
-            self._channel.close()
+            self._drop()
             raise ConnectionLost(
                 f"lost the server at {self.address}: {error}. Was it stopped or killed? Its output says "
                 "why; start `mlh-driver serve` again and continue from the last restart"
             ) from None
-        except MLHError:
-            self._channel.close()
+        except BaseException:
+            self._drop()
             raise
 
-    def _expect(self, name: str) -> None:
+    def _drop(self) -> None:
+        """Close the connection; the next call makes another one."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._numbers = None
+
+    def _expect(self, name: str, channel: Channel) -> None:
         """Read the header ``name``; raise the server's error if it reports one instead."""
-        while (message := self._channel.read_header()) == "WORKING":
+        while (message := channel.read_header()) == "WORKING":
             pass
         if message == "FAILED":
-            report = json.loads(self._channel.read_text())
+            report = json.loads(channel.read_text())
             text = f"{report['message']} (reported by the server at {self.address})"
             raise _error_class(report["error"])(text)
         if message != name:
             raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
 
-    def _read_results(self, system: System) -> Results:
-        channel = self._channel
+    def _read_results(self, system: System, channel: Channel) -> Results:
         energy = float(channel.read_reals(1)[0]) / ELECTRONVOLT
         n_atoms = channel.read_int()
         if n_atoms != len(system):
