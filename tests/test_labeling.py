@@ -139,7 +139,7 @@ TITANIA = Atoms(
 @pytest.mark.parametrize(
     ("molecule", "force", "element"), [(WATER, 0.02, 0.004), (TITANIA, 0.03, 0.03)], ids=["s, p", "s, p, d"]
 )
-def test_pyscf_and_cp2k_agree(molecule: Atoms, largest_eV: float) -> None:
+def test_pyscf_and_cp2k_agree(molecule: Atoms, force: float, element: float) -> None:
     """Energy, forces and every element of both Hamiltonians of a bent molecule in a small cell.
 
     What is left are the grids: at 800 Ry they move energies and forces by amounts of this order, and most of
