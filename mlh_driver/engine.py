@@ -36,7 +36,7 @@ from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
-from mlh_driver.runtime import keep_freed_memory
+from mlh_driver.runtime import keep_freed_memory, use_torch_threads
 from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
 from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, KELVIN_eV
 from mlh_driver.system import Array, System
@@ -168,6 +168,7 @@ class Engine:
         return np.asarray(np.linalg.eigvalsh(self.hamiltonian(system)), dtype=np.float64)
 
     def _graph(self, system: System) -> Graph:
+        use_torch_threads()
         return self.graphs.build(system, self._dtype).to(self._device)
 
     def _atoms(self, system: System, graph: Graph) -> _Atoms:

@@ -17,7 +17,11 @@ from torch import Tensor
 from vesin import NeighborList as VesinList
 
 from mlh_driver.basis import OrbitalBasis
+from mlh_driver.errors import StructureError
 from mlh_driver.system import Array, System, displacements
+
+#: Within the cutoff, several times those of the densest solids: more is a cell in wrong units.
+MOST_NEIGHBORS = 1000
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class GraphBuilder:
         self._list: _PairList | None = None
 
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
-        """The graph of ``system``; raises StructureError for species that the basis lacks."""
+        """The graph; raises StructureError for species that the basis lacks, or far too dense a structure."""
         species = self.basis.species_index(system.numbers)
         images = self._reusable_images(system)
         if images is None:
@@ -143,7 +147,14 @@ class GraphBuilder:
 
     def _search(self, system: System, species: NDArray[np.int64]) -> _PairList:
         self.rebuilds += 1
-        i, j, shifts = VesinList(cutoff=self.cutoff + self.skin, full_list=False).compute(
+        reach = self.cutoff + self.skin
+        neighbors = 4.0 / 3.0 * np.pi * reach**3 * len(system) / system.volume
+        if neighbors > MOST_NEIGHBORS:
+            raise StructureError(
+                f"{len(system)} atoms in {system.volume:.4g} Å^3 have some {neighbors:.0f} neighbors each "
+                f"within {reach:g} Å; is the cell in Å?"
+            )
+        i, j, shifts = VesinList(cutoff=reach, full_list=False).compute(
             points=system.positions, box=system.cell, periodic=True, quantities="ijS"
         )
         i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)

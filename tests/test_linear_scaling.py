@@ -76,6 +76,30 @@ def test_sp2_keeps_to_the_tolerated_error_of_a_stretched_vacancy_from_the_first_
     assert abs(first.energy - exact.energy) / len(system) < 1e-4
 
 
+def test_a_vacancy_after_its_host_is_as_good_as_alone(host: Atoms) -> None:
+    """The levels around the gap of the last structure are of no use there."""
+    cell = host * (2, 1, 1)
+    vacancy = cell.copy()
+    del vacancy[int(np.flatnonzero(vacancy.symbols == "O")[5])]
+    engine, system = Engine(solver="sp2"), System.from_ase(vacancy)
+    engine.compute(System.from_ase(cell))
+    found, again = engine.compute(system), engine.compute(system)
+    exact = Engine(engine.model, solver="dense").compute(system)
+    assert abs(found.energy - exact.energy) / len(system) < 1e-4
+    assert np.abs(found.forces - exact.forces).max() < 3e-3
+    assert again.energy == pytest.approx(found.energy, abs=1e-5)
+
+
+def test_fermi_level_in_a_gap_does_not_depend_on_earlier_calls(host: Atoms) -> None:
+    engine, system = Engine(solver="foe"), System.from_ase(host)
+    first = engine.compute(system)
+    shaken = host.copy()
+    shaken.rattle(0.1, seed=1)
+    engine.compute(System.from_ase(shaken))
+    assert engine.compute(system).fermi_level == pytest.approx(first.fermi_level, abs=0.02)
+    assert first.fermi_level == pytest.approx(0.5 * (first.homo + first.lumo), abs=1e-12)
+
+
 def test_hot_electrons_in_linear_time(large: System) -> None:
     exact = Engine(solver="dense", electronic_temperature=8000.0).compute(large)
     results = Engine(solver="foe", electronic_temperature=8000.0).compute(large)

@@ -31,7 +31,7 @@ from rich.table import Table
 from mlh_driver import Engine, System
 
 SUPERCELLS = ((3, 3, 2), (4, 4, 2), (4, 4, 3), (4, 6, 4), (6, 8, 4), (8, 8, 6), (8, 12, 8))
-FIT_FROM = 576
+FIT_FROM, LEAST_LARGEST = 576, 1152
 LARGEST_DENSE = 1152
 CALLS = 3
 
@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("scaling.png"))
     parser.add_argument("--single", nargs=4, metavar=("SOLVER", "A", "B", "C"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.largest < LEAST_LARGEST:
+        parser.error(f"--largest is {options.largest}; a fit needs {LEAST_LARGEST} at least")
     if options.single:
         solver, *repeat = options.single
         print(json.dumps(measure(tuple(map(int, repeat)), solver)))

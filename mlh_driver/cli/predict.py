@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -66,7 +66,9 @@ def read_system(path: Path) -> System:
         atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE raises anything, depending on the format
         raise InputError(f"cannot read a structure from {path}: {reason(error)}") from error
-    return System.from_ase(cast(Atoms, atoms))
+    if not isinstance(atoms, Atoms):
+        raise InputError(f"{path} names several structures; name one of them, such as FILE@0")
+    return System.from_ase(atoms)
 
 
 def _report(system: System, results: Results) -> dict[str, Any]:

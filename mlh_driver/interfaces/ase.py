@@ -11,6 +11,7 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlh_driver.engine import Engine
+from mlh_driver.errors import InputError
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
 from mlh_driver.solvers.base import ERROR_PER_ATOM_eV
@@ -44,7 +45,6 @@ class MLHCalculator(Calculator):
         "charges",
         *OBSERVABLES,
         "extrapolations",
-        "timings",
     ]
 
     def __init__(
@@ -66,6 +66,12 @@ class MLHCalculator(Calculator):
             device=device,
         )
 
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Raises InputError: settings are those of the start."""
+        if settings:
+            raise InputError(f"{', '.join(settings)} cannot be changed: make a new MLHCalculator(...)")
+        return {}
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -74,6 +80,7 @@ class MLHCalculator(Calculator):
     ) -> None:
         """Compute everything at once; called by ASE when the structure has changed."""
         super().calculate(atoms, properties, system_changes)
+        self.results = {}  # or, after an error, those of the last structure would pass for this one's
         results = self.engine.compute(System.from_ase(self.atoms))
         self.results = {
             "energy": results.energy,

@@ -197,7 +197,11 @@ class HamiltonianNetwork(nn.Module):
         self.inner_radii.copy_(radii)
 
     def _guarded(self, graph: Graph) -> tuple[Graph, Tensor]:
-        """The graph as the network sees it at short distances, and the wall's energy of each atom, (N,)."""
+        """The graph as the network sees it at short distances, and the wall's energy of each atom, (N,).
+
+        Comes first, before anything that uses several threads.
+        """
+        use_torch_threads()
         i, j = graph.pair_index
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
         inner = self.inner_radii[self.kind_of[graph.species[i], graph.species[j]]]
@@ -207,8 +211,7 @@ class HamiltonianNetwork(nn.Module):
         return replace(graph, pair_vectors=vectors), energies
 
     def _frames(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Distances (P,) and Wigner matrices (P, entries) of all pairs; the first of the compiled kernels."""
-        use_torch_threads()
+        """Distances (P,) and Wigner matrices (P, entries) of all pairs."""
         distances = torch.linalg.vector_norm(graph.pair_vectors, dim=1)
         return distances, self.frames.entries(bond_rotations(graph.pair_vectors, distances))
 

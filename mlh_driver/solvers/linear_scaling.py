@@ -25,7 +25,7 @@ from mlh_driver.runtime import use_torch_threads
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV
 from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
-from mlh_driver.solvers.purification import purify
+from mlh_driver.solvers.purification import GAP_MARGIN, purify
 from mlh_driver.solvers.sparse import Matrix, SparsePattern
 from mlh_driver.system import System, displacements
 
@@ -33,6 +33,8 @@ START_RADIUS_A = 9.75
 MIN_RADIUS_A, MAX_RADIUS_A = 5.0, 20.0
 #: Zero temperature is a good approximation if the gap is at least this many kT: occupations are off by e^-10.
 MIN_GAP_IN_KT = 20.0
+#: Purifications of one structure until levels agree; four if those of the last structure were of no use.
+MAX_TRIES = 5
 #: A pattern is kept until an atom has moved this far, in Å, or the cell has been strained by 2 per cent.
 MAX_SHIFT_A = 0.5
 MAX_STRAIN = 0.02
@@ -153,9 +155,7 @@ class LinearScalingSolver:
         single = h.astype(np.float32, copy=False)
         bounds = spectral_bounds(pattern, single)
         if self.name == "sp2":
-            for _ in range(2 if memory.levels is None else 1):  # by levels truncation costs another energy
-                P = purify(pattern, h, n_pairs, bounds, memory.levels, memory.squarings)
-                memory.levels = homo, lumo = _frontier_levels(memory, P.astype(np.float32), single, bounds)
+            P, homo, lumo = _purified(memory, h, single, problem, bounds)
         else:
             fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)
             P, memory.mu = fermi.P, fermi.mu
@@ -167,14 +167,10 @@ class LinearScalingSolver:
         band_energy = 2.0 * float(stored.atom_products(problem.H).sum())
         if self.name == "sp2":
             fermi_level, entropy_term = 0.5 * (homo + lumo), 0.0
-            if lumo - homo < max(MIN_GAP_IN_KT * kT, 1e-3):
-                memory.levels = None
-                raise SolverError(
-                    f"the gap of {lumo - homo:.3f} eV is too small for zero-temperature purification at "
-                    f"{kT:.4f} eV electronic temperature; use solver 'foe' or 'dense'"
-                )
         else:
-            fermi_level, entropy_term = fermi.mu, band_energy - fermi.free_energy
+            # within a gap any Fermi level gives the same electrons; which is found depends on earlier calls
+            fermi_level = fermi.mu if lumo - homo < MIN_GAP_IN_KT * kT else 0.5 * (homo + lumo)
+            entropy_term = band_energy - fermi.free_energy
         weighted = None
         if Z is not None:
             weighted = pattern.store(pattern.sandwich(Z, pattern.product(P, h)), slots, problem.H)
@@ -188,6 +184,37 @@ class LinearScalingSolver:
             lumo=lumo,
         )
         return state, P, bounds[1] - bounds[0]
+
+
+def _purified(
+    memory: _Memory, h: Matrix, single: Matrix, problem: ElectronicProblem, bounds: tuple[float, float]
+) -> tuple[Matrix, float, float]:
+    """P and the levels around the gap, P being found with the help of levels that these agree with.
+
+    By the levels of a very different structure, a new one between them could stay partly filled. The first P
+    of a structure is found without levels, and once more with its own: by these, truncation costs another
+    energy. Raises SolverError for a gap that is too small.
+    """
+    for _ in range(MAX_TRIES):
+        guess = memory.levels
+        P = purify(memory.pattern, h, problem.n_pairs, bounds, guess, memory.squarings)
+        homo, lumo = _frontier_levels(memory, P.astype(np.float32), single, bounds)
+        memory.levels = homo, lumo
+        if guess is not None:
+            margin = GAP_MARGIN * (guess[1] - guess[0])
+            if homo > guess[0] + margin or lumo < guess[1] - margin:
+                memory.levels = None
+                memory.squarings.clear()
+                continue
+        if lumo - homo < max(MIN_GAP_IN_KT * problem.kT, 1e-3):
+            memory.levels = None
+            raise SolverError(
+                f"the gap of {lumo - homo:.3f} eV is too small for zero-temperature purification at "
+                f"{problem.kT:.4f} eV electronic temperature; use solver 'foe' or 'dense'"
+            )
+        if guess is not None:
+            return P, homo, lumo
+    raise SolverError("purification found no levels that agree with each other; use solver 'foe' or 'dense'")
 
 
 def _frontier_levels(
