@@ -13,7 +13,7 @@ from vesin import NeighborList
 
 from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
-from mlh_driver.network.electrostatics import COULOMB_eV_A, mesh_potential
+from mlh_driver.network.electrostatics import COULOMB_eV_A, LongRange, mesh_potential
 from mlh_driver.system import System
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.screening import fit_screening
@@ -101,6 +101,20 @@ def test_the_potential_is_the_derivative_of_the_energy_by_the_charges():
     torch.testing.assert_close(by_dipole, gradient)
 
 
+def test_the_energy_of_an_atom_takes_back_what_the_levels_count_twice():
+    positions, cell, electrons, dipoles = random_charges()
+    long_range = LongRange(4, 2, 3, 3, SMEARING_A).double()
+    long_range.charge_factor.fill_(0.7)
+    long_range.dipole_factors.copy_(torch.tensor([-0.3, 0.4]))
+    numbers = np.where(np.arange(len(positions)) % 2, 14, 8)
+    graph = GraphBuilder(MINIMAL_SIO2, 1.0).build(System(numbers, positions.numpy(), cell.numpy()))
+    charges, moments = 0.7 * electrons, long_range.dipole_factors[graph.species, None] * dipoles
+    potential, gradient = plain_sum(positions, cell, charges, moments)
+    expected = 0.5 * (charges * potential + (moments * gradient).sum(dim=1)) - electrons * potential
+    field = long_range.field(graph, torch.cat([electrons[:, None], dipoles], dim=1))
+    torch.testing.assert_close(field.energies, expected, atol=1e-4, rtol=0.0)
+
+
 def test_atoms_exchange_charge_and_an_isolated_atom_has_none():
     network = random_model().network
     captured: dict[str, Tensor] = {}
@@ -145,14 +159,14 @@ def test_screening_recovers_the_factors_with_which_labels_were_made():
     """
     factors = torch.tensor([-0.4, 0.5], dtype=torch.float64)
 
-    def sample(seed: int, cell_A: float = 12.0) -> Sample:
+    def sample(seed: int, cell_A: float = 12.0, charge_factor: float = 0.6) -> Sample:
         positions = 3.0 * np.array(list(np.ndindex(4, 4, 4)), dtype=float)
         numbers = np.where(np.random.default_rng(seed).random(64) < 0.5, 8, 14)
         graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(System(numbers, positions, cell_A * np.eye(3)))
         generator = torch.Generator().manual_seed(seed)
         multipoles = 0.1 * torch.randn(64, 4, generator=generator, dtype=torch.float64)
         dipoles = factors[graph.species, None] * multipoles[:, 1:]
-        charges = 0.6 * multipoles[:, 0]
+        charges = charge_factor * multipoles[:, 0]
         levels, _ = mesh_potential(graph.positions, graph.cell, charges, dipoles, SMEARING_A)
         of_atom = torch.where(graph.species == 1, 0.2 + 0.1 * multipoles[:, 0], 0.0)
         i, j = graph.pair_index[:, graph.pair_vectors.norm(dim=1) < 3.1]
@@ -181,6 +195,7 @@ def test_screening_recovers_the_factors_with_which_labels_were_made():
     before = few.long_range.charge_factor.clone()
     fit_screening(few, [sample(0)])  # six equations for seven unknowns
     fit_screening(few, [sample(seed, cell_A=24.0) for seed in range(4)])  # a cluster: waves look alike there
+    fit_screening(few, [sample(seed, charge_factor=-0.6) for seed in range(4)])  # reversed, not screened
     assert torch.equal(few.long_range.charge_factor, before)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import make_supercell
-from conftest import random_model, small_system
+from ase.calculators.mixing import AverageCalculator
+from conftest import MINIMAL_SIO2, random_model, small_system
 
 from mlh_driver import Engine, MLHCalculator, System
+from mlh_driver.cli.options import Precision, build_engine
 from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
+from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
 
@@ -130,6 +133,33 @@ def test_neighbor_list_reuse_changes_nothing() -> None:
     assert 1 < reusing.graphs.rebuilds < 12
 
 
+@pytest.mark.parametrize(("approach_A", "scale"), [(0.35, 1.0), (0.0, 0.85)])
+def test_a_list_is_not_reused_where_a_pair_may_have_come_within_the_cutoff(
+    approach_A: float, scale: float
+) -> None:
+    builder = GraphBuilder(MINIMAL_SIO2, 5.0)
+    numbers, cell = np.array([14, 8]), 30.0 * np.eye(3)
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 5.65, 0.0]])
+    assert builder.build(System(numbers, positions, cell)).pair_index.shape[1] == 0
+    moved = positions + approach_A * np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    assert builder.build(System(numbers, scale * moved, scale * cell)).pair_index.shape[1] == 1
+
+
+def test_results_of_each_atom_follow_the_order_of_the_atoms() -> None:
+    engine, system = Engine(random_model()), small_system()
+    order = np.random.default_rng(0).permutation(len(system))
+    results = engine.compute(system)
+    shuffled = engine.compute(System(system.numbers[order], system.positions[order], system.cell))
+    for name in ("energies", "forces", "charges", "extrapolations"):
+        np.testing.assert_allclose(getattr(shuffled, name), getattr(results, name)[order], atol=1e-8)
+
+
+def test_settings_of_the_command_line_have_their_units() -> None:
+    engine = build_engine(random_model(), "sp2", 300.0, 0.1, Precision.float64, "cpu")
+    assert engine.kT == pytest.approx(300.0 * units.kB, rel=1e-6)
+    assert engine.solver.error_per_atom == pytest.approx(1e-4)  # eV
+
+
 def test_atoms_moved_in_place_are_seen_to_have_moved() -> None:
     model, atoms = random_model(), small_system().to_ase()
     reusing = Engine(model)
@@ -165,6 +195,29 @@ def test_calculator_serves_ase(model64: Model, host: Atoms) -> None:
     assert atoms.get_properties(["energy", "forces"])["energy"] == atoms.get_potential_energy()
 
 
+def test_after_an_error_the_calculator_has_no_results(model64: Model, host: Atoms) -> None:
+    calculator = MLHCalculator(model64)
+    calculator.get_potential_energy(host)
+    flat = host.copy()
+    flat.pbc = False
+    for _ in range(2):
+        with pytest.raises(StructureError, match="pbc"):
+            calculator.calculate(flat, ["energy"])
+        with pytest.raises(StructureError, match="pbc"):
+            calculator.get_potential_energy(flat)
+
+
+def test_settings_of_a_calculator_cannot_be_changed_without_effect(model64: Model) -> None:
+    with pytest.raises(InputError, match="electronic_temperature cannot be changed: make a new"):
+        MLHCalculator(model64).set(electronic_temperature=9000.0)
+
+
+def test_calculators_can_be_mixed(model64: Model, host: Atoms) -> None:
+    single, both = MLHCalculator(model64), AverageCalculator([MLHCalculator(model64), MLHCalculator(model64)])
+    assert both.get_potential_energy(host) == pytest.approx(single.get_potential_energy(host), abs=1e-8)
+    np.testing.assert_allclose(both.get_forces(host), single.get_forces(host), atol=1e-10)
+
+
 def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> None:
     engine = Engine(model64)
     with pytest.raises(StructureError, match=r"atom 1 is C .*knows only O, Si"):
@@ -175,6 +228,9 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
         System(np.array([8]), np.zeros((1, 3)), np.diag([9.0, 9.0, 0.0]))
     with pytest.raises(StructureError, match="pbc"):
         System.from_ase(Atoms("O", cell=[9, 9, 9]))
+    in_nm = small_system()
+    with pytest.raises(StructureError, match=r"neighbors each within .* is the cell in Å\?"):
+        engine.compute(System(in_nm.numbers, 0.1 * in_nm.positions, 0.1 * in_nm.cell))
     with pytest.raises(InputError, match="-5"):
         Engine(model64, electronic_temperature=-5)
     with pytest.raises(InputError, match="magic"):

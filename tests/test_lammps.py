@@ -120,9 +120,9 @@ fix mlh all external pf/callback 1 1
 """
 
 REPORT = """
-dump report all custom 1 report.dump id type x y z fx fy fz
-dump_modify report sort id format float %.15g
 compute parts all pe/atom
+dump report all custom 1 report.dump id type x y z fx fy fz c_parts
+dump_modify report sort id format float %.15g
 compute sum all reduce sum c_parts
 run {steps}
 print "$(pe:%.15g) $(c_sum:%.15g) $(vol:%.15g)" file report.txt screen no
@@ -133,7 +133,7 @@ REPORT = REPORT.replace("{shear}", "$(pyz:%.15g) $(pxz:%.15g) $(pxy:%.15g)")
 
 
 def read_report() -> tuple[np.ndarray, list[np.ndarray]]:
-    """The last frame of the dump (id type x y z fx fy fz), and the three lines of the report."""
+    """The last frame of the dump (id type x y z fx fy fz energy), and the three lines of the report."""
     frame = Path("report.dump").read_text().split("ITEM: ATOMS")[-1].splitlines()[1:]
     rows = np.array([line.split() for line in frame], dtype=float)
     return rows, [np.array(line.split(), dtype=float) for line in Path("report.txt").read_text().splitlines()]
@@ -152,6 +152,7 @@ def assert_parity(
     energy, parts = convert(report[0][:2], "energy", units, "ASE")
     assert abs(energy - expected.energy) < 1e-7 * n
     assert abs(parts - expected.energy) < 1e-7 * n
+    assert np.abs(convert(rows[:, 8], "energy", units, "ASE") - expected.energies).max() < 1e-6
     assert abs(convert(report[0][2] ** (1 / 3), "distance", units, "ASE") ** 3 - volume) < 1e-6 * volume
     assert np.abs(convert(rows[:, 5:8], "force", units, "ASE") - expected.forces).max() < 1e-6
     stress = -convert(report[1], "pressure", units, "ASE")  # Voigt order xx yy zz yz xz xy

@@ -105,6 +105,12 @@ def test_from_nothing_to_a_model_with_an_interruption(folder: Path, monkeypatch:
     assert (row["round"], row["labels"]) == (1, 1)  # the other one is for validation
     assert row["forces_rmse_meV_A"] > 0
     assert (run / "report.png").stat().st_size > 5_000
+    assert (run / "round_1" / "hydrogen.pt").exists()  # not on target, so trained on
+    with open(folder / "learn.toml", "a") as file:  # the forces are 0.001 there
+        file.write("energy_meV_atom = 1e6\n")
+    text = (folder / "learn.toml").read_text().replace("0.001", "1e6")
+    (folder / "learn.toml").write_text(text)
+    assert ActiveLearning(read_learn_settings(folder / "learn.toml"), print)._on_target(row)
     atoms = ase.io.read(folder / "seed.xyz")
     atoms.calc = MLHCalculator(run / "hydrogen.pt")
     assert atoms.get_potential_energy() == pytest.approx(-31.7, abs=1.5)  # PBE

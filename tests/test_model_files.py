@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.units import GPa
 from conftest import REPOSITORY, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, __version__, load_model
 from mlh_driver.cli.main import COMMANDS, app
-from mlh_driver.data import read_splits
+from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, ModelFileError
+from mlh_driver.evaluation import evaluate_structure
+from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.model import FORMAT_VERSION, find_model, shipped_models
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
@@ -39,6 +44,28 @@ def test_shipped_model_says_what_it_is() -> None:
     assert metadata.errors["validation"]["levels_mae_meV"] < 30
     if SHARED.is_dir():
         assert not set(metadata.training_data) & set(read_splits(SHARED)["validation"])
+
+
+def test_shipped_model_is_as_accurate_as_documented_on_a_host_that_it_was_not_trained_on() -> None:
+    label = read_structure(REPOSITORY / "examples" / "training" / "asio2-extra.h5", "host_910")
+    errors = evaluate_structure(Engine(), label).summary()
+    assert abs(errors["energy_meV_atom"]) < 1.0
+    assert errors["forces_rmse_meV_A"] < 40.0
+    assert errors["H_mae_meV"] < 5.0
+
+
+def test_an_atom_has_the_extrapolation_of_its_distance_over_the_largest_one_left_out() -> None:
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    species = torch.zeros(40, dtype=torch.long)
+
+    def distance(point: torch.Tensor, others: torch.Tensor) -> float:
+        apart = point - others.mean(dim=0)
+        return float((apart @ torch.linalg.solve(torch.cov(others.T, correction=0), apart)).sqrt())
+
+    left_out = [distance(points[k], torch.cat([points[:k], points[k + 1 :]])) for k in range(40)]
+    far = int(np.argmax(left_out))
+    found = float(fit_indicator(points, species, 1)(points[far : far + 1], species[:1]))
+    assert found == pytest.approx(distance(points[far], points) / left_out[far], rel=2e-3)
 
 
 def test_unusable_model_files_are_named(tmp_path: Path) -> None:
@@ -89,6 +116,11 @@ def test_predict_prints_tables_and_json(tmp_path: Path, vacancy: Atoms) -> None:
     assert {"energy", "stress", "charges", "band_gap", "fermi_level", "extrapolation", "timings"} <= set(
         report
     )
+    (pressure,) = re.findall(r"pressure\s+.\s+(\S+)", text)
+    assert float(pressure) == pytest.approx(-np.trace(report["stress"]) / 3 / GPa, abs=1e-3)
+    vacancy.write(tmp_path / "v.xyz", append=True)
+    several = CliRunner().invoke(app, ["predict", str(tmp_path / "v.xyz@:")])
+    assert isinstance(several.exception, InputError) and "FILE@0" in str(several.exception)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference data {SHARED} are not here")

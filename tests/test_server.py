@@ -200,6 +200,7 @@ def test_a_silent_network_is_noticed_in_minutes() -> None:
         options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
         idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
         assert idle + count * interval <= 120
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 120_000  # ms
 
 
 def test_one_server_per_address(start: Launcher) -> None:

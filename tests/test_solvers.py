@@ -309,8 +309,9 @@ def test_auto_picks_by_size_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert solver.last_used == "dense"
     monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
     solver = AutoSolver()
-    solver.solve(insulator)
-    assert solver.last_used == "sp2"
+    for _ in range(2):
+        solver.solve(insulator)
+        assert solver.last_used == "sp2"
     hot = ElectronicProblem(insulator.H, None, insulator.n_electrons, 0.5, insulator.system)
     exact = DenseSolver().solve(hot)
     state = solver.solve(hot)
@@ -319,6 +320,22 @@ def test_auto_picks_by_size_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.fermi_level == pytest.approx(exact.fermi_level, abs=1e-3)
     solver.solve(hot)
     assert solver.last_used == "foe"
+
+
+def test_auto_diagonalizes_where_nothing_else_works_and_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: LinearScalingSolver, problem: ElectronicProblem) -> None:
+        raise SolverError(f"{self.name} gives up")
+
+    monkeypatch.setattr(LinearScalingSolver, "solve", fail)
+    monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
+    task, solver = disordered_solid(), AutoSolver()
+    assert solver.solve(task).band_energy == DenseSolver().solve(task).band_energy
+    assert solver.last_used == "dense"
+    monkeypatch.setattr(auto_module, "DENSE_IS_POSSIBLE", 10)
+    with pytest.raises(SolverError, match="foe gives up"):
+        AutoSolver().solve(task)
 
 
 def test_pattern_is_frozen_until_atoms_move_too_far() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase.units import Bohr, Hartree
-from conftest import REPOSITORY, network_section, random_model, small_system
+from conftest import MINIMAL_SIO2, REPOSITORY, network_section, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app, run
@@ -19,6 +19,7 @@ from mlh_driver.data import hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import evaluate_structure
+from mlh_driver.graph import GraphBuilder
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
 from mlh_driver.training.export import make_model
@@ -27,6 +28,8 @@ from mlh_driver.training.objectives import (
     MULTIPOLE_WEIGHT,
     ONSITE_WEIGHT,
     LARGE_ENERGY_ERROR_eV,
+    band_term,
+    double_counting,
     hamiltonian_loss,
     joint_loss,
     shift_free,
@@ -34,8 +37,14 @@ from mlh_driver.training.objectives import (
     weighted_errors,
 )
 from mlh_driver.training.samples import Derivatives, make_sample
-from mlh_driver.training.settings import DataSettings, LossWeights, TrainSettings, read_settings
-from mlh_driver.training.trainer import Trainer, _usable
+from mlh_driver.training.settings import (
+    DataSettings,
+    LossWeights,
+    StageSettings,
+    TrainSettings,
+    read_settings,
+)
+from mlh_driver.training.trainer import WARM_UP_STEPS, Trainer, _usable, learning_rate
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 
@@ -138,6 +147,43 @@ def test_the_teacher_has_no_error_on_its_own_labels(folder: Path, teacher: Model
     torch.testing.assert_close(derivatives.virial, sample.virial, atol=1e-3, rtol=1e-4)
     own = replace(sample, multipoles=blocks.multipoles.detach())  # a teacher without training has others
     assert float(joint_loss(teacher.network, own, LossWeights()).detach()) < 1e-6
+
+
+def test_the_energy_stage_adds_to_the_exact_electronic_term(folder: Path, teacher: Model) -> None:
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    _, energy, derivatives = total_energy(teacher.network, sample)
+    found, apart = double_counting(teacher.network, sample, band_term(teacher.network, sample))
+    assert float(found.detach()) == pytest.approx(float(energy.detach()), abs=1e-6)
+    torch.testing.assert_close(apart.forces, derivatives.forces.detach())
+    torch.testing.assert_close(apart.virial, derivatives.virial.detach())
+
+
+def test_the_wall_stands_below_the_shortest_distances_of_the_training_data(folder: Path) -> None:
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    expected = torch.full((3,), torch.inf)
+    for name in ("s0", "s1"):
+        graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(read_structure(folder / "data", name).system)
+        distances = graph.pair_vectors.norm(dim=1).split(graph.kind_sizes)
+        shortest = torch.stack([of_kind.min() for of_kind in distances]).float()
+        expected = torch.minimum(expected, 0.98 * shortest)
+    assert len(expected.unique()) == 3
+    for network in (trainer.network, trainer.average):
+        torch.testing.assert_close(network.inner_radii, expected)
+
+
+def test_the_learning_rate_falls_after_the_warm_up() -> None:
+    rates = [learning_rate(StageSettings(steps=1000, learning_rate=1.0), step) for step in range(1000)]
+    assert rates[WARM_UP_STEPS - 1] == 1.0
+    assert (np.diff(rates[WARM_UP_STEPS:]) < 0).all()
+    assert rates[-1] == pytest.approx(0.01, rel=0.01)
+
+
+def test_early_stopping_weighs_forces_and_energies_as_the_loss(folder: Path) -> None:
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    errors = trainer._errors("joint", trainer.validation[0])
+    weights = trainer.settings.weights
+    squares = weights.forces * errors["forces_rmse_meV_A"] ** 2
+    assert errors["score"] ** 2 == pytest.approx(squares + weights.energy * errors["energy_meV_atom"] ** 2)
 
 
 def test_joint_loss_has_exact_parameter_gradients(folder: Path) -> None:
@@ -507,7 +553,11 @@ def test_nothing_of_an_unfinished_run_is_lost_or_mixed_up(folder: Path) -> None:
     settings = read_settings(folder / "tiny.toml")
     trainer = Trainer(settings)
     trainer.position.step = 5
+    trainer.best = {"weights": torch.ones(2)}
     trainer.save_checkpoint()
+    resumed = Trainer(settings)
+    resumed.load_checkpoint()
+    assert torch.equal(resumed.best["weights"], torch.ones(2))
     with pytest.raises(InputError, match=r"at step 5 of the stage 'hamiltonian': go on with --resume"):
         Trainer(settings).run()
     (folder / "other.toml").write_text(CONFIG.replace("-400.0", "-401.0", 1))
