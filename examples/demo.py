@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -49,7 +50,7 @@ def melt_quench_in_lammps(steps: int) -> None:
     variables = [word for name, value in lengths.items() for word in ("-var", name, str(value))]
     run(["mlh-driver", "lammps", "-in", "in.melt_quench", *variables], folder)
     plot_md = ROOT / "examples" / "plot_md.py"
-    run(["python", str(plot_md), "log.lammps", "--output", str(OUTPUT / "melt_quench.png")], folder)
+    run([sys.executable, str(plot_md), "log.lammps", "--output", str(OUTPUT / "melt_quench.png")], folder)
 
 
 def constant_energy_in_ipi(steps: int) -> None:

@@ -15,23 +15,29 @@ LAYERS = (
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data"),
     ("network",),
-    ("hamiltonian", "extrapolation", "solvers"),
+    ("hamiltonian", "extrapolation"),
+    ("solvers",),
     ("model",),
     ("engine",),
     ("interfaces", "evaluation", "training", "reference"),
     ("learning",),
     ("cli",),
 )
+HOMES = {name: getattr(mlh_driver, name).__module__ for name in mlh_driver.__all__ if name[0] != "_"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def imported_parts(path: Path) -> set[str]:
-    """Second component of every ``mlh_driver.X`` that a file imports."""
-    parts = set()
+    """Second component of every ``mlh_driver.X`` that a file imports, in any way."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlh_driver."):
-            parts.add(node.module.split(".")[1])
-    return parts
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "mlh_driver":
+            names |= {HOMES.get(alias.name, f"mlh_driver.{alias.name}") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[1] for name in names if name.startswith("mlh_driver.")} - {"__version__"}
 
 
 def test_lower_layers_never_import_higher_ones() -> None:

