@@ -209,11 +209,18 @@ def test_warning_far_from_the_training_data(start: Launcher) -> None:
     assert "structure 2 is far outside the training data (extrapolation 4.0" in warned.output
 
 
-def test_killed_client_ends_ipi(start: Launcher) -> None:
+@pytest.mark.parametrize("terminated_first", [False, True])
+def test_killed_client_ends_ipi(start: Launcher, terminated_first: bool) -> None:
+    """Also in a job whose processes all get a SIGTERM, as of a batch system, before they are killed."""
     server = i_pi(start)
     victim = client(start, "fake,slow=1")
     victim.wait_for("connected to")
     time.sleep(1.5)
+    if terminated_first:
+        pid = victim.process.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGTERM)
+        time.sleep(0.5)
     victim.process.kill()
     assert server.status(20.0) == 0
     assert "Restartable as is: YES" in server.output
