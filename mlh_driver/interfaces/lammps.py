@@ -25,7 +25,7 @@ per-atom energies      ``compute pe/atom``                         the script's
 
 ``thermo_modify norm yes`` divides all of ``f_ID`` by the number of atoms; a variable ``equal f_ID[1]`` is the
 value itself. There is no local stress: ``compute stress/atom`` and its like would leave the model out, and
-scripts that ask for them are refused; so are ``fix numdiff``, which would do the same, and
+scripts that ask for them are refused; so are ``fix numdiff`` and others, which would do the same,
 ``run_style respa``, which calls no ``fix external`` after the first step, and fixes that act on forces (such
 as ``setforce``) where they come before the model's and would not see its forces.
 

