@@ -112,6 +112,7 @@ class Engine:
             raise InputError(
                 f"the electronic temperature is {electronic_temperature} K; it must be zero or positive"
             )
+        use_torch_threads()  # refuses a fork that would wait for ever
         self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
         self.kT = KELVIN_eV * electronic_temperature
         self.solver = make_solver(solver, error_per_atom)
