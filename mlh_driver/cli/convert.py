@@ -27,9 +27,8 @@ def convert(
 
     Example: [bold]mlh-driver convert frames.extxyz --reference "VASP PBE 520 eV" --out data.h5[/]
     """
-    from mlh_driver.data import hdf5, read_splits, read_structure
+    from mlh_driver.data import hdf5, npz
     from mlh_driver.data.importers import from_ase_files
-    from mlh_driver.data.npz import NO_SPLIT
     from mlh_driver.reference.siesta import SUFFIXES, from_siesta_run
 
     folders = [path for path in sources if path.is_dir()]
@@ -37,8 +36,7 @@ def convert(
     files = [path for path in sources if path not in folders + runs]
     labels = [(label, split) for label in [*from_ase_files(files), *map(from_siesta_run, runs)]]
     for folder in folders:
-        for name_of_split, names in read_splits(folder).items():
-            own = split if name_of_split == NO_SPLIT else name_of_split
-            labels += [(read_structure(folder, name), own) for name in names]
+        for own_split, names in npz.read_splits(folder, otherwise=split).items():
+            labels += [(npz.read_structure(folder, name), own_split) for name in names]
     hdf5.append_all(out, labels, {"description": reference})
     Console(stderr=True, highlight=False).print(f"{len(labels)} structures added to {out}")

@@ -28,8 +28,6 @@ from mlh_driver.data.structure import LabelledStructure
 from mlh_driver.errors import InputError
 from mlh_driver.system import System
 
-NO_SPLIT = "all"
-
 
 def read_structure(folder: Path, name: str) -> LabelledStructure:
     """Read one labelled structure; raises InputError when the file lacks something."""
@@ -54,14 +52,14 @@ def read_structure(folder: Path, name: str) -> LabelledStructure:
         ) from error
 
 
-def read_splits(folder: Path) -> dict[str, list[str]]:
-    """Names of the structures of each split; the one split ``NO_SPLIT`` where there is no ``split.json``."""
+def read_splits(folder: Path, otherwise: str = "all") -> dict[str, list[str]]:
+    """Names of the structures of each split; one split ``otherwise`` where there is no ``split.json``."""
     present = sorted(p.stem for p in folder.glob("*.npz") if not p.stem.endswith("_full"))
     if not present:
         raise InputError(f"there are no .npz files in {folder}")
     listing = folder / "split.json"
     if not listing.exists():
-        return {NO_SPLIT: present}
+        return {otherwise: present}
     try:
         splits = TypeAdapter(dict[str, list[str]]).validate_json(listing.read_text())
     except ValidationError as error:

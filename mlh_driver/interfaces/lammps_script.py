@@ -53,8 +53,9 @@ _ON_FORCES = re.compile(
 _CLEAR = re.compile(r"^\s*clear\b", re.MULTILINE)
 _RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
 _LABELS = re.compile(r"\blabelmap\s")
-_READ = re.compile(r"""^\s*(include|jump)\s+("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
-_QUOTED_READ = re.compile(r"""(["']\s*)(include|jump)\s+(?!SELF\b)([^\s"']+)([^"']*)""")
+_FILE = r"""(include|jump)\s+(?!SELF(?:[\s"']|$))"""  # the script itself is a copy already
+_READ = re.compile(rf"""^\s*{_FILE}("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
+_QUOTED_READ = re.compile(rf"""(["']\s*){_FILE}([^\s"']+)([^"']*)""")
 
 
 class ScriptRunner:
@@ -75,8 +76,7 @@ class ScriptRunner:
     ) -> None:
         self._lmp = lmp
         self._on_fix = on_fix
-        self._on_labels = on_labels
-        self._on_run = on_run
+        self._notices = {"labels": on_labels, "run": on_run}
         self._copies: dict[tuple[Path, int, int, int], Path] = {}
         self._on_forces: dict[str, str] = {}
         self._counter = itertools.count()
@@ -142,7 +142,7 @@ class ScriptRunner:
             return physical
         read = _READ.match(logical)
         if read is not None:
-            return self._read_copy(*read.groups()) or physical
+            return self._read_copy(*read.groups())
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
@@ -155,9 +155,7 @@ class ScriptRunner:
         return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)
 
     def _read_copy(self, command: str, name: str, rest: str) -> str:
-        """Lines that read the copy of a file (nothing for the script itself, which is one)."""
-        if name == "SELF":
-            return ""
+        """Lines that read the copy of a file."""
         return self._ask("copy", name) + f"{command} ${{{ARGUMENT}}}{rest}\n"
 
     def _quoted_copy(self, match: re.Match[str]) -> str:
@@ -186,8 +184,8 @@ class ScriptRunner:
         try:
             question = self._lmp.extract_variable(QUESTION)
             argument = self._lmp.extract_variable(ARGUMENT)
-            if question in ("labels", "run"):
-                {"labels": self._on_labels, "run": self._on_run}[question]()
+            if question in self._notices:
+                self._notices[question]()
                 return ""
             if question == "copy":
                 path = Path(argument)
@@ -197,9 +195,8 @@ class ScriptRunner:
             fix_id, group, n_call, n_apply = argument.split(":")
             if not self._lmp.has_id("fix", fix_id):  # in a branch of an `if` that was not taken
                 return ""
-            line = (
-                f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"  # variables are numbers now
-            )
+            # with what variables stand for now
+            line = f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"
             check_fix(fix_id, group, n_call, n_apply, line=line)
             self._check_order(fix_id)
             return "".join(f"{command}\n" for command in self._on_fix(fix_id))

@@ -9,7 +9,7 @@ from ase.data import atomic_numbers, ground_state_magnetic_moments
 
 from mlh_driver.errors import InputError
 from mlh_driver.reference.constants import FULL_BASIS, HARTREE_EV, MINIMAL_BASIS, VALENCE_ELECTRONS
-from mlh_driver.reference.downfold import PYSCF_BASIS
+from mlh_driver.reference.downfold import PYSCF_BASIS, shells_of
 from mlh_driver.reference.labeler import UnconvergedError
 
 
@@ -61,8 +61,7 @@ def isolated_atom(symbol: str) -> IsolatedAtom:
         energy = float(field.kernel())
     if not field.converged:
         raise UnconvergedError(f"the isolated {symbol} atom did not converge in {field.max_cycle} steps")
-    minimal = atom(MINIMAL_BASIS)
-    shells = [minimal.bas_angular(k) for k in range(minimal.nbas) for _ in range(minimal.bas_nctr(k))]
+    shells = shells_of(atom(MINIMAL_BASIS))
     left = dict(enumerate(load("gth-pbe", symbol)[0]))  # valence electrons of each angular momentum
     electrons = []
     for l in shells:

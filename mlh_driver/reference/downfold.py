@@ -84,13 +84,17 @@ def overlap_matrices(
     """
     full = pyscf_cell(numbers, positions, cell, FULL_BASIS)
     minimal = pyscf_cell(numbers, positions, cell, MINIMAL_BASIS)
-    shells = [minimal.bas_angular(k) for k in range(minimal.nbas) for _ in range(minimal.bas_nctr(k))]
-    turn = block_diag(*[_from_e3nn(l) for l in shells])
+    turn = block_diag(*[_from_e3nn(l) for l in shells_of(minimal)])
     return (
         full.pbc_intor("int1e_ovlp"),
         _import_gto().cell.intor_cross("int1e_ovlp", full, minimal) @ turn,
         turn.T @ minimal.pbc_intor("int1e_ovlp") @ turn,
     )
+
+
+def shells_of(cell: Any) -> list[int]:
+    """Angular momentum of each shell of PySCF's cell or molecule, in the order of its orbitals."""
+    return [cell.bas_angular(k) for k in range(cell.nbas) for _ in range(cell.bas_nctr(k))]
 
 
 def _from_e3nn(l: int) -> np.ndarray:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 
-from mlh_driver.solvers.sparse import Matrix
+from mlh_driver.solvers.sparse import Matrix, Operator
 
 
 def lanczos(
-    apply: Callable[[Matrix], Matrix], start: Matrix, steps: int, tolerance: float = 0.0, least: int = 1
+    apply: Operator, start: Matrix, steps: int, tolerance: float = 0.0, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray, Matrix]:
     """Ritz values (ascending), their residuals, and the Ritz vector of the largest.
 

@@ -14,7 +14,6 @@ pattern stays frozen between calls until atoms have moved too far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +25,7 @@ from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PE
 from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
 from mlh_driver.solvers.purification import GAP_MARGIN, purify
-from mlh_driver.solvers.sparse import Matrix, SparsePattern
+from mlh_driver.solvers.sparse import Matrix, Operator, SparsePattern
 from mlh_driver.system import System, displacements
 
 START_RADIUS_A = 9.75
@@ -152,14 +151,14 @@ class LinearScalingSolver:
             S = pattern.load(problem.S, slots, np.float64)
             Z = inverse_square_root(pattern, S)
             h = pattern.sandwich(Z, pattern.load(problem.H, slots, np.float64))
-        single = h.astype(np.float32, copy=False)
-        bounds = spectral_bounds(pattern, single)
+        hamiltonian = pattern.operator(h.astype(np.float32, copy=False))
+        bounds = spectral_bounds(pattern, hamiltonian)
         if self.name == "sp2":
-            P, homo, lumo = _purified(memory, h, single, problem, bounds)
+            P, homo, lumo = _purified(memory, h, hamiltonian, problem, bounds)
         else:
             fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)
             P, memory.mu = fermi.P, fermi.mu
-            homo, lumo = _frontier_levels(memory, fermi.sharp, single, bounds)
+            homo, lumo = _frontier_levels(memory, fermi.sharp, hamiltonian, bounds)
         density = P if Z is None else pattern.sandwich(Z, P)
         if S is not None:
             density *= n_pairs / pattern.dot(density, S)
@@ -187,7 +186,11 @@ class LinearScalingSolver:
 
 
 def _purified(
-    memory: _Memory, h: Matrix, single: Matrix, problem: ElectronicProblem, bounds: tuple[float, float]
+    memory: _Memory,
+    H: Matrix,
+    hamiltonian: Operator,
+    problem: ElectronicProblem,
+    bounds: tuple[float, float],
 ) -> tuple[Matrix, float, float]:
     """P and the levels around the gap, P being found with the help of levels that these agree with.
 
@@ -196,40 +199,37 @@ def _purified(
     energy. Raises SolverError for a gap that is too small.
     """
     for _ in range(MAX_TRIES):
-        guess = memory.levels
-        P = purify(memory.pattern, h, problem.n_pairs, bounds, guess, memory.squarings)
-        homo, lumo = _frontier_levels(memory, P.astype(np.float32), single, bounds)
-        memory.levels = homo, lumo
+        guess, memory.levels = memory.levels, None
+        P = purify(memory.pattern, H, problem.n_pairs, bounds, guess, memory.squarings)
+        homo, lumo = _frontier_levels(memory, P.astype(np.float32), hamiltonian, bounds)
         if guess is not None:
             margin = GAP_MARGIN * (guess[1] - guess[0])
             if homo > guess[0] + margin or lumo < guess[1] - margin:
-                memory.levels = None
                 memory.squarings.clear()
                 continue
         if lumo - homo < max(MIN_GAP_IN_KT * problem.kT, 1e-3):
-            memory.levels = None
             raise SolverError(
                 f"the gap of {lumo - homo:.3f} eV is too small for zero-temperature purification at "
                 f"{problem.kT:.4f} eV electronic temperature; use solver 'foe' or 'dense'"
             )
+        memory.levels = homo, lumo
         if guess is not None:
             return P, homo, lumo
     raise SolverError("purification found no levels that agree with each other; use solver 'foe' or 'dense'")
 
 
 def _frontier_levels(
-    memory: _Memory, P: Matrix, H: Matrix, bounds: tuple[float, float]
+    memory: _Memory, P: Matrix, hamiltonian: Operator, bounds: tuple[float, float]
 ) -> tuple[float, float]:
     """Highest occupied and lowest empty level, by Lanczos within the range of P and of 1 - P."""
     pattern = memory.pattern
     random = _unit(pattern.random_vector())
-
-    hamiltonian, occupied = pattern.operator(H), pattern.operator(P)
+    occupied = pattern.operator(P)
 
     def empty(v: Matrix) -> Matrix:
         return v - occupied(v)
 
-    def highest(within: Callable[[Matrix], Matrix], last: Matrix, zero: float, sign: float) -> Matrix:
+    def highest(within: Operator, last: Matrix, zero: float, sign: float) -> Matrix:
         start = within(_unit(last) + np.float32(NEWS) * random)
 
         def apply(v: Matrix) -> Matrix:
@@ -263,9 +263,9 @@ def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[f
     return scale * float(last) * decay / (1.0 - decay) / pattern.n_atoms, decay
 
 
-def spectral_bounds(pattern: SparsePattern, H: Matrix) -> tuple[float, float]:
+def spectral_bounds(pattern: SparsePattern, hamiltonian: Operator) -> tuple[float, float]:
     """Lower and upper bound of the spectrum, by Lanczos with a safety margin."""
-    values, residuals, _ = lanczos(pattern.operator(H), pattern.random_vector(), 30)
+    values, residuals, _ = lanczos(hamiltonian, pattern.random_vector(), 30)
     margin = 0.01 * (values[-1] - values[0]) + 1e-3
     return float(values[0] - residuals[0] - margin), float(values[-1] + residuals[-1] + margin)
 

@@ -21,6 +21,9 @@ from mlh_driver.system import Array, System
 Matrix = NDArray[np.floating]
 """(blocks, n * n), the values of a block-sparse matrix in some pattern."""
 
+Operator = Callable[[Matrix], Matrix]
+"""A matrix as what it makes of a vector (N, n)."""
+
 
 class SparsePattern:
     """Which blocks of a symmetric matrix exist, and the operations on matrices of that pattern.
@@ -142,7 +145,7 @@ class SparsePattern:
         """Tr[a b], exact: the diagonal of a product needs no block outside the pattern."""
         return float(kernels.row_dots(self._starts, a, b).sum())
 
-    def operator(self, a: Matrix) -> Callable[[Matrix], Matrix]:
+    def operator(self, a: Matrix) -> Operator:
         """The function x -> a x of vectors (N, n), in the order of the pattern; zero blocks cost nothing."""
         filled = a.any(axis=1)
         starts = np.concatenate([[0], np.cumsum(filled)])[self._starts]
