@@ -1,18 +1,20 @@
 """From a structure to energy, forces, stress and observables: the one thing that every interface calls.
 
-    E(R) = 2 Tr[(P - P0) H(R)] - T_e S_e + sum_i [eps_i(R) + E0_i]
+    E(R) = 2 Tr[(P - P0) H(R)] - T_e S_e + sum_i [eps_i(R) + E0_i + u(n_i - m_i(R))]
 
 ==========  ==============================================================================
 H           predicted Hamiltonian, a function of the pair vectors r_ij and, through the potential of
             distant charges, of positions and cell
-P           spin-less density matrix that minimizes 2 Tr[P H] - T_e S_e at fixed electron number
+P           spin-less density matrix that minimizes E at fixed electron number
 P0          occupations of neutral spherical atoms: makes E independent of the zero of potential
 eps_i       predicted double-counting energy of atom i, zero for an isolated atom
 E0_i        total energy of the isolated atom
+u           what holds the electrons n_i[P] of an atom near the predicted number m_i, see
+            :mod:`mlh_driver.solvers.charge_response`; zero where both agree within 0.1
 ==========  ==============================================================================
 
-P is stationary, so dE/dx = 2 Tr[(P - P0) dH/dx] + sum_k d eps_k/dx (Hellmann-Feynman): one
-vector-Jacobian product of the network with the cotangents 2 (P - P0) on H and 1 on eps.
+P is stationary, so dE/dx = 2 Tr[(P - P0) dH/dx] + sum_i [d eps_i/dx - u' dm_i/dx] (Hellmann-Feynman): one
+vector-Jacobian product of the network with the cotangents 2 (P - P0) on H, 1 on eps and -u' on m.
 :func:`mlh_driver.graph.forces_and_virial` turns it into forces and stress.
 The energy is summed in double precision whatever the precision of the network.
 """
@@ -37,7 +39,7 @@ from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
 from mlh_driver.runtime import keep_freed_memory, use_torch_threads
-from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
+from mlh_driver.solvers import ChargeHolder, ElectronicProblem, HeldState, make_solver
 from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, KELVIN_eV
 from mlh_driver.system import Array, System
 
@@ -115,7 +117,7 @@ class Engine:
         use_torch_threads()  # refuses a fork that would wait for ever
         self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
         self.kT = KELVIN_eV * electronic_temperature
-        self.solver = make_solver(solver, error_per_atom)
+        self.electrons = ChargeHolder(make_solver(solver, error_per_atom))
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
@@ -150,12 +152,17 @@ class Engine:
                 H = assembly.hamiltonian(self._dtype)
             _check_elements(H)
             n_electrons = 2.0 * float(atoms.reference.sum())
-            state = self.solver.solve(ElectronicProblem(H, None, n_electrons, self.kT, system))
-            weight = state.density.with_blocks(2.0 * state.density.blocks)
-            weight = weight.plus_diagonal(-2.0 * atoms.reference)
+            problem = ElectronicProblem(H, None, n_electrons, self.kT, system)
+            excess = blocks.multipoles[:, 0].detach().double().cpu().numpy()
+            held = self.electrons.solve(problem, atoms.valences + excess)
+            density = held.state.density
+            weight = density.with_blocks(2.0 * density.blocks).plus_diagonal(-2.0 * atoms.reference)
         with watch("gradient"):
-            forces, stress = self._derivatives(system, graph, blocks, *assembly.cotangents(weight))
-        return self._results(system, blocks, H, weight, state, atoms, forces, stress, watch.seconds)
+            on_multipoles = torch.zeros_like(blocks.multipoles)
+            on_multipoles[:, 0] = -torch.from_numpy(held.potentials).to(on_multipoles)
+            cotangents = (*assembly.cotangents(weight), on_multipoles)
+            forces, stress = self._derivatives(system, graph, blocks, *cotangents)
+        return self._results(system, blocks, H, weight, held, atoms, forces, stress, watch.seconds)
 
     def hamiltonian(self, system: System) -> Array:
         """(n, n) predicted Hamiltonian in eV at Gamma, on the model's own zero of potential."""
@@ -192,13 +199,13 @@ class Engine:
         return self._composition[1]
 
     def _derivatives(
-        self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor
+        self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor, multipoles: Tensor
     ) -> tuple[Array, Array]:
         """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/d(blocks)."""
         gradients = torch.autograd.grad(
-            [blocks.onsite, blocks.pairs, blocks.energies],
+            [blocks.onsite, blocks.pairs, blocks.multipoles, blocks.energies],
             graph.geometry,
-            [onsite, pairs, torch.ones_like(blocks.energies)],
+            [onsite, pairs, multipoles, torch.ones_like(blocks.energies)],
         )
         forces, virial = forces_and_virial(gradients, graph)
         return forces.cpu().numpy(), -virial.cpu().numpy() / system.volume
@@ -209,14 +216,16 @@ class Engine:
         blocks: Blocks,
         H: BlockMatrix,
         weight: BlockMatrix,
-        state: ElectronicState,
+        held: HeldState,
         atoms: _Atoms,
         forces: Array,
         stress: Array,
         timings: dict[str, float],
     ) -> Results:
+        state = held.state
         energies = (
             atoms.isolated
+            + held.energies
             + blocks.energies.detach().double().cpu().numpy()
             + weight.atom_products(H).cpu().numpy()
             - state.entropy_term / len(system)
@@ -236,5 +245,7 @@ class Engine:
             electronic_entropy=state.entropy_term,
             extrapolation=float(extrapolations.max()),
             extrapolations=extrapolations.double().cpu().numpy(),
+            charge_deviation=float(np.abs(held.deviations).max()),
+            charge_deviations=held.deviations,
             timings=timings,
         ).check_finite()

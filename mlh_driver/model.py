@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SHIPPED_MODELS = Path(__file__).parent / "models"
 
 
@@ -116,14 +117,16 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
             f"{path} is not a model file, or it is damaged ({type(error).__name__}); name a model or a file "
             "that mlh-driver train wrote"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in (*_UPGRADES, FORMAT_VERSION):
         raise ModelFileError(
-            f"{path} has format version {version}; this version of mlh-driver reads version "
-            f"{FORMAT_VERSION}: install the release that wrote the model, or train it again"
+            f"{path} has format version {version}; this version of mlh-driver reads versions "
+            f"{min(_UPGRADES)} to {FORMAT_VERSION}: install the release that wrote the model, or train it again"
         )
     try:
         metadata = ModelMetadata.model_validate_json(content["metadata"])
         network = HamiltonianNetwork(metadata.basis, metadata.network)
+        for step in range(version, FORMAT_VERSION):
+            _UPGRADES[step](content, network)
         network.load_state_dict(content["network"])
         indicator = ExtrapolationIndicator(**content["indicator"])
     except (RuntimeError, KeyError, TypeError, ValidationError) as error:
@@ -133,6 +136,15 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
         return Model(metadata, network.to(device), indicator.to(device))
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         raise InputError(f"device {device!r} cannot be used ({error}); use 'cpu'") from error
+
+
+def _add_bounds(content: dict[str, Any], network: HamiltonianNetwork) -> None:
+    """Format 3 to 4: the bounds of what the network predicts, which are infinite in older models."""
+    content["network"] |= {f"bounds.{name}": value for name, value in network.bounds.state_dict().items()}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any], HamiltonianNetwork], None]] = {3: _add_bounds}
+"""By format version: changes the content of a file, given an untrained network, into that of the next."""
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -22,6 +22,7 @@ OBSERVABLES = (
     "band_energy",
     "electronic_entropy",
     "extrapolation",
+    "charge_deviation",
 )
 """Scalar observables that every interface offers, under these names and in this order."""
 
@@ -43,6 +44,9 @@ class Results:
     electronic_entropy: eV, T_e S_e, already subtracted in ``energy``
     extrapolation: 1 at the edge of the training data, larger outside (maximum over atoms)
     extrapolations: (N,) the same per atom
+    charge_deviation: electrons, largest difference of an atom's number of electrons from the one that the network
+                 predicts; some 0.01 where the model is right, and above 0.1 a potential holds them
+    charge_deviations: (N,) the same per atom, with its sign: positive for too many electrons
     timings:     seconds spent in each stage of this call
     """
 
@@ -59,6 +63,8 @@ class Results:
     electronic_entropy: float
     extrapolation: float
     extrapolations: Array
+    charge_deviation: float
+    charge_deviations: Array
     timings: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -65,6 +65,8 @@ class Engine:
             electronic_entropy=0.0,
             extrapolation=2.0**self._calls if self._strange else 0.5,
             extrapolations=np.full(len(system), 0.5),
+            charge_deviation=0.01,
+            charge_deviations=np.full(len(system), 0.01),
             timings={"model": self._seconds},
         )
 

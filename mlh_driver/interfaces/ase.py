@@ -45,6 +45,7 @@ class MLHCalculator(Calculator):
         "charges",
         *OBSERVABLES,
         "extrapolations",
+        "charge_deviations",
     ]
 
     def __init__(
@@ -90,6 +91,7 @@ class MLHCalculator(Calculator):
             "energies": results.energies,
             "charges": results.charges,
             "extrapolations": results.extrapolations,
+            "charge_deviations": results.charge_deviations,
             "timings": results.timings,
             **results.observables(),
         }

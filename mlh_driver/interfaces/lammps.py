@@ -21,6 +21,7 @@ per-atom energies      ``compute pe/atom``                         the script's
 ``band_energy``        ``f_ID[5]``                                 eV
 ``electronic_entropy`` ``f_ID[6]``                                 eV
 ``extrapolation``      ``f_ID[7]``                                 1 = edge of the training data
+``charge_deviation``   ``f_ID[8]``                                 electrons
 =====================  ==========================================  =========================
 
 ``thermo_modify norm yes`` divides all of ``f_ID`` by the number of atoms; a variable ``equal f_ID[1]`` is the

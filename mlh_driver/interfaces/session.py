@@ -24,7 +24,7 @@ from mlh_driver.interfaces.wire import (
 from mlh_driver.results import Results
 from mlh_driver.system import Array, System
 
-PER_ATOM = ("charges", "energies", "extrapolations")
+PER_ATOM = ("charges", "energies", "extrapolations", "charge_deviations")
 """Arrays of (N,) that a RemoteEngine gets in the extras; i-PI gets the charges only."""
 
 QUIET_S = 60.0

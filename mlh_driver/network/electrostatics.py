@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.graph import Graph
+from mlh_driver.network.limits import OutputBounds
 from mlh_driver.network.nodes import Bonds, mixed_by_kind, random_weights
 
 COULOMB_eV_A = 14.399645
@@ -73,9 +74,11 @@ class LongRange(nn.Module):
         self.register_buffer("charge_factor", torch.zeros(1))
         self.register_buffer("dipole_factors", torch.zeros(n_species))
 
-    def forward(self, graph: Graph, features: Tensor, near: Bonds, kinds: Tensor) -> Field:
+    def forward(
+        self, graph: Graph, features: Tensor, near: Bonds, kinds: Tensor, bounds: OutputBounds
+    ) -> Field:
         """From the features (N, K, C); near, kinds: bonds in both directions, and the kind of each."""
-        return self.field(graph, self.multipoles(graph.species, features, near, kinds))
+        return self.field(graph, self.multipoles(graph.species, features, near, kinds, bounds))
 
     def field(self, graph: Graph, multipoles: Tensor) -> Field:
         """Of any excess electrons and dipoles (N, 4)."""
@@ -88,16 +91,19 @@ class LongRange(nn.Module):
         dtype = multipoles.dtype
         return Field(multipoles, potentials.to(dtype), energies.to(dtype))
 
-    def multipoles(self, species: Tensor, features: Tensor, near: Bonds, kinds: Tensor) -> Tensor:
+    def multipoles(
+        self, species: Tensor, features: Tensor, near: Bonds, kinds: Tensor, bounds: OutputBounds
+    ) -> Tensor:
         """(N, 4) excess electrons and dipoles."""
         hidden = silu(self.hidden(features[:, 0]))
         levels = self.levels_of_species[species] + self.levels(hidden)
         i, j = (end.atoms for end in near.ends)
         radial = mixed_by_kind(near.radial, kinds, self.transfer)
-        flow = (radial * (levels[i] - levels[j])).sum(dim=1)
+        flow = (radial * (levels[i] - levels[j])).sum(dim=1, keepdim=True)
+        flow = bounds("flows", flow, kinds)[:, 0]
         electrons = flow.new_zeros(len(species)).index_add(0, i, flow)
         weights = (1.0 + self.gates(hidden)) * self.dipole[species]
-        dipoles = (features[:, 1:4] * weights[:, None]).sum(dim=2)
+        dipoles = bounds("dipoles", (features[:, 1:4] * weights[:, None]).sum(dim=2), species)
         return torch.cat([electrons[:, None], dipoles], dim=1)
 
 

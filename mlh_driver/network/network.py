@@ -19,12 +19,12 @@ from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, pair_kinds
 from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
-from mlh_driver.network.core import saturated, wall
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.electrostatics import LongRange
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
 from mlh_driver.network.heads import BondBlocks, OnsiteBlocks
+from mlh_driver.network.limits import OutputBounds, saturated, wall
 from mlh_driver.network.nodes import AtomDensity, AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
 from mlh_driver.network.rotation import Ends
@@ -140,6 +140,7 @@ class HamiltonianNetwork(nn.Module):
             kind_of[a, b] = kind_of[b, a] = kind
         self.register_buffer("kind_of", kind_of, persistent=False)
         self.register_buffer("inner_radii", torch.zeros(len(self.kinds)))
+        self.bounds = OutputBounds(len(self.kinds), n_species)
 
     def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
         shells = self.basis.shells
@@ -169,14 +170,15 @@ class HamiltonianNetwork(nn.Module):
         pair_features = self.pair_features(features, species)
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
-        strength = decay * envelope(distances, settings.pair_cutoff_A)
         bonds = self._pair_blocks(self.bonds, 1, pair_features, pairs, graph.kind_sizes)[:, 0]
+        bonds = bonds * envelope(distances, settings.pair_cutoff_A)[:, None, None]
+        bonds = self.bounds("bonds", bonds, self.kind_of[tuple(species[graph.pair_index])])
         hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
         kinds = self._kinds(species, near)
-        field = self.long_range(graph, features, near, kinds)
+        field = self.long_range(graph, features, near, kinds, self.bounds)
         return Blocks(
             onsite=self._onsite_blocks(features, field.potentials, species),
-            pairs=torch.cat([bonds * strength[:, None, None], hops]),
+            pairs=torch.cat([bonds * decay[:, None, None], hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
             local_energies=self._energies(species, near, kinds, density) + wall_energies,
             coulomb_energies=field.energies,
@@ -193,7 +195,7 @@ class HamiltonianNetwork(nn.Module):
         return self._energies(species, near, kinds, self.density(species, near)) + wall_energies
 
     def set_inner_radii(self, radii: Tensor) -> None:
-        """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.core acts."""
+        """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.limits acts."""
         self.inner_radii.copy_(radii)
 
     def _guarded(self, graph: Graph) -> tuple[Graph, Tensor]:
@@ -245,6 +247,8 @@ class HamiltonianNetwork(nn.Module):
         sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
         blocks = self._pair_blocks(self.hops, 2 * copies, x, pairs.select(short), sizes)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
+        kinds = self.kind_of[first, second].repeat_interleave(2 * copies)
+        blocks = self.bounds("legs", blocks.flatten(0, 1), kinds).unflatten(0, (-1, 2 * copies))
         i, j = index
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
         star = stars(torch.cat([j, i]), torch.cat([i, j]), graph.n_atoms)
@@ -262,7 +266,7 @@ class HamiltonianNetwork(nn.Module):
         blocks = features.new_zeros(len(species), self.n, self.n)
         for k, head in enumerate(self.onsite):
             atoms = torch.nonzero(species == k)[:, 0]
-            found = head(features[atoms])
+            found = self.bounds("onsite", head(features[atoms]), species[atoms]) + head.constant_block
             shift = torch.diag_embed(potentials[atoms, None].expand(-1, found.shape[-1]))
             blocks = blocks.index_copy(0, atoms, _pad(found + shift, self.n))
         return blocks
@@ -274,7 +278,7 @@ class HamiltonianNetwork(nn.Module):
 
     def _energies(self, species: Tensor, near: Bonds, kinds: Tensor, density: Tensor) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        energies = self.many_body(density, species)
+        energies = self.bounds("energies", self.many_body(density, species)[:, None], species)[:, 0]
         pair = (near.radial * self.repulsion[kinds]).sum(dim=1)
         return energies.index_add(0, near.ends[0].atoms, 0.5 * pair)
 

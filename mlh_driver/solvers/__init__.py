@@ -3,6 +3,7 @@
 from mlh_driver.errors import InputError
 from mlh_driver.solvers.auto import AutoSolver
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
+from mlh_driver.solvers.charge_response import ChargeHolder, HeldState
 from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.linear_scaling import LinearScalingSolver
 
@@ -29,9 +30,11 @@ def make_solver(name: str, error_per_atom: float = ERROR_PER_ATOM_eV) -> Solver:
 __all__ = [
     "SOLVERS",
     "AutoSolver",
+    "ChargeHolder",
     "DenseSolver",
     "ElectronicProblem",
     "ElectronicState",
+    "HeldState",
     "LinearScalingSolver",
     "Solver",
     "make_solver",

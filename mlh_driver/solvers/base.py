@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
-from mlh_driver.system import System
+from mlh_driver.system import Array, System
 
 KELVIN_eV = 8.617333262e-5
 """Boltzmann's constant in eV / K (CODATA 2018)."""
@@ -60,6 +63,8 @@ class ElectronicState:
     entropy_term: T_e S_e in eV, to be subtracted from the energy
     fermi_level:  chemical potential in eV; the middle of the gap at zero temperature
     homo, lumo:   the levels around the gap in eV, as a zero-temperature filling orders them
+    susceptibility: for k atoms (k,), how their electrons answer to potentials on them: dn_i/dv_j, (k, k) in
+                  electrons per eV, at fixed number of all electrons; None where the solver does not know
     """
 
     density: BlockMatrix
@@ -69,6 +74,7 @@ class ElectronicState:
     fermi_level: float
     homo: float
     lumo: float
+    susceptibility: Callable[[NDArray[np.int64]], Array] | None = None
 
     @property
     def band_gap(self) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
 from mlh_driver.errors import SolverError
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState
+from mlh_driver.system import Array
 
 DEGENERACY_eV = 1e-5  # what single precision resolves
 NEGLIGIBLE_OCCUPATION = 1e-18
@@ -76,7 +80,48 @@ class DenseSolver:
             fermi_level=mu,
             homo=homo,
             lumo=lumo,
+            susceptibility=None
+            if problem.S
+            else partial(susceptibility, pattern.sizes.cpu().numpy(), vectors, levels, occupations, kT),
         )
+
+
+def susceptibility(
+    sizes: NDArray[np.int64],
+    vectors: Tensor,
+    levels: np.ndarray,
+    occupations: np.ndarray,
+    kT: float,
+    atoms: NDArray[np.int64],
+) -> Array:
+    """dn_i/dv_j of ``atoms`` (k,), (k, k) in electrons per eV, by first-order perturbation theory.
+
+    With M^i_ab the part of the overlap of orbitals a and b on atom i, and g_ab = (f_a - f_b) / (e_a - e_b), which is f'
+    between equal levels: chi_ij = 2 sum_ab g_ab M^i_ab M^j_ab, less what keeps the number of electrons.
+    """
+    C = vectors.double().cpu().numpy()
+    g, slopes = occupation_differences(levels, occupations, kT)
+    ends = np.cumsum(sizes)
+    own = [C[ends[i] - sizes[i] : ends[i]] for i in atoms]
+    overlaps = np.array([part.T @ part for part in own])
+    k = len(atoms)
+    chi = 2.0 * (overlaps * g).reshape(k, -1) @ overlaps.reshape(k, -1).T
+    total = 2.0 * slopes.sum()
+    if total < 0.0:
+        feels = 2.0 * np.einsum("kaa,a->k", overlaps, slopes)
+        chi = chi - np.outer(feels, feels) / total
+    return np.asarray(chi)
+
+
+def occupation_differences(
+    levels: np.ndarray, occupations: np.ndarray, kT: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(f_a - f_b) / (e_a - e_b) in 1/eV, (n, n), which is f' where levels are equal, and f' itself, (n,)."""
+    slopes = -occupations * (1.0 - occupations) / kT if kT > 0 else np.zeros_like(levels)
+    gaps = levels[:, None] - levels[None, :]
+    equal = np.abs(gaps) < DEGENERACY_eV
+    ratios = (occupations[:, None] - occupations[None, :]) / np.where(equal, 1.0, gaps)
+    return np.where(equal, 0.5 * (slopes[:, None] + slopes[None, :]), ratios), slopes
 
 
 def eigenstates(H: Tensor, S: Tensor | None) -> tuple[np.ndarray, Tensor]:

@@ -16,15 +16,16 @@ from mlh_driver.training.settings import TrainSettings
 
 
 def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list[Sample]) -> Model:
-    """Add the extrapolation indicator of the training data, the metadata, and the errors on all splits.
+    """Add bounds and extrapolation indicator of the training data, the metadata, and the errors on all splits.
 
-    The indicator knows the structures whose energies and forces were learned.
+    The indicator knows the structures whose energies and forces were learned, the bounds all of them.
     """
     network = network.eval().requires_grad_(False)
     known = [sample for sample in train if not sample.only_hamiltonian]
-    with torch.no_grad():
-        descriptors = torch.cat([network(sample.graph).descriptors for sample in known])
+    with torch.no_grad(), network.bounds.measured():
+        descriptors = {sample.name: network(sample.graph).descriptors for sample in train}
     species = torch.cat([sample.graph.species for sample in known])
+    of_known = torch.cat([descriptors[sample.name] for sample in known])
     metadata = ModelMetadata(
         name=settings.name,
         basis=settings.basis(),
@@ -34,7 +35,7 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list
         valid_range=settings.valid_range,
         training_data=tuple(sample.name for sample in train),
     )
-    model = Model(metadata, network, fit_indicator(descriptors, species, len(settings.species)))
+    model = Model(metadata, network, fit_indicator(of_known, species, len(settings.species)))
     return replace(model, metadata=metadata.model_copy(update={"errors": measured_errors(model, settings)}))
 
 

@@ -155,6 +155,7 @@ class Trainer:
                 "(atom_energy_eV, eV); use the same"
             )
         self.network.load_state_dict(model.network.state_dict())
+        self.network.bounds.lift()
 
     def _samples(self, role: str, learn: str = "all") -> list[Sample]:
         settings = self.settings

@@ -1,0 +1,245 @@
+"""Electrons that follow the charges which the network predicts, where its Hamiltonian alone would not hold them.
+
+A predicted Hamiltonian does not answer to charge: where an on-site level is wrong by electronvolts, nothing
+keeps an atom from losing all its electrons. So the energy holds the number of electrons n_i of every atom near
+the predicted one, as the Hubbard term of self-consistent-charge tight binding holds it near that of the neutral
+atom (Elstner et al., Phys. Rev. B 58, 7260, 1998):
+
+    E = min over P of  2 Tr[P H] - T_e S_e + sum_i u(d_i),       d_i = n_i[P] - n_i(predicted)
+
+    u'(d) = U t^2 / (t + a),   t = max(|d| - w, 0),  with the sign of d
+
+Deviations up to w cost nothing: there H is untouched, and one diagonalization does. Beyond, the potential
+u'(d_i) is added to the on-site levels of atom i. E is convex in P, so there is one minimum, at which
+
+    s_i = d_i[P(H + u'(s))]                                                                          (*)
+
+for the deviations s that the potentials stand for. (*) is solved by Newton's method with dn_i/dv_j from
+perturbation theory where the solver has it, by Broyden's where it does not. It is the stationary point of the
+concave dual function
+
+    D = min over P of {2 Tr[P (H + u')] - T_e S_e} - sum_i [n_i(predicted) u'(s_i) + s_i u'(s_i) - u(s_i)],
+
+which therefore must grow with every step; a step that is too long is halved.
+
+======  ===========================================================  ===================
+w       :data:`TOLERATED_e`                                          electrons
+a       :data:`ONSET_e`, over which the potential sets in            electrons
+U       :data:`HARDNESS_eV`                                          eV per electron
+======  ===========================================================  ===================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from mlh_driver.errors import SolverError
+from mlh_driver.hamiltonian import BlockMatrix
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
+from mlh_driver.system import Array
+
+#: Deviations of the charges of structures that the network knows are below this.
+TOLERATED_e = 0.1
+#: Electrons beyond, at which half of the hardness acts.
+ONSET_e = 0.1
+#: Between the Hubbard parameters of silicon (6.7 eV) and oxygen (13.5 eV) in self-consistent tight binding.
+HARDNESS_eV = 10.0
+#: Potentials agree within this, in eV, by the precision of H. The energy is off by the square of it over U.
+AGREEMENT_eV = {torch.float32: 5e-4, torch.float64: 1e-8}
+MAX_SOLUTIONS = 80
+#: No potential changes by more in one step, in eV: electrons in other orbitals answer in another way.
+LONGEST_STEP_eV = 2.0
+#: dn_i/dv_i in electrons per eV to start Broyden's method from: that of an atom in silica glass.
+TYPICAL_SUSCEPTIBILITY = -0.1
+#: What rounding may take from the dual function in one step, in eV per atom.
+ROUNDING_eV = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@dataclass(frozen=True)
+class HeldState:
+    """The electronic state of H, its electrons held near the predicted numbers.
+
+    state:      at the minimum; ``band_energy`` is 2 Tr[P H] without the potentials, levels are with them
+    deviations: (N,) d_i, electrons beyond those predicted
+    potentials: (N,) u'(d_i) in eV, which is also minus the derivative of E by the predicted electrons
+    energies:   (N,) u(d_i) in eV
+    """
+
+    state: ElectronicState
+    deviations: Array
+    potentials: Array
+    energies: Array
+
+
+def energy_of(deviations: Array) -> Array:
+    """u in eV, elementwise."""
+    t = np.maximum(np.abs(deviations) - TOLERATED_e, 0.0)
+    a = ONSET_e
+    return HARDNESS_eV * (0.5 * t * t - a * t + a * a * np.log1p(t / a))
+
+
+def potential_of(deviations: Array) -> Array:
+    """u' in eV per electron, elementwise."""
+    t = np.maximum(np.abs(deviations) - TOLERATED_e, 0.0)
+    return HARDNESS_eV * np.sign(deviations) * t * t / (t + ONSET_e)
+
+
+def hardness_of(deviations: Array) -> Array:
+    """u'' in eV per electron squared, elementwise."""
+    t = np.maximum(np.abs(deviations) - TOLERATED_e, 0.0)
+    return HARDNESS_eV * t * (t + 2.0 * ONSET_e) / (t + ONSET_e) ** 2
+
+
+def deviations_of(potentials: Array) -> Array:
+    """The smallest deviations with these potentials, elementwise: the inverse of u'."""
+    v = np.abs(potentials) / HARDNESS_eV
+    t = 0.5 * (v + np.sqrt(v * v + 4.0 * v * ONSET_e))
+    return np.where(v > 0.0, np.sign(potentials) * (TOLERATED_e + t), 0.0)
+
+
+class ChargeHolder:
+    """Solves with the response to charge; starts from the potentials of the last structure."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.solutions = 0
+        self._last: Array = np.zeros(0)
+
+    def solve(self, problem: ElectronicProblem, predicted: Array) -> HeldState:
+        """The state of a problem without overlap, given the predicted electrons (N,) of each atom.
+
+        Raises SolverError when charges and potentials do not come to agree.
+        """
+        start = self._last if len(self._last) == len(predicted) else np.zeros(len(predicted))
+        self._last = np.zeros(0)  # an error leaves nothing behind
+        search = _Search(self.solver, problem, predicted)
+        held = search.run(start)
+        self.solutions += search.solutions
+        self._last = deviations_of(held.potentials)
+        return held
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One trial: the deviations s that the potentials stand for, and what the electrons answer.
+
+    dual: D in eV
+    """
+
+    assumed: Array
+    potentials: Array
+    state: ElectronicState
+    deviations: Array
+    dual: float
+
+    @property
+    def disagreement(self) -> float:
+        """In eV, between the potentials and those of the charges that they lead to."""
+        return float(np.abs(potential_of(self.deviations) - self.potentials).max())
+
+
+class _Search:
+    """Newton's or Broyden's method for (*), for one problem."""
+
+    def __init__(self, solver: Solver, problem: ElectronicProblem, predicted: Array) -> None:
+        self._solver, self._problem, self._predicted = solver, problem, predicted
+        self._atoms = np.zeros(0, dtype=np.int64)
+        self._susceptibility = np.zeros((0, 0))
+        self.solutions = 0
+
+    def run(self, start: Array) -> HeldState:
+        dtype = self._problem.H.blocks.dtype
+        slack = ROUNDING_eV[dtype] * len(start)
+        best = self._try(start)
+        step = np.zeros(len(start))
+        while best.disagreement > AGREEMENT_eV[dtype]:
+            if not step.any():
+                step = self._step(best)
+            point = self._try(best.assumed + step)
+            self._learn(best, point)
+            if point.dual >= best.dual - slack or point.disagreement < 0.5 * best.disagreement:
+                best, step = point, np.zeros(len(start))
+            else:
+                step = 0.5 * step
+        return self._held(best)
+
+    def _try(self, assumed: Array) -> _Point:
+        if self.solutions == MAX_SOLUTIONS:
+            raise SolverError(
+                f"charges and potentials do not agree after {MAX_SOLUTIONS} solutions: the gap is too small for "
+                f"kT = {self._problem.kT:.4f} eV; use a higher electronic temperature, such as 2000 K"
+            )
+        self.solutions += 1
+        potentials = potential_of(assumed)
+        state = self._solver.solve(replace(self._problem, H=shifted(self._problem.H, potentials)))
+        electrons = 2.0 * state.density.orbital_populations().sum(dim=1).cpu().numpy()
+        cost = potentials @ (self._predicted + assumed) - energy_of(assumed).sum()
+        return _Point(
+            assumed,
+            potentials,
+            state,
+            electrons - self._predicted,
+            state.band_energy - state.entropy_term - float(cost),
+        )
+
+    def _step(self, point: _Point) -> Array:
+        """Change of s: (1 - chi u''(s)) ds = d - s, in the atoms where either is beyond what is tolerated."""
+        beyond = np.maximum(np.abs(point.assumed), np.abs(point.deviations)) > TOLERATED_e
+        self._follow(np.flatnonzero(beyond), point)
+        atoms = self._atoms
+        rest = (point.deviations - point.assumed)[atoms]
+        matrix = np.eye(len(atoms)) - self._susceptibility * hardness_of(point.assumed[atoms])
+        step = np.zeros_like(point.assumed)
+        step[atoms] = np.linalg.solve(matrix, rest)
+        return self._shortened(point, step)
+
+    def _shortened(self, point: _Point, step: Array) -> Array:
+        """The step that changes the potentials like this one, but by no more than is sensible."""
+        wanted = potential_of(point.assumed + step)
+        change = np.clip(wanted - point.potentials, -LONGEST_STEP_eV, LONGEST_STEP_eV)
+        changed = change != wanted - point.potentials
+        limited = deviations_of(point.potentials + change) - point.assumed
+        return np.where(changed, limited, step)
+
+    def _follow(self, atoms: np.ndarray, point: _Point) -> None:
+        """Know the susceptibility (k, k) of these atoms, in electrons per eV."""
+        if point.state.susceptibility is not None:
+            self._atoms, self._susceptibility = atoms, point.state.susceptibility(atoms)
+            return
+        all_atoms = np.union1d(self._atoms, atoms)
+        matrix = TYPICAL_SUSCEPTIBILITY * np.eye(len(all_atoms))
+        known = np.searchsorted(all_atoms, self._atoms)
+        matrix[np.ix_(known, known)] = self._susceptibility
+        self._atoms, self._susceptibility = all_atoms, matrix
+
+    def _learn(self, before: _Point, after: _Point) -> None:
+        """Broyden's update: the susceptibility nearest to the one before that explains the last change."""
+        atoms = self._atoms
+        change = (after.potentials - before.potentials)[atoms]
+        answer = (after.deviations - before.deviations)[atoms]
+        square = float(change @ change)
+        if after.state.susceptibility is None and square > 0.0:
+            self._susceptibility = self._susceptibility + np.outer(
+                answer - self._susceptibility @ change, change / square
+            )
+
+    def _held(self, point: _Point) -> HeldState:
+        electrons = point.deviations + self._predicted
+        bare = point.state.band_energy - float(point.potentials @ electrons)
+        return HeldState(
+            state=replace(point.state, band_energy=bare),
+            deviations=point.deviations,
+            potentials=potential_of(point.deviations),
+            energies=energy_of(point.deviations),
+        )
+
+
+def shifted(H: BlockMatrix, potentials: Array) -> BlockMatrix:
+    """H with the potentials (N,) on the orbitals of each atom; H itself where there are none."""
+    if not potentials.any():
+        return H
+    values = torch.from_numpy(potentials).to(H.blocks)[:, None] * H.orbital_mask
+    return H.plus_diagonal(values)
