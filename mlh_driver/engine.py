@@ -117,7 +117,8 @@ class Engine:
         use_torch_threads()  # refuses a fork that would wait for ever
         self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
         self.kT = KELVIN_eV * electronic_temperature
-        self.electrons = ChargeHolder(make_solver(solver, error_per_atom))
+        self.solver = make_solver(solver, error_per_atom)
+        self.electrons = ChargeHolder(self.solver)
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device

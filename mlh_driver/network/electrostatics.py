@@ -99,11 +99,14 @@ class LongRange(nn.Module):
         levels = self.levels_of_species[species] + self.levels(hidden)
         i, j = (end.atoms for end in near.ends)
         radial = mixed_by_kind(near.radial, kinds, self.transfer)
-        flow = (radial * (levels[i] - levels[j])).sum(dim=1, keepdim=True)
-        flow = bounds("flows", flow, kinds)[:, 0]
+        flow = (radial * (levels[i] - levels[j])).sum(dim=1)
+        unbounded = flow.new_zeros(len(species)).index_add(0, i, flow)
+        share = bounds.factors("electrons", unbounded[:, None], species)
+        if share is not None:
+            flow = flow * share[i] * share[j]  # what one atom gives is what the other gets
         electrons = flow.new_zeros(len(species)).index_add(0, i, flow)
         weights = (1.0 + self.gates(hidden)) * self.dipole[species]
-        dipoles = bounds("dipoles", (features[:, 1:4] * weights[:, None]).sum(dim=2), species)
+        dipoles = bounds.atoms("dipoles", (features[:, 1:4] * weights[:, None]).sum(dim=2), species)
         return torch.cat([electrons[:, None], dipoles], dim=1)
 
 

@@ -237,16 +237,13 @@ class OnsiteBlocks(nn.Module):
         self.constant = nn.Parameter(torch.zeros(len(couplings[0])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, K, C) -> (N, n, n), what the surroundings add to ``constant_block``."""
+        """(N, K, C) -> (N, n, n)."""
         s = self.scalars(x[:, 0])
-        block = torch.einsum("np,pab->nab", torch.cat([s, x[:, 0]], -1) @ self.out[0], self.coupling0[:, 0])
+        block = torch.einsum(
+            "np,pab->nab", torch.cat([s, x[:, 0]], -1) @ self.out[0] + self.constant, self.coupling0[:, 0]
+        )
         for l in range(1, self.n_l):
             features = x[:, l * l : (l + 1) ** 2]
             numbers = torch.cat([features * s[:, None], features], dim=-1) @ self.out[l]
             block = block + torch.einsum("nmp,pmab->nab", numbers, getattr(self, f"coupling{l}"))
         return block
-
-    @property
-    def constant_block(self) -> Tensor:
-        """(n, n) the same for all atoms of the species."""
-        return torch.einsum("p,pab->ab", self.constant, self.coupling0[:, 0])

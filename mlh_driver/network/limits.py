@@ -12,21 +12,25 @@ over a width w, and a wall W is added to the energy, whose force grows to F:
 Both join the outside with two continuous derivatives.
 
 *Outputs.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an edge.
-So every block, charge flow, dipole and energy x whose norm exceeds the largest of the training data, a bound B,
-is scaled to
+So whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of the
+training data, a bound B:
 
     |x| -> B [1 + c tanh((|x| / B - 1) / c)],
 
-at most (1 + c) B: electrons cannot gain more from it, while the wall and the pair repulsion go on rising.
+at most (1 + c) B. The bounds of blocks of pairs depend on the distance, like the repulsion that goes with them; those
+of all blocks of an atom together bound its second moment, and so what electrons gain at the atom. In a crushed
+structure the wall and the pair repulsion go on rising, in a torn one nothing is left to gain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from mlh_driver.network.coupling import n_orbitals, shell_slices
 
 WIDTH_A = 0.25
 #: W is F t^3 / (3 b^2) at first. An oxygen atom bounces off it in some ten femtoseconds.
@@ -35,6 +39,12 @@ WALL_ONSET_A = 0.25
 #: c of the bounds, and how far beyond the largest value of the training data they lie.
 SOFTNESS = 0.2
 MARGIN = 1.1
+BIN_A = 0.4
+OF_PAIRS = ("bonds", "legs")
+OF_ATOMS = ("features", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
+#: For the features, from which blocks and multipoles are made: their own bounds act before these, which keep
+#: products of features within what single precision holds.
+FEATURE_MARGIN = 2.0
 
 
 def saturated(distances: Tensor, inner: Tensor) -> Tensor:
@@ -51,52 +61,141 @@ def wall(distances: Tensor, inner: Tensor) -> Tensor:
 
 
 class OutputBounds(nn.Module):
-    """Largest norms of what a network predicts, per kind of pair or species; infinite while they are unknown.
+    """Largest norms of what a network predicts; infinite while they are unknown.
 
-    bonds:       of the blocks of pairs, relative to their decay with distance, in eV
-    legs:        of the short blocks whose products join atoms through a third one
-    flows:       of the electrons along a bond
-    onsite:      of the on-site blocks beyond the constant of the species, in eV
-    dipoles:     in electrons times Å
-    energies:    of the many-body double-counting energies, in eV
+    Per kind of pair and distance, (n_kinds, bins):
+
+    bonds: of the blocks of pairs in eV
+    legs:  of the short blocks whose products join two atoms through a third one
+
+    Per species, (n_species,):
+
+    features:  of the features
+    bonds_of_atom, legs_of_atom: of all these blocks of an atom
+    onsite:    of the on-site block beyond the mean levels of the species, in eV
+    electrons: excess electrons
+    dipoles:   in electrons times Å
+    energies:  of the many-body double-counting energy, in eV
+
+    ``levels`` (n_species, n) are the mean on-site levels of the shells of each species, in eV.
     """
 
-    def __init__(self, n_kinds: int, n_species: int) -> None:
-        super().__init__()
-        of_pairs, of_atoms = ("bonds", "legs", "flows"), ("onsite", "dipoles", "energies")
-        self.names = (*of_pairs, *of_atoms)
-        for name in self.names:
-            size = n_kinds if name in of_pairs else n_species
-            self.register_buffer(name, torch.full((size,), torch.inf))
-        self._largest: dict[str, Tensor] | None = None
+    centers: Tensor
+    levels: Tensor
 
-    def forward(self, name: str, values: Tensor, kinds: Tensor) -> Tensor:
-        """(M, ...) the values of this name, bounded; kinds (M,) are indices of pairs or species."""
+    def __init__(self, shells: Sequence[tuple[int, ...]], n_kinds: int, cutoff_A: float) -> None:
+        super().__init__()
+        self._shells = shells
+        n_species, bins = len(shells), round(cutoff_A / BIN_A)
+        self.register_buffer("levels", torch.zeros(n_species, max(n_orbitals(s) for s in shells)))
+        self.register_buffer("centers", BIN_A * (torch.arange(bins) + 0.5), persistent=False)
+        for name in OF_PAIRS:
+            self.register_buffer(name, torch.full((n_kinds, bins), torch.inf))
+        for name in OF_ATOMS:
+            self.register_buffer(name, torch.full((n_species,), torch.inf))
+        self._largest: dict[str, Tensor] | None = None
+        self._onsite: list[tuple[Tensor, Tensor]] = []
+
+    def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
+        """(P, n, n) bounded blocks of pairs, given distances (P,) in Å and kinds (P,)."""
+        norms = torch.linalg.vector_norm(blocks.detach().flatten(1), dim=1)
+        if self._largest is not None:
+            bins = (distances.detach() / BIN_A).long().clamp(max=len(self.centers) - 1)
+            flat = kinds * len(self.centers) + bins
+            self._largest[name].view(-1).scatter_reduce_(0, flat, norms, "amax")
+            return blocks
+        table = getattr(self, name)
+        if bool(torch.isinf(table[:, 0]).all()):
+            return blocks
+        beyond = torch.nonzero(norms > self._at(table, distances.detach(), kinds))[:, 0]
+        if not len(beyond):
+            return blocks
+        bounds = self._at(table, distances[beyond], kinds[beyond])
+        return blocks.index_copy(0, beyond, _scaled(blocks[beyond], bounds))
+
+    def _at(self, table: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
+        """(P,) bounds at any distance: Gaussian averages of those of the bins."""
+        weights = torch.exp(-(((distances[:, None] - self.centers) / BIN_A) ** 2))
+        return (weights * table[kinds]).sum(dim=1) / weights.sum(dim=1)
+
+    def atoms(self, name: str, values: Tensor, species: Tensor) -> Tensor:
+        """(N, ...) bounded values of atoms."""
+        factors = self.factors(name, values, species)
+        return values if factors is None else values * factors.reshape(-1, *[1] * (values.dim() - 1))
+
+    def onsite_blocks(self, blocks: Tensor, species: Tensor) -> Tensor:
+        """(N, n, n) bounded on-site blocks."""
+        if self._largest is not None:
+            self._onsite.append((blocks.detach(), species))
+            return blocks
+        means = torch.diag_embed(self.levels[species]).to(blocks)[:, : blocks.shape[1], : blocks.shape[1]]
+        factors = self.factors("onsite", blocks - means, species)
+        return blocks if factors is None else means + (blocks - means) * factors[:, None, None]
+
+    def factors(self, name: str, values: Tensor, species: Tensor) -> Tensor | None:
+        """(N,) what scales the values (N, ...) of atoms to their bounds, None where all are within."""
         norms = torch.linalg.vector_norm(values.detach().flatten(1), dim=1)
         if self._largest is not None:
-            self._largest[name].scatter_reduce_(0, kinds, norms, "amax")
-            return values
-        bounds = getattr(self, name)[kinds]
+            self._largest[name].scatter_reduce_(0, species, norms, "amax")
+            return None
+        bounds = getattr(self, name)[species]
         beyond = torch.nonzero(norms > bounds)[:, 0]
         if not len(beyond):
-            return values
-        some = values[beyond]
-        x = torch.linalg.vector_norm(some.flatten(1), dim=1) / bounds[beyond]
-        factors = (1.0 + SOFTNESS * torch.tanh((x - 1.0) / SOFTNESS)) / x
-        return values.index_copy(0, beyond, some * factors.reshape(-1, *[1] * (some.dim() - 1)))
+            return None
+        return torch.ones_like(norms).index_copy(0, beyond, _factors(values[beyond], bounds[beyond]))
 
     def lift(self) -> None:
         """No bounds, so that a network can learn what lies beyond them."""
-        for name in self.names:
+        for name in (*OF_PAIRS, *OF_ATOMS):
             getattr(self, name).fill_(torch.inf)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """What is evaluated in this block is within bounds, which are set by its largest values afterwards."""
-        self._largest = {name: torch.zeros_like(getattr(self, name)) for name in self.names}
+        self._largest = {name: torch.zeros_like(getattr(self, name)) for name in (*OF_PAIRS, *OF_ATOMS)}
         try:
             yield
-            for name, largest in self._largest.items():
-                getattr(self, name).copy_(MARGIN * largest)
+            self._measure_onsite()
+            for name in OF_ATOMS:
+                margin = FEATURE_MARGIN if name == "features" else MARGIN
+                getattr(self, name).copy_(margin * self._largest[name])
+            for name in OF_PAIRS:
+                getattr(self, name).copy_(MARGIN * _filled(self._largest[name]))
         finally:
-            self._largest = None
+            self._largest, self._onsite = None, []
+
+    def _measure_onsite(self) -> None:
+        """Mean levels, the same for all orbitals of a shell, and the largest distance from them."""
+        assert self._largest is not None
+        for k, shells in enumerate(self._shells):
+            blocks = torch.cat([found[species == k] for found, species in self._onsite if (species == k).any()])
+            levels = torch.diagonal(blocks, dim1=1, dim2=2).mean(dim=0)
+            for shell in shell_slices(shells):
+                levels[shell] = levels[shell].mean()
+            self.levels[k, : len(levels)] = levels
+            rest = (blocks - torch.diag(levels)).flatten(1)
+            self._largest["onsite"][k] = torch.linalg.vector_norm(rest, dim=1).max()
+
+
+def _factors(values: Tensor, bounds: Tensor) -> Tensor:
+    """(M,) what scales values (M, ...) that are beyond their bounds (M,)."""
+    x = torch.linalg.vector_norm(values.flatten(1), dim=1) / bounds
+    return (1.0 + SOFTNESS * torch.tanh((x - 1.0) / SOFTNESS)) / x
+
+
+def _scaled(values: Tensor, bounds: Tensor) -> Tensor:
+    return values * _factors(values, bounds).reshape(-1, *[1] * (values.dim() - 1))
+
+
+def _filled(largest: Tensor) -> Tensor:
+    """Largest norms per distance, (n_kinds, bins), of each bin and those beside it.
+
+    At distances without any pair of the kind those of the next longer distance with some, or the longest.
+    """
+    near = nn.functional.max_pool1d(largest[None], 3, stride=1, padding=1)[0]
+    for row in near:
+        seen = torch.nonzero(row)[:, 0]
+        if len(seen):
+            places = torch.arange(len(row), device=row.device).clamp(max=int(seen[-1]))
+            row.copy_(row[seen[torch.searchsorted(seen, places)]])
+    return near

@@ -31,6 +31,10 @@ from mlh_driver.network.rotation import Ends
 from mlh_driver.runtime import use_torch_threads
 
 
+#: Keeps the root of a second moment differentiable where an atom has no neighbors.
+TINY_eV2 = 1e-12
+
+
 @dataclass(frozen=True)
 class NetworkSettings:
     """Sizes and ranges of the network.
@@ -140,7 +144,7 @@ class HamiltonianNetwork(nn.Module):
             kind_of[a, b] = kind_of[b, a] = kind
         self.register_buffer("kind_of", kind_of, persistent=False)
         self.register_buffer("inner_radii", torch.zeros(len(self.kinds)))
-        self.bounds = OutputBounds(len(self.kinds), n_species)
+        self.bounds = OutputBounds(basis.shells, len(self.kinds), settings.pair_cutoff_A)
 
     def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
         shells = self.basis.shells
@@ -166,25 +170,23 @@ class HamiltonianNetwork(nn.Module):
         distances, entries = self._frames(graph)
         near = self._near_bonds(graph, distances, entries)
         density = self.density(species, near)
-        features = self.features(species, near, density)
+        descriptors = self.features(species, near, density)
+        features = self.bounds.atoms("features", descriptors, species)
         pair_features = self.pair_features(features, species)
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
-        decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
-        bonds = self._pair_blocks(self.bonds, 1, pair_features, pairs, graph.kind_sizes)[:, 0]
-        bonds = bonds * envelope(distances, settings.pair_cutoff_A)[:, None, None]
-        bonds = self.bounds("bonds", bonds, self.kind_of[tuple(species[graph.pair_index])])
+        bonds = self._bond_blocks(graph, distances, pairs, pair_features)
         hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
         kinds = self._kinds(species, near)
         field = self.long_range(graph, features, near, kinds, self.bounds)
         return Blocks(
             onsite=self._onsite_blocks(features, field.potentials, species),
-            pairs=torch.cat([bonds * decay[:, None, None], hops]),
+            pairs=torch.cat([bonds, hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
             local_energies=self._energies(species, near, kinds, density) + wall_energies,
             coulomb_energies=field.energies,
             multipoles=field.multipoles,
             potentials=field.potentials,
-            descriptors=features[:, 0],
+            descriptors=descriptors[:, 0],
         )
 
     def local_energies(self, graph: Graph) -> Tensor:
@@ -238,6 +240,19 @@ class HamiltonianNetwork(nn.Module):
                 blocks += [_pad(found, self.n) for found in in_chunks(head, [(x, chunk) for chunk in chunks])]
         return torch.cat(blocks)
 
+    def _bond_blocks(self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor) -> Tensor:
+        """(P, n, n) blocks of all pairs in eV."""
+        settings, (i, j) = self.settings, graph.pair_index
+        decay = torch.exp(-settings.decay_per_A * (distances - 2.0))
+        strength = decay * envelope(distances, settings.pair_cutoff_A)
+        blocks = self._pair_blocks(self.bonds, 1, x, pairs, graph.kind_sizes)[:, 0] * strength[:, None, None]
+        kinds = self.kind_of[graph.species[i], graph.species[j]]
+        blocks = self.bounds.pairs("bonds", blocks, distances, kinds)
+        squares = blocks.square().sum(dim=(1, 2))
+        moments = squares.new_zeros(graph.n_atoms).index_add(0, i, squares).index_add(0, j, squares)
+        share = self.bounds.factors("bonds_of_atom", (moments + TINY_eV2).sqrt()[:, None], graph.species)
+        return blocks if share is None else blocks * (share[i] * share[j])[:, None, None]
+
     def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
         cutoff, copies = self.settings.hop_cutoff_A, self.settings.hop_copies
@@ -247,13 +262,15 @@ class HamiltonianNetwork(nn.Module):
         sizes = tuple(torch.bincount(self.kind_of[first, second], minlength=len(self.kinds)).tolist())
         blocks = self._pair_blocks(self.hops, 2 * copies, x, pairs.select(short), sizes)
         blocks = blocks * envelope(distances.index_select(0, short), cutoff)[:, None, None, None]
-        kinds = self.kind_of[first, second].repeat_interleave(2 * copies)
-        blocks = self.bounds("legs", blocks.flatten(0, 1), kinds).unflatten(0, (-1, 2 * copies))
+        kinds = self.kind_of[first, second]
+        blocks = self.bounds.pairs("legs", blocks, distances.index_select(0, short), kinds)
         i, j = index
         legs = torch.cat([blocks, blocks.transpose(2, 3)]).transpose(1, 2)
         star = stars(torch.cat([j, i]), torch.cat([i, j]), graph.n_atoms)
         shape = (graph.n_atoms, star.width * self.n, copies * self.n)
         filled = legs.new_zeros(graph.n_atoms * star.width, *legs.shape[1:]).index_copy(0, star.slots, legs)
+        of_atoms = filled.unflatten(0, (graph.n_atoms, star.width))
+        filled = self.bounds.atoms("legs_of_atom", of_atoms, graph.species).flatten(0, 1)
         a, b = (leg.reshape(shape) for leg in filled.split(copies, dim=2))
         product = a @ b.transpose(1, 2)
         product = product + product.transpose(1, 2)
@@ -266,7 +283,7 @@ class HamiltonianNetwork(nn.Module):
         blocks = features.new_zeros(len(species), self.n, self.n)
         for k, head in enumerate(self.onsite):
             atoms = torch.nonzero(species == k)[:, 0]
-            found = self.bounds("onsite", head(features[atoms]), species[atoms]) + head.constant_block
+            found = self.bounds.onsite_blocks(head(features[atoms]), species[atoms])
             shift = torch.diag_embed(potentials[atoms, None].expand(-1, found.shape[-1]))
             blocks = blocks.index_copy(0, atoms, _pad(found + shift, self.n))
         return blocks
@@ -278,7 +295,7 @@ class HamiltonianNetwork(nn.Module):
 
     def _energies(self, species: Tensor, near: Bonds, kinds: Tensor, density: Tensor) -> Tensor:
         """(N,) many-body term of each atom plus half of its pair repulsions."""
-        energies = self.bounds("energies", self.many_body(density, species)[:, None], species)[:, 0]
+        energies = self.bounds.atoms("energies", self.many_body(density, species)[:, None], species)[:, 0]
         pair = (near.radial * self.repulsion[kinds]).sum(dim=1)
         return energies.index_add(0, near.ends[0].atoms, 0.5 * pair)
 

@@ -50,6 +50,7 @@ HARDNESS_eV = 10.0
 #: Potentials agree within this, in eV, by the precision of H. The energy is off by the square of it over U.
 AGREEMENT_eV = {torch.float32: 5e-4, torch.float64: 1e-8}
 MAX_SOLUTIONS = 80
+MOST_HALVINGS = 6
 #: No potential changes by more in one step, in eV: electrons in other orbitals answer in another way.
 LONGEST_STEP_eV = 2.0
 #: dn_i/dv_i in electrons per eV to start Broyden's method from: that of an atom in silica glass.
@@ -153,17 +154,19 @@ class _Search:
     def run(self, start: Array) -> HeldState:
         dtype = self._problem.H.blocks.dtype
         slack = ROUNDING_eV[dtype] * len(start)
-        best = self._try(start)
-        step = np.zeros(len(start))
+        best, halvings = self._try(start), 0
+        step = np.zeros(0)
         while best.disagreement > AGREEMENT_eV[dtype]:
-            if not step.any():
-                step = self._step(best)
+            if not len(step):
+                step = self._newton_step(best)
+            elif halvings == MOST_HALVINGS:
+                step = self._safe_step(best)
             point = self._try(best.assumed + step)
             self._learn(best, point)
-            if point.dual >= best.dual - slack or point.disagreement < 0.5 * best.disagreement:
-                best, step = point, np.zeros(len(start))
+            if point.dual >= best.dual - slack:
+                best, step, halvings = point, np.zeros(0), 0
             else:
-                step = 0.5 * step
+                step, halvings = 0.5 * step, halvings + 1
         return self._held(best)
 
     def _try(self, assumed: Array) -> _Point:
@@ -185,7 +188,7 @@ class _Search:
             state.band_energy - state.entropy_term - float(cost),
         )
 
-    def _step(self, point: _Point) -> Array:
+    def _newton_step(self, point: _Point) -> Array:
         """Change of s: (1 - chi u''(s)) ds = d - s, in the atoms where either is beyond what is tolerated."""
         beyond = np.maximum(np.abs(point.assumed), np.abs(point.deviations)) > TOLERATED_e
         self._follow(np.flatnonzero(beyond), point)
@@ -194,15 +197,14 @@ class _Search:
         matrix = np.eye(len(atoms)) - self._susceptibility * hardness_of(point.assumed[atoms])
         step = np.zeros_like(point.assumed)
         step[atoms] = np.linalg.solve(matrix, rest)
-        return self._shortened(point, step)
+        return _shortened(point, step)
 
-    def _shortened(self, point: _Point, step: Array) -> Array:
-        """The step that changes the potentials like this one, but by no more than is sensible."""
-        wanted = potential_of(point.assumed + step)
-        change = np.clip(wanted - point.potentials, -LONGEST_STEP_eV, LONGEST_STEP_eV)
-        changed = change != wanted - point.potentials
-        limited = deviations_of(point.potentials + change) - point.assumed
-        return np.where(changed, limited, step)
+    def _safe_step(self, point: _Point) -> Array:
+        """Along the gradient of D by the potentials, which is uphill whatever the electrons do."""
+        rest = point.deviations - point.assumed
+        beyond = np.maximum(np.abs(point.assumed), np.abs(point.deviations)) > TOLERATED_e
+        softness = 1.0 - TYPICAL_SUSCEPTIBILITY * hardness_of(point.deviations)
+        return _shortened(point, np.where(beyond, rest / softness, 0.0))
 
     def _follow(self, atoms: np.ndarray, point: _Point) -> None:
         """Know the susceptibility (k, k) of these atoms, in electrons per eV."""
@@ -235,6 +237,16 @@ class _Search:
             potentials=potential_of(point.deviations),
             energies=energy_of(point.deviations),
         )
+
+
+def _shortened(point: _Point, step: Array) -> Array:
+    """The step, or a fraction of it by which no potential changes by more than is sensible."""
+    for _ in range(MOST_HALVINGS):
+        change = np.abs(potential_of(point.assumed + step) - point.potentials).max()
+        if change <= LONGEST_STEP_eV:
+            break
+        step = 0.5 * step
+    return step
 
 
 def shifted(H: BlockMatrix, potentials: Array) -> BlockMatrix:
