@@ -2,9 +2,10 @@
 
     python examples/search_holes.py --structures 500
 
-Atoms at random places (some on top of each other), crushed and torn cells, each relaxed for some steps, displaced at
-random and relaxed again (basin hopping). A hole is an energy far below that of the glass with as many atoms, or a
-structure that the model refuses. Prints the lowest energies, and ends with an error if there is a hole.
+Atoms at random places (some on top of each other), crushed and torn cells, each relaxed for some steps,
+displaced at random and relaxed again (basin hopping). A hole is an energy far below that of the glass with as
+many atoms, or a structure that the model refuses. Prints the lowest energies, and ends with an error if there
+is a hole.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def lowest(atoms: Atoms, calculator: MLHCalculator, glass: float, steps: int, se
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--structures", type=int, default=500)
     parser.add_argument("--atoms", type=int, default=24)
     parser.add_argument("--steps", type=int, default=40, help="of each relaxation")

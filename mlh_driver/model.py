@@ -120,7 +120,8 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
     if version not in (*_UPGRADES, FORMAT_VERSION):
         raise ModelFileError(
             f"{path} has format version {version}; this version of mlh-driver reads versions "
-            f"{min(_UPGRADES)} to {FORMAT_VERSION}: install the release that wrote the model, or train it again"
+            f"{min(_UPGRADES)} to {FORMAT_VERSION}: install the release that wrote the model, or train it "
+            "again"
         )
     try:
         metadata = ModelMetadata.model_validate_json(content["metadata"])

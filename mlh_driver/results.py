@@ -44,8 +44,8 @@ class Results:
     electronic_entropy: eV, T_e S_e, already subtracted in ``energy``
     extrapolation: 1 at the edge of the training data, larger outside (maximum over atoms)
     extrapolations: (N,) the same per atom
-    charge_deviation: electrons, largest difference of an atom's number of electrons from the one that the network
-                 predicts; some 0.01 where the model is right, and above 0.1 a potential holds them
+    charge_deviation: electrons, largest difference of an atom's number of electrons from the one that the
+                 network predicts; some 0.01 where the model is right, and above 0.1 a potential holds them
     charge_deviations: (N,) the same per atom, with its sign: positive for too many electrons
     timings:     seconds spent in each stage of this call
     """

@@ -104,7 +104,9 @@ def test_linear_time_solvers_find_the_same_state(name: str, kT: float) -> None:
     """Also without the derivatives that diagonalization gives."""
     problem, right = wrong_level(1.0, kT)
     right[7] += 0.3
-    exact, linear = (ChargeHolder(make_solver(solver, 1e-6)).solve(problem, right) for solver in ("dense", name))
+    exact, linear = (
+        ChargeHolder(make_solver(solver, 1e-6)).solve(problem, right) for solver in ("dense", name)
+    )
     assert np.abs(exact.potentials).max() > 0.5
     assert linear.potentials == pytest.approx(exact.potentials, abs=1e-3)
     assert linear.state.band_energy == pytest.approx(exact.state.band_energy, abs=1e-3)

@@ -120,8 +120,8 @@ def test_atoms_exchange_charge_and_an_isolated_atom_has_none():
     captured: dict[str, Tensor] = {}
 
     def capture(_module: object, inputs: tuple, _output: object) -> None:
-        graph, features, near, kinds = inputs
-        found = network.long_range.multipoles(graph.species, features, near, kinds)
+        graph, *rest = inputs
+        found = network.long_range.multipoles(graph.species, *rest)
         captured["n"], captured["m"] = found[:, 0], found[:, 1:]
 
     handle = network.long_range.register_forward_hook(capture)

@@ -13,7 +13,6 @@ from scipy.spatial.transform import Rotation
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.engine import Engine
-from mlh_driver.network.core import WIDTH_A, STIFFNESS_eV_A3, saturated, wall
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
@@ -211,31 +210,6 @@ def test_envelope_and_radial_functions_end_smoothly() -> None:
     assert value.abs().max() < 1e-12
     assert slope.abs().max() < 1e-9
     assert RadialBasis(6, 5.0).double()(r)[1:].abs().max() == 0
-
-
-def test_the_wall_is_smooth_and_holds_the_network_still_inside() -> None:
-    """Energy, force and force constant are continuous at the inner radius and where saturation ends."""
-    model = random_model()
-    model.network.set_inner_radii(torch.full((3,), 1.9))
-    engine = Engine(model, electronic_temperature=3000.0)
-
-    def force(r: float) -> float:
-        system = System(np.array([14, 14]), np.array([[0.0, 0, 0], [0, r, 0]]), 20.0 * np.eye(3))
-        return float(engine.compute(system).forces[1, 1])
-
-    for joint in (1.9, 1.9 - WIDTH_A):
-        left, right = ((force(joint + s * 1e-4) - force(joint)) / (s * 1e-4) for s in (-1, 1))
-        assert left == pytest.approx(right, abs=0.2 + 1e-2 * abs(right))
-    # what is left besides the wall is the smooth potential of the charges
-    assert force(1.0) == pytest.approx(3 * STIFFNESS_eV_A3 * 0.9**2, rel=1e-3)
-    assert force(1.9) < force(1.6) < force(1.2)
-
-
-def test_distances_outside_the_inner_radius_are_untouched() -> None:
-    r = torch.linspace(1.9, 6.0, 50)
-    inner = torch.full_like(r, 1.9)
-    torch.testing.assert_close(saturated(r, inner), r)
-    assert (wall(r, inner) == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What happens where the training data end: a wall at short distances, and bounds of all that is predicted.
 
-A network knows nothing beyond its data, and an atom that gets there may find a hole without bottom. Two things
-keep it out, and both act on no structure of the training.
+A network knows nothing beyond its data, and an atom that gets there may find a hole without bottom. Two
+things keep it out, and both act on no structure of the training.
 
 *Distances.* Below an inner radius r0 of each kind of pair the distance that the network sees stops changing,
 over a width w, and a wall W is added to the energy, whose force grows to F:
@@ -11,15 +11,16 @@ over a width w, and a wall W is added to the energy, whose force grows to F:
 
 Both join the outside with two continuous derivatives.
 
-*Outputs.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an edge.
-So whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of the
-training data, a bound B:
+*Outputs.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an
+edge. So whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of
+the training data, a bound B:
 
     |x| -> B [1 + c tanh((|x| / B - 1) / c)],
 
-at most (1 + c) B. The bounds of blocks of pairs depend on the distance, like the repulsion that goes with them; those
-of all blocks of an atom together bound its second moment, and so what electrons gain at the atom. In a crushed
-structure the wall and the pair repulsion go on rising, in a torn one nothing is left to gain.
+at most (1 + c) B. The bounds of blocks of pairs depend on the distance, like the repulsion that goes with
+them; those of all blocks of an atom together bound its second moment, and so what electrons gain at the
+atom. In a crushed structure the wall and the pair repulsion go on rising, in a torn one there is nothing
+left to gain.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class OutputBounds(nn.Module):
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """What is evaluated in this block is within bounds, which are set by its largest values afterwards."""
+        """What is evaluated in this block is within bounds, which its largest values set afterwards."""
         self._largest = {name: torch.zeros_like(getattr(self, name)) for name in (*OF_PAIRS, *OF_ATOMS)}
         try:
             yield
@@ -168,7 +169,10 @@ class OutputBounds(nn.Module):
         """Mean levels, the same for all orbitals of a shell, and the largest distance from them."""
         assert self._largest is not None
         for k, shells in enumerate(self._shells):
-            blocks = torch.cat([found[species == k] for found, species in self._onsite if (species == k).any()])
+            of_species = [found[species == k] for found, species in self._onsite if (species == k).any()]
+            if not of_species:
+                continue
+            blocks = torch.cat(of_species)
             levels = torch.diagonal(blocks, dim1=1, dim2=2).mean(dim=0)
             for shell in shell_slices(shells):
                 levels[shell] = levels[shell].mean()

@@ -30,7 +30,6 @@ from mlh_driver.network.radial import RadialBasis, envelope
 from mlh_driver.network.rotation import Ends
 from mlh_driver.runtime import use_torch_threads
 
-
 #: Keeps the root of a second moment differentiable where an atom has no neighbors.
 TINY_eV2 = 1e-12
 
@@ -164,7 +163,6 @@ class HamiltonianNetwork(nn.Module):
 
     def forward(self, graph: Graph) -> Blocks:
         """Blocks of the graph, differentiable in its geometry."""
-        settings = self.settings
         graph, wall_energies = self._guarded(graph)
         species = graph.species
         distances, entries = self._frames(graph)

@@ -1,9 +1,9 @@
-"""Electrons that follow the charges which the network predicts, where its Hamiltonian alone would not hold them.
+"""Electrons are held near the numbers that the network predicts, where its Hamiltonian would let them go.
 
 A predicted Hamiltonian does not answer to charge: where an on-site level is wrong by electronvolts, nothing
-keeps an atom from losing all its electrons. So the energy holds the number of electrons n_i of every atom near
-the predicted one, as the Hubbard term of self-consistent-charge tight binding holds it near that of the neutral
-atom (Elstner et al., Phys. Rev. B 58, 7260, 1998):
+keeps an atom from losing all its electrons. So the energy holds the number of electrons n_i of every atom
+near the predicted one, as the Hubbard term of self-consistent-charge tight binding holds it near that of the
+neutral atom (Elstner et al., Phys. Rev. B 58, 7260, 1998):
 
     E = min over P of  2 Tr[P H] - T_e S_e + sum_i u(d_i),       d_i = n_i[P] - n_i(predicted)
 
@@ -172,8 +172,8 @@ class _Search:
     def _try(self, assumed: Array) -> _Point:
         if self.solutions == MAX_SOLUTIONS:
             raise SolverError(
-                f"charges and potentials do not agree after {MAX_SOLUTIONS} solutions: the gap is too small for "
-                f"kT = {self._problem.kT:.4f} eV; use a higher electronic temperature, such as 2000 K"
+                f"charges and potentials do not agree after {MAX_SOLUTIONS} solutions: the gap is too small "
+                f"for kT = {self._problem.kT:.4f} eV; use a higher electronic temperature, such as 2000 K"
             )
         self.solutions += 1
         potentials = potential_of(assumed)

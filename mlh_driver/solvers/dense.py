@@ -96,8 +96,9 @@ def susceptibility(
 ) -> Array:
     """dn_i/dv_j of ``atoms`` (k,), (k, k) in electrons per eV, by first-order perturbation theory.
 
-    With M^i_ab the part of the overlap of orbitals a and b on atom i, and g_ab = (f_a - f_b) / (e_a - e_b), which is f'
-    between equal levels: chi_ij = 2 sum_ab g_ab M^i_ab M^j_ab, less what keeps the number of electrons.
+    With M^i_ab the part of the overlap of orbitals a and b on atom i, and g_ab = (f_a - f_b) / (e_a - e_b),
+    which is f' between equal levels: chi_ij = 2 sum_ab g_ab M^i_ab M^j_ab, less what keeps the number of
+    electrons.
     """
     C = vectors.double().cpu().numpy()
     g, slopes = occupation_differences(levels, occupations, kT)

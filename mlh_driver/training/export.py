@@ -16,7 +16,7 @@ from mlh_driver.training.settings import TrainSettings
 
 
 def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list[Sample]) -> Model:
-    """Add bounds and extrapolation indicator of the training data, the metadata, and the errors on all splits.
+    """Add bounds and indicator of the training data, the metadata, and the errors on all splits.
 
     The indicator knows the structures whose energies and forces were learned, the bounds all of them.
     """
