@@ -9,8 +9,8 @@ from ase.build import make_supercell
 from ase.calculators.mixing import AverageCalculator
 from conftest import MINIMAL_SIO2, random_model, small_system
 
-from mlh_driver import Engine, MLHCalculator, System
-from mlh_driver.cli.options import Precision, build_engine
+from mlh_driver import Engine, EngineSettings, MLHCalculator, System
+from mlh_driver.cli.options import build_engine
 from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
@@ -31,7 +31,7 @@ def strained(system: System, strain: np.ndarray) -> System:
 @pytest.mark.parametrize("temperature_K", [0.0, 300.0, 8000.0])
 def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
     """Small triclinic cell, several images per pair, with and without fractional occupations."""
-    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
     system = small_system()
     direction = np.random.default_rng(1).normal(size=(len(system), 3))
 
@@ -44,7 +44,7 @@ def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
 
 @pytest.mark.parametrize("temperature_K", [0.0, 8000.0])
 def test_stress_is_the_derivative_of_the_energy(temperature_K: float) -> None:
-    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
     system = small_system()
     results = engine.compute(system)
     for k in range(3):
@@ -155,7 +155,8 @@ def test_results_of_each_atom_follow_the_order_of_the_atoms() -> None:
 
 
 def test_settings_of_the_command_line_have_their_units() -> None:
-    engine = build_engine(random_model(), "sp2", 300.0, 0.1, Precision.float64, "cpu")
+    settings = EngineSettings(random_model(), "sp2", electronic_temperature_K=300.0, error_per_atom_meV=0.1)
+    engine = build_engine(settings)
     assert engine.kT == pytest.approx(300.0 * units.kB, rel=1e-6)
     assert engine.solver.error_per_atom == pytest.approx(1e-4)  # eV
 
@@ -208,8 +209,8 @@ def test_after_an_error_the_calculator_has_no_results(model64: Model, host: Atom
 
 
 def test_settings_of_a_calculator_cannot_be_changed_without_effect(model64: Model) -> None:
-    with pytest.raises(InputError, match="electronic_temperature cannot be changed: make a new"):
-        MLHCalculator(model64).set(electronic_temperature=9000.0)
+    with pytest.raises(InputError, match="electronic_temperature_K cannot be changed: make a new"):
+        MLHCalculator(model64).set(electronic_temperature_K=9000.0)
 
 
 def test_calculators_can_be_mixed(model64: Model, host: Atoms) -> None:
@@ -232,7 +233,7 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
     with pytest.raises(StructureError, match=r"neighbors each within .* is the cell in Å\?"):
         engine.compute(System(in_nm.numbers, 0.1 * in_nm.positions, 0.1 * in_nm.cell))
     with pytest.raises(InputError, match="-5"):
-        Engine(model64, electronic_temperature=-5)
+        Engine(model64, electronic_temperature_K=-5)
     with pytest.raises(InputError, match="magic"):
         Engine(model64, solver="magic")
 

@@ -14,11 +14,12 @@ LAYERS = (
     ("errors", "runtime"),
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data"),
+    ("force_engine",),
     ("network",),
     ("hamiltonian", "extrapolation"),
     ("solvers",),
     ("model",),
-    ("engine",),
+    ("engine", "engine_settings"),
     ("interfaces", "evaluation", "training", "reference"),
     ("learning",),
     ("cli",),
@@ -51,8 +52,15 @@ def test_lower_layers_never_import_higher_ones() -> None:
 
 def test_public_names() -> None:
     assert set(mlh_driver.__all__) == {
-        "Engine", "MLHCalculator", "Results", "System", "__version__", "load_model",
-    }  # fmt: skip
+        "Engine",
+        "EngineSettings",
+        "ForceEngine",
+        "MLHCalculator",
+        "Results",
+        "System",
+        "__version__",
+        "load_model",
+    }
     for name in mlh_driver.__all__:
         assert getattr(mlh_driver, name) is not None
 

@@ -8,19 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 
 
 def print_pes_path(wanted: bool) -> None:
@@ -30,7 +19,9 @@ def print_pes_path(wanted: bool) -> None:
         raise typer.Exit
 
 
+@with_engine_options
 def ipi(
+    settings: EngineSettings,
     template: Annotated[
         Path, typer.Option("--template", "-t", help="Structure file with the elements in i-PI's order.")
     ] = Path("init.xyz"),
@@ -43,12 +34,6 @@ def ipi(
     address: Annotated[
         str, typer.Option("--address", "-a", metavar="HOST", help="Where i-PI runs.")
     ] = "localhost",
-    model: ModelOption = DEFAULT_MODEL,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", help="How long to wait for i-PI to come up.")
     ] = 120.0,
@@ -83,5 +68,5 @@ def ipi(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
-    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
+    engine = build_engine(settings)
     run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, progress=Progress(Console()))
