@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -77,6 +79,20 @@ def model64() -> Model:
 @pytest.fixture
 def engine64(model64: Model) -> Engine:
     return Engine(model64)
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """LAMMPS cannot be interrupted from Python: after three minutes the test process is ended."""
+    faulthandler.dump_traceback_later(180, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
 
 def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings = SMALL_NETWORK) -> Model:

@@ -15,7 +15,7 @@ from mlh_driver.engine_settings import EngineSettings
 def print_pes_path(wanted: bool) -> None:
     """Print where the PES file for <ffdirect> is, and end."""
     if wanted:
-        typer.echo(Path(__file__).parents[1] / "interfaces" / "ipi_pes.py")
+        typer.echo(Path(__file__).parents[1] / "interfaces" / "sockets" / "pes.py")
         raise typer.Exit
 
 
@@ -61,12 +61,12 @@ def ipi(
       i-pi input.xml &
       mlh-driver ipi --unix asio2 --template init.xyz --model asio2-minimal
     """
-    from mlh_driver.interfaces.address import Address
-    from mlh_driver.interfaces.ipi import run_client
-    from mlh_driver.interfaces.progress import Progress
-    from mlh_driver.interfaces.template import Template
+    from mlh_driver.interfaces.sockets.address import Address
+    from mlh_driver.interfaces.sockets.client import run_client
+    from mlh_driver.interfaces.sockets.session_log import SessionLog
+    from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
     engine = build_engine(settings)
-    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, progress=Progress(Console()))
+    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=SessionLog(Console()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -79,8 +80,8 @@ def lammps(
       mlh-driver lammps -in melt_quench.in -var steps 2000 -log quench.log --model asio2-minimal
     """
     from mlh_driver.interfaces.lammps import run_script
-    from mlh_driver.interfaces.lammps_library import refuse_launched_ranks
-    from mlh_driver.interfaces.lammps_script import existing_script
+    from mlh_driver.interfaces.lammps.library import refuse_launched_ranks
+    from mlh_driver.interfaces.lammps.rewriting import existing_script
 
     refuse_launched_ranks()
     arguments = read_arguments(context.args)
@@ -89,11 +90,12 @@ def lammps(
     if server is None:
         engine = build_engine(settings)
     else:
-        from mlh_driver.interfaces.remote import RemoteEngine
+        from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
         refuse_settings_of_the_server(context)
         engine = RemoteEngine(server)
-    run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
+    with closing(engine):
+        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
 
 
 def refuse_settings_of_the_server(context: typer.Context) -> None:

@@ -41,9 +41,9 @@ def serve(
       mlh-driver serve --unix asio2 --model asio2-minimal &
       mlh-driver lammps -in in.lammps --server unix:asio2
     """
-    from mlh_driver.interfaces.address import Address, listen
-    from mlh_driver.interfaces.server import Server
-    from mlh_driver.interfaces.template import Template
+    from mlh_driver.interfaces.sockets.address import Address, listen
+    from mlh_driver.interfaces.sockets.server import Server
+    from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None

@@ -14,7 +14,7 @@ from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords
 from mlh_driver.errors import InputError
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.remote import RemoteEngine
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
 from mlh_driver.system import System

@@ -22,9 +22,9 @@ import numpy as np
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
-from mlh_driver.interfaces.session import extras_for_ipi
-from mlh_driver.interfaces.template import Assembler, Template
-from mlh_driver.interfaces.wire import to_atomic_units
+from mlh_driver.interfaces.sockets.session import extras_for_ipi
+from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
+from mlh_driver.interfaces.sockets.wire import to_atomic_units
 from mlh_driver.system import Array
 
 __DRIVER_NAME__ = "mlh"
@@ -51,7 +51,7 @@ class MLHDriver:
         if not template:
             raise InputError("the parameter template is missing: name the file that i-PI starts from")
         elements = Template.read(template)
-        self._assemble = Assembler(elements)
+        self._assemble = SystemBuilder(elements)
         self._engine = Engine(**vars(settings))
         self._engine.check_species(elements.numbers)
 

@@ -1,7 +1,7 @@
 """The i-PI framing: units, whole messages on a socket, and the layout of positions and forces.
 
 Everything that speaks the protocol goes through this file: the i-PI client, the server and
-:class:`~mlh_driver.interfaces.remote.RemoteEngine`.
+:class:`~mlh_driver.interfaces.sockets.remote.RemoteEngine`.
 
 =============  ==========  =====================================================================
 message        from        what follows the 12-byte header (int32, float64, atomic units)
