@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
 from mlh_driver.errors import NonFiniteError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
@@ -40,7 +41,6 @@ from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
 from mlh_driver.runtime import use_threads, use_torch_threads
 from mlh_driver.solvers import ElectronicProblem, ElectronicState, make_solver
-from mlh_driver.solvers.base import KELVIN_eV
 from mlh_driver.system import Array, System
 
 

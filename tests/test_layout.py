@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import mlh_driver
+from mlh_driver import errors
 
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
-    ("errors", "runtime"),
+    ("errors", "runtime", "constants"),
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data"),
     ("force_engine",),
@@ -68,3 +70,35 @@ def test_public_names() -> None:
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, mlh_driver.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_type_checkers_and_python_see_the_same_public_names() -> None:
+    """The first by imports under TYPE_CHECKING, the second by imports on first use."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == mlh_driver._HOMES
+    assert {*seen, "__version__"} == set(mlh_driver.__all__)
+
+
+def test_every_exception_is_in_the_tree_of_errors() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        import_module(".".join(("mlh_driver", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    tree = errors.__doc__.split("::")[1].split("Every message")[0]
+    indented = {line.split("─ ")[1].split()[0]: line.index("─") for line in tree.splitlines() if "─ " in line}
+
+    def check(kind: type, depth: int) -> None:
+        for child in kind.__subclasses__():
+            if child.__module__.startswith("mlh_driver."):
+                assert indented.pop(child.__name__) == 4 * depth + 5, child.__name__
+                check(child, depth + 1)
+
+    check(errors.MLHError, 0)
+    assert not indented, "no such exceptions"
+
+
+def test_every_part_says_what_it_is() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"

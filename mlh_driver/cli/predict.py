@@ -73,7 +73,8 @@ def _report(system: System, results: Results) -> dict[str, Any]:
 
 def _print(system: System, results: Results) -> None:
     from ase.data import chemical_symbols
-    from ase.units import GPa
+
+    from mlh_driver.constants import GPA_eV_A3
 
     rows = [
         ("atoms", f"{len(system)}", ""),
@@ -81,7 +82,7 @@ def _print(system: System, results: Results) -> None:
         ("energy per atom", f"{results.energy / len(system):.6f}", "eV"),
         ("forces, norm", f"{np.linalg.norm(results.forces):.4f}", "eV/Å"),
         ("forces, largest", f"{np.linalg.norm(results.forces, axis=1).max():.4f}", "eV/Å"),
-        ("pressure", f"{-np.trace(results.stress) / 3 / GPa:.3f}", "GPa"),
+        ("pressure", f"{-np.trace(results.stress) / 3 / GPA_eV_A3:.3f}", "GPa"),
     ]
     rows += [
         (name.replace("_", " "), f"{value:.4f}", "" if name == "extrapolation" else "eV")
