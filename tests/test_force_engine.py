@@ -113,5 +113,5 @@ def test_a_calculator_with_a_server_has_its_results(address: str, tmp_path: Path
 def test_settings_beside_an_engine_or_a_server_are_refused() -> None:
     with pytest.raises(InputError, match=r"give engine=\.\.\. alone"):
         MLHCalculator(engine=FakeEngine(), solver="sp2")
-    with pytest.raises(InputError, match=r"model, solver has no effect with server=.*mlh-driver serve"):
+    with pytest.raises(InputError, match=r"model, solver: without effect with server=.*mlh-driver serve"):
         MLHCalculator("asio2-minimal", server="unix:nowhere", solver="sp2")

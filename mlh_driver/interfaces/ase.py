@@ -99,7 +99,9 @@ def _make_engine(
 ) -> ForceEngine:
     if server is None:
         return Engine(DEFAULT_MODEL if model is None else model, **settings)
-    if model is not None or settings:
-        given = ", ".join((*(("model",) if model is not None else ()), *settings))
-        raise InputError(f"{given} has no effect with server={server!r}: give it to 'mlh-driver serve'")
+    if given := [*(["model"] if model is not None else []), *settings]:
+        raise InputError(
+            f"{', '.join(given)}: without effect with server={server!r}, whose model is loaded already; give "
+            "such settings to 'mlh-driver serve'"
+        )
     return RemoteEngine(server)
