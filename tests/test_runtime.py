@@ -68,11 +68,11 @@ def printed_by(code: str, **environment: str) -> str:
 
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINCOUNT = "import os, {}; print(os.environ.get('GOMP_SPINCOUNT'))"
-ENGINE = """
+START = """
 import {}
-from conftest import random_model
-from mlh_driver.engine import Engine
-Engine(random_model())
+from mlh_driver.runtime import use_torch_threads
+for _ in range(2):
+    use_torch_threads()
 """
 
 
@@ -84,7 +84,7 @@ def test_threads_sleep_soon_unless_the_user_says_how_they_wait() -> None:
 
 def test_threads_that_will_spin_are_warned_of() -> None:
     """They were started before the package could say how long: the remedy is in the warning."""
-    first, last = ENGINE.format("torch, mlh_driver"), ENGINE.format("mlh_driver, torch")
+    first, last = START.format("torch, mlh_driver"), START.format("mlh_driver, torch")
     warned = printed_by(first)
     assert "Import mlh_driver first, or set GOMP_SPINCOUNT=" in warned
     assert warned.count("RuntimeWarning") == 1
