@@ -50,13 +50,14 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def configure(threads: int = 0) -> None:
-    """Settings for a process whose work is the model: the number of CPU threads, and freed memory kept.
+    """Settings for a process whose work is the model: freed memory is kept; CPU threads, if they are given.
 
     ``mlh-driver`` calls this. In a program of your own it is optional, and saves a tenth of a force call in
     systems of thousands of atoms.
     """
     _keep_freed_memory()
-    use_threads(threads)
+    if threads:
+        use_threads(threads)
 
 
 def limit_spinning() -> None:
