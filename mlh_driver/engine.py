@@ -26,21 +26,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlh_driver.errors import InputError, NonFiniteError
+from mlh_driver.constants import KELVIN_eV
+from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
+from mlh_driver.errors import NonFiniteError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
-from mlh_driver.runtime import keep_freed_memory, use_torch_threads
+from mlh_driver.runtime import use_threads, use_torch_threads
 from mlh_driver.solvers import ChargeHolder, ElectronicProblem, HeldState, make_solver
-from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, KELVIN_eV
 from mlh_driver.system import Array, System
 
 
@@ -85,45 +87,34 @@ def _check_elements(H: BlockMatrix) -> None:
         )
 
 
-class Engine:
-    """Computes structures with one model, one solver and one electronic temperature.
+def _loaded(settings: EngineSettings) -> Model:
+    if isinstance(settings.model, Model):
+        return settings.model
+    return load_model(settings.model, settings.dtype, settings.device)
 
-    model:  a name, a path, or a loaded :class:`~mlh_driver.model.Model` (dtype and device then apply to
-            it as it is)
-    solver: ``auto``, ``dense``, or in linear time ``sp2`` (gap of at least 20 kT) or ``foe`` (any kT > 0)
-    electronic_temperature: of the Fermi-Dirac occupations in kelvin; 0 is allowed when there is a gap
-    error_per_atom: what the linear-time solvers may miss of the energy, in eV per atom
-    dtype:  precision of the network, float32 or float64; sums of energies are in float64
-    device: where the network runs
+
+class Engine:
+    """Computes structures with a model in this process: a :class:`~mlh_driver.force_engine.ForceEngine`.
+
+    model, settings: see :class:`~mlh_driver.engine_settings.EngineSettings`
 
     Consecutive calls share the neighbor list when that is safe, so one engine per trajectory is fastest;
     several engines may share one model. An engine is not thread-safe.
+
+    >>> engine = Engine("asio2-minimal", solver="sp2", electronic_temperature_K=1000.0)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        model: str | Path | Model = "asio2-minimal",
-        *,
-        solver: str = "auto",
-        electronic_temperature: float = 300.0,
-        error_per_atom: float = ERROR_PER_ATOM_eV,
-        dtype: str = "float32",
-        device: str = "cpu",
-    ) -> None:
-        if not (np.isfinite(electronic_temperature) and electronic_temperature >= 0):
-            raise InputError(
-                f"the electronic temperature is {electronic_temperature} K; it must be zero or positive"
-            )
-        use_torch_threads()  # refuses a fork that would wait for ever
-        self.model = model if isinstance(model, Model) else load_model(model, dtype, device)
-        self.kT = KELVIN_eV * electronic_temperature
-        self.solver = make_solver(solver, error_per_atom)
+    def __init__(self, model: str | Path | Model = DEFAULT_MODEL, **settings: Unpack[EngineKeywords]) -> None:
+        self.settings = EngineSettings(model, **settings)
+        use_threads(self.settings.threads)  # refuses a fork that would wait for ever
+        self.model = _loaded(self.settings)
+        self.kT = KELVIN_eV * self.settings.electronic_temperature_K
+        self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder(self.solver)
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
         self._composition: tuple[bytes, _Atoms] | None = None
-        keep_freed_memory()
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -164,6 +155,9 @@ class Engine:
             cotangents = (*assembly.cotangents(weight), on_multipoles)
             forces, stress = self._derivatives(system, graph, blocks, *cotangents)
         return self._results(system, blocks, H, weight, held, atoms, forces, stress, watch.seconds)
+
+    def close(self) -> None:
+        """Nothing to give back: the model goes with the last engine that uses it."""
 
     def hamiltonian(self, system: System) -> Array:
         """(n, n) predicted Hamiltonian in eV at Gamma, on the model's own zero of potential."""

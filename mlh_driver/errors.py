@@ -3,12 +3,15 @@
 ::
 
     MLHError
-    ├── InputError          a value given by the user cannot be used (also a ValueError)
-    │   ├── StructureError  a structure cannot be computed (species, cell, coordinates)
-    │   └── ModelFileError  a model file is missing, damaged or of an unknown version
-    ├── SolverError         the density matrix could not be determined reliably
-    ├── NonFiniteError      energy, forces or stress came out as NaN, infinite or absurdly large
-    └── ConnectionLost      the peer of a socket is gone or broke the protocol
+    ├── InputError            a value given by the user cannot be used (also a ValueError)
+    │   ├── StructureError    a structure cannot be computed (species, cell, coordinates)
+    │   └── ModelFileError    a model file is missing, damaged or of an unknown version
+    ├── SolverError           the density matrix could not be determined reliably
+    ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
+    ├── ConnectionLost        the peer of a socket is gone or broke the protocol
+    ├── LammpsError           LAMMPS stopped with an error of its own
+    └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
+        └── UnconvergedError  its self-consistent field did not converge
 
 Every message names the offending value and says what to do next; the command line prints the
 message and ends with a non-zero exit status.
@@ -41,6 +44,10 @@ class NonFiniteError(MLHError):
 
 class ConnectionLost(MLHError):
     """The other end of a socket is gone, or does not speak the protocol."""
+
+
+class LammpsError(MLHError):
+    """LAMMPS stopped with an error of its own, such as a mistake in the script."""
 
 
 def reason(error: Exception) -> str:

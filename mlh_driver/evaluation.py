@@ -16,6 +16,7 @@ import numpy as np
 from mlh_driver.data import LabelledStructure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError
+from mlh_driver.force_engine import ForceEngine
 from mlh_driver.system import Array
 
 SHELLS_A = (0.0, 2.0, 3.0, 4.0, 5.0, 7.0, np.inf)
@@ -23,6 +24,10 @@ CONVENTION = (
     "H and levels are compared up to one constant per structure (the mean diagonal of "
     "H_model - H_reference); energies, forces and stresses as they are."
 )
+
+
+ROOT_MEAN_SQUARES = frozenset({"forces_rmse_meV_A", "H_rms_per_atom_meV", "score"})
+"""Figures that are root mean squares of a structure already; over structures their squares are averaged."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class HamiltonianErrors:
 class StructureErrors:
     """Errors on one structure. Arrays hold every single error; the rest are means over the structure.
 
-    hamiltonian: those of H and levels, None where the reference has none
+    hamiltonian: those of H and levels, None where the reference or the engine has none
     """
 
     name: str
@@ -83,7 +88,7 @@ class StructureErrors:
 
 
 def evaluate_structures(
-    engine: Engine, labels: Iterable[LabelledStructure]
+    engine: ForceEngine, labels: Iterable[LabelledStructure]
 ) -> tuple[list[StructureErrors], list[str]]:
     """Errors on all structures that the engine can compute, and why it cannot compute the others."""
     errors, failures = [], []
@@ -95,12 +100,15 @@ def evaluate_structures(
     return errors, failures
 
 
-def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErrors:
-    """Compare the engine with the labels of one structure; raises what ``engine.compute`` raises."""
+def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> StructureErrors:
+    """Compare the engine with the labels of one structure; raises what ``engine.compute`` raises.
+
+    H and levels are compared where the model is in this process; a server does not send them.
+    """
     results = engine.compute(label.system)
     return StructureErrors(
         name=label.name,
-        hamiltonian=_hamiltonian_errors(engine, label),
+        hamiltonian=_hamiltonian_errors(engine, label) if isinstance(engine, Engine) else None,
         energy_eV_atom=(results.energy - label.energy) / len(label.system),
         forces_eV_A=results.forces - label.forces,
         stress_eV_A3=None if label.stress is None else results.stress - label.stress,
@@ -147,7 +155,7 @@ def mean_errors(errors: Iterable[dict[str, float]]) -> dict[str, float]:
     keys = dict.fromkeys(key for row in rows for key in row)
     columns = {key: np.array([row[key] for row in rows if key in row]) for key in keys}
     return {
-        key: float(np.sqrt(np.mean(column**2)) if "_rms" in key or key == "score" else np.abs(column).mean())
+        key: float(np.sqrt(np.mean(column**2)) if key in ROOT_MEAN_SQUARES else np.abs(column).mean())
         for key, column in columns.items()
     }
 

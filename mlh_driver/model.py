@@ -106,7 +106,7 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
 
     dtype: "float32" or "float64", the precision of the network.
     Raises ModelFileError when the model is missing, damaged, or of an unknown format version, InputError
-    when there is no such device.
+    when there is no such device or precision.
     """
     path = find_model(name)
     try:
@@ -149,9 +149,9 @@ _UPGRADES: dict[int, Callable[[dict[str, Any], HamiltonianNetwork], None]] = {3:
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """float32 or float64, by name or as it is; anything else is a ModelFileError."""
+    """float32 or float64, by name or as it is; anything else is an InputError."""
     choices = {"float32": torch.float32, "float64": torch.float64}
     found = choices.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if found not in choices.values():
-        raise ModelFileError(f"dtype is {dtype!r}; choose float32 or float64")
+        raise InputError(f"dtype is {dtype!r}; choose float32 or float64")
     return found  # type: ignore[return-value]

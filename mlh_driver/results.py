@@ -36,7 +36,7 @@ class Results:
     forces:      (N, 3) exact negative derivative of ``energy``, eV/Å
     stress:      (3, 3) derivative with respect to strain over volume, eV/Å^3, ASE's sign
     energies:    (N,) per-atom energies that sum to ``energy``
-    charges:     (N,) Löwdin (Mulliken for a non-orthogonal basis) charges in units of e
+    charges:     (N,) Löwdin charges in units of e, as the predicted H is that of an orthonormal basis
     band_gap:    eV, lowest unoccupied minus highest occupied level of the predicted Hamiltonian
     fermi_level: eV, chemical potential (mid-gap at zero temperature), on the model's own zero of potential
     homo, lumo:  eV, the two levels around the gap

@@ -1,4 +1,15 @@
-"""Settings of the process: how it is stopped, and what makes its compiled parts fast."""
+"""The state of the process: how it is stopped, and what makes its compiled parts fast.
+
+All that the package changes in its process is here, and when:
+
+* importing the package: how long OpenMP threads spin while they wait (:func:`limit_spinning`), unless the
+  environment says so already;
+* an engine, before it computes: numba runs on as many threads as torch (:func:`use_torch_threads`); both on
+  as many as its settings say, if they do (:func:`use_threads`);
+* the command line, which owns its process, or whoever calls :func:`configure`: freed memory is kept.
+
+torch and numba are imported where they are used, so that the package can be imported before them.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +18,21 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
-
-import numba
-import torch
 
 from mlh_driver.errors import InputError
 
-_numba_runs_in: int | None = None
-_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+SPINS = "10000"
+"""OpenMP threads that wait spin some 0.1 ms and then sleep. The default of libgomp, 30 times as long, keeps
+cores busy that other processes need, and a force call beside one waits for threads that have no core."""
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Environment variables with which users say how threads wait; libgomp reads them when torch is loaded."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
+
+_spinning_is_limited = False
+_numba_runs_in: int | None = None
 
 
 @contextlib.contextmanager
@@ -34,33 +49,71 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def configure(threads: int = 0) -> None:
+    """Settings for a process whose work is the model: freed memory is kept; CPU threads, if they are given.
+
+    ``mlh-driver`` calls this. In a program of your own it is optional, and saves a tenth of a force call in
+    systems of thousands of atoms.
+    """
+    _keep_freed_memory()
+    if threads:
+        use_threads(threads)
+
+
+def limit_spinning() -> None:
+    """Let OpenMP threads sleep soon; without effect once torch is loaded, see :func:`use_torch_threads`."""
+    global _spinning_is_limited
+    said = any(name in os.environ for name in _WAITING)
+    _spinning_is_limited = said or "torch" not in sys.modules
+    if not said:
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def use_threads(count: int) -> None:
+    """Use ``count`` CPU threads for everything compiled; 0 leaves it to torch."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+    use_torch_threads()
+
+
 def use_torch_threads() -> None:
     """Let numba's kernels run on as many threads as torch's: both share one OpenMP runtime.
 
-    To be called before any of them. Raises InputError in a fork of a process that has used them.
+    To be called before any of them. Raises InputError in a fork of a process that has used them. Warns, once,
+    when several threads will spin for long because torch was loaded before the package.
     """
+    import numba
+    import torch
+
     global _numba_runs_in
     count = torch.get_num_threads()
     if _numba_runs_in is None:  # its threads start now, for which numba sets the number of OpenMP threads
         _numba_runs_in = os.getpid()
         numba.set_num_threads(1)
         torch.set_num_threads(count)
+        if count > 1 and not _spinning_is_limited:
+            _warn_of_spinning()
     elif _numba_runs_in != os.getpid():
         raise InputError(
             "this process was forked from one that has used the model, and cannot use its threads: start it "
             "afresh, with multiprocessing.get_context('spawn')"
         )
-    numba.set_num_threads(max(1, min(count, _MOST_THREADS)))
+    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
 
 
-def use_threads(count: int) -> None:
-    """Use ``count`` CPU threads for everything compiled; 0 leaves it to torch."""
-    if count:
-        torch.set_num_threads(count)
-    use_torch_threads()
+def _warn_of_spinning() -> None:
+    warnings.warn(
+        "torch was imported before mlh_driver, so its threads spin while they wait: beside other programs on "
+        f"the same cores, force calls take several times as long. Import mlh_driver first, or set "
+        f"GOMP_SPINCOUNT={SPINS} before Python starts",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Keep freed memory, up to 2 GiB of it, instead of asking the system for it again every step.
 
     Large arrays come from the heap too: fresh pages cost a tenth of a force call in systems of thousands of

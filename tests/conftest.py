@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; several programs share the cores
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # what the package would say, were it imported first
 
 import numpy as np
 import pytest
@@ -77,6 +80,20 @@ def model64() -> Model:
 @pytest.fixture
 def engine64(model64: Model) -> Engine:
     return Engine(model64)
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """LAMMPS cannot be interrupted from Python: after three minutes the test process is ended."""
+    faulthandler.dump_traceback_later(180, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
 
 def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings = SMALL_NETWORK) -> Model:

@@ -132,7 +132,7 @@ def test_charges_that_do_not_settle_are_an_error_that_names_the_remedy() -> None
 
 def crowded(temperature_K: float) -> tuple[Engine, System]:
     """A random model, whose charges are far from those of its Hamiltonian."""
-    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
     system = small_system()
     assert engine.compute(system).charge_deviation > 2 * TOLERATED_e
     return engine, system

@@ -13,8 +13,8 @@ import pytest
 from ase import Atoms
 from processes import ENVIRONMENT, eventually, launching
 
+from mlh_driver.constants import BOHR_A, HARTREE_eV
 from mlh_driver.reference import cp2k
-from mlh_driver.reference.constants import BOHR_A, HARTREE_EV
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.labeler import LabelingError, UnconvergedError
 
@@ -99,7 +99,7 @@ def test_truncated_matrix_is_refused() -> None:
 @pytest.mark.parametrize("text", [FORCES, NEW_FORCES])
 def test_forces_are_read_as_cp2k_printed_them_in_2023_and_in_2025(text: str) -> None:
     forces = cp2k.parse_forces(text, 2)
-    np.testing.assert_allclose(forces[0], np.array([0.1, 0.2, -0.3]) * HARTREE_EV / BOHR_A)
+    np.testing.assert_allclose(forces[0], np.array([0.1, 0.2, -0.3]) * HARTREE_eV / BOHR_A)
     with pytest.raises(LabelingError, match="forces of 2 atoms, expected 3"):
         cp2k.parse_forces(text, 3)
 
@@ -112,7 +112,7 @@ def test_energy_and_stress_have_our_units_and_signs() -> None:
         cp2k.parse_stress(STRESS.replace("[GPa]", "[kbar]"))
     for unit in ("[a.u.]:", "[hartree]"):  # of 2023, of 2025
         line = f" ENERGY| Total FORCE_EVAL ( QS ) energy {unit}        -2.000000000000000\n"
-        assert cp2k.parse_energy(line) == pytest.approx(-2 * HARTREE_EV)
+        assert cp2k.parse_energy(line) == pytest.approx(-2 * HARTREE_eV)
 
 
 def test_only_a_converged_run_is_accepted() -> None:

@@ -12,7 +12,8 @@ from e3nn import o3
 from scipy.linalg import block_diag, eigh
 from scipy.spatial.transform import Rotation
 
-from mlh_driver.reference.constants import HARTREE_EV, VALENCE_ELECTRONS, count_occupied
+from mlh_driver.constants import HARTREE_eV
+from mlh_driver.reference.constants import VALENCE_ELECTRONS, count_occupied
 from mlh_driver.reference.downfold import (
     PYSCF_BASIS,
     downfold,
@@ -63,7 +64,7 @@ SHELLS = {
 
 def invariant_model(S: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """A rotationally invariant Hamiltonian (Wolfsberg-Helmholz) on the overlap of the full basis, in eV."""
-    onsite = np.concatenate([np.repeat(*SHELLS[z]) for z in numbers]) * HARTREE_EV
+    onsite = np.concatenate([np.repeat(*SHELLS[z]) for z in numbers]) * HARTREE_eV
     H = 0.875 * (onsite[:, None] + onsite[None, :]) * S
     np.fill_diagonal(H, onsite * np.diag(S))
     return H

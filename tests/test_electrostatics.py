@@ -11,9 +11,10 @@ from scipy.special import erfc
 from torch import Tensor
 from vesin import NeighborList
 
+from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
-from mlh_driver.network.electrostatics import COULOMB_eV_A, LongRange, mesh_potential
+from mlh_driver.network.electrostatics import LongRange, mesh_potential
 from mlh_driver.system import System
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.screening import fit_screening

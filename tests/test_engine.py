@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -9,8 +11,8 @@ from ase.build import make_supercell
 from ase.calculators.mixing import AverageCalculator
 from conftest import MINIMAL_SIO2, random_model, small_system
 
-from mlh_driver import Engine, MLHCalculator, System
-from mlh_driver.cli.options import Precision, build_engine
+from mlh_driver import Engine, EngineSettings, MLHCalculator, System
+from mlh_driver.cli.options import build_engine
 from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
@@ -31,7 +33,7 @@ def strained(system: System, strain: np.ndarray) -> System:
 @pytest.mark.parametrize("temperature_K", [0.0, 300.0, 8000.0])
 def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
     """Small triclinic cell, several images per pair, with and without fractional occupations."""
-    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
     system = small_system()
     direction = np.random.default_rng(1).normal(size=(len(system), 3))
 
@@ -44,7 +46,7 @@ def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
 
 @pytest.mark.parametrize("temperature_K", [0.0, 8000.0])
 def test_stress_is_the_derivative_of_the_energy(temperature_K: float) -> None:
-    engine = Engine(random_model(), electronic_temperature=temperature_K)
+    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
     system = small_system()
     results = engine.compute(system)
     for k in range(3):
@@ -155,7 +157,8 @@ def test_results_of_each_atom_follow_the_order_of_the_atoms() -> None:
 
 
 def test_settings_of_the_command_line_have_their_units() -> None:
-    engine = build_engine(random_model(), "sp2", 300.0, 0.1, Precision.float64, "cpu")
+    settings = EngineSettings(random_model(), "sp2", electronic_temperature_K=300.0, error_per_atom_meV=0.1)
+    engine = build_engine(settings)
     assert engine.kT == pytest.approx(300.0 * units.kB, rel=1e-6)
     assert engine.solver.error_per_atom == pytest.approx(1e-4)  # eV
 
@@ -208,8 +211,8 @@ def test_after_an_error_the_calculator_has_no_results(model64: Model, host: Atom
 
 
 def test_settings_of_a_calculator_cannot_be_changed_without_effect(model64: Model) -> None:
-    with pytest.raises(InputError, match="electronic_temperature cannot be changed: make a new"):
-        MLHCalculator(model64).set(electronic_temperature=9000.0)
+    with pytest.raises(InputError, match="electronic_temperature_K cannot be changed: make a new"):
+        MLHCalculator(model64).set(electronic_temperature_K=9000.0)
 
 
 def test_calculators_can_be_mixed(model64: Model, host: Atoms) -> None:
@@ -232,7 +235,7 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
     with pytest.raises(StructureError, match=r"neighbors each within .* is the cell in Å\?"):
         engine.compute(System(in_nm.numbers, 0.1 * in_nm.positions, 0.1 * in_nm.cell))
     with pytest.raises(InputError, match="-5"):
-        Engine(model64, electronic_temperature=-5)
+        Engine(model64, electronic_temperature_K=-5)
     with pytest.raises(InputError, match="magic"):
         Engine(model64, solver="magic")
 
@@ -242,12 +245,19 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
 def test_an_energy_without_bottom_is_not_returned(
     model64: Model, host: Atoms, amplitude_A: float, solver: str
 ) -> None:
-    """In a crushed or shaken glass, forces or H of the network grow beyond measure."""
+    """In a crushed or shaken glass, forces or H grow beyond measure, unless their bounds are known."""
     crushed = host.copy()
     crushed.set_cell(crushed.cell * (1.0 if amplitude_A else 0.8), scale_atoms=True)
     crushed.rattle(amplitude_A, seed=0)
+    system = System.from_ase(crushed)
+    if solver == "dense":
+        bounded = Engine(model64, electronic_temperature_K=2000.0).compute(system)
+        assert bounded.energy > Engine(model64).compute(System.from_ase(host)).energy + 0.1 * len(host)
+        assert bounded.extrapolation > 2.0
+    unbounded = copy.deepcopy(model64)
+    unbounded.network.bounds.lift()
     with pytest.raises(NonFiniteError, match="classical potential"):
-        Engine(model64, solver=solver).compute(System.from_ase(crushed))
+        Engine(unbounded, solver=solver).compute(system)
 
 
 def test_atoms_on_top_of_each_other_are_refused(model64: Model) -> None:

@@ -18,9 +18,9 @@ from ipi.utils.units import unit_to_internal
 from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, copy_case, launching, sheared, write_ipi_xyz
 
 from mlh_driver.errors import InputError, StructureError
-from mlh_driver.interfaces.address import Address
-from mlh_driver.interfaces.template import Template
-from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT
+from mlh_driver.interfaces.sockets.address import Address
+from mlh_driver.interfaces.sockets.template import Template
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT
 from mlh_driver.system import System
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import mlh_driver
+from mlh_driver import errors
 
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
-    ("errors", "runtime"),
+    ("errors", "runtime", "constants"),
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data"),
+    ("force_engine",),
     ("network",),
     ("hamiltonian", "extrapolation"),
     ("solvers",),
     ("model",),
-    ("engine",),
+    ("engine", "engine_settings"),
     ("interfaces", "evaluation", "training", "reference"),
     ("learning",),
     ("cli",),
@@ -51,8 +54,15 @@ def test_lower_layers_never_import_higher_ones() -> None:
 
 def test_public_names() -> None:
     assert set(mlh_driver.__all__) == {
-        "Engine", "MLHCalculator", "Results", "System", "__version__", "load_model",
-    }  # fmt: skip
+        "Engine",
+        "EngineSettings",
+        "ForceEngine",
+        "MLHCalculator",
+        "Results",
+        "System",
+        "__version__",
+        "load_model",
+    }
     for name in mlh_driver.__all__:
         assert getattr(mlh_driver, name) is not None
 
@@ -60,3 +70,35 @@ def test_public_names() -> None:
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, mlh_driver.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_type_checkers_and_python_see_the_same_public_names() -> None:
+    """The first by imports under TYPE_CHECKING, the second by imports on first use."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == mlh_driver._HOMES
+    assert {*seen, "__version__"} == set(mlh_driver.__all__)
+
+
+def test_every_exception_is_in_the_tree_of_errors() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        import_module(".".join(("mlh_driver", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    tree = errors.__doc__.split("::")[1].split("Every message")[0]
+    indented = {line.split("─ ")[1].split()[0]: line.index("─") for line in tree.splitlines() if "─ " in line}
+
+    def check(kind: type, depth: int) -> None:
+        for child in kind.__subclasses__():
+            if child.__module__.startswith("mlh_driver."):
+                assert indented.pop(child.__name__) == 4 * depth + 5, child.__name__
+                check(child, depth + 1)
+
+    check(errors.MLHError, 0)
+    assert not indented, "no such exceptions"
+
+
+def test_every_part_says_what_it_is() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"

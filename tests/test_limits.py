@@ -34,7 +34,7 @@ def test_the_wall_is_smooth_and_holds_the_network_still_inside() -> None:
     """Energy, force and force constant are continuous at the inner radius and where saturation ends."""
     model = random_model()
     model.network.set_inner_radii(torch.full((3,), 1.9))
-    engine = Engine(model, electronic_temperature=3000.0)
+    engine = Engine(model, electronic_temperature_K=3000.0)
 
     def force(r: float) -> float:
         system = System(np.array([14, 14]), np.array([[0.0, 0, 0], [0, r, 0]]), 20.0 * np.eye(3))
@@ -106,10 +106,10 @@ def test_bounds_of_pairs_are_those_of_the_pairs_at_that_distance() -> None:
 @pytest.mark.parametrize("factor", [0.85, 0.7])
 def test_forces_are_exact_beyond_the_bounds(factor: float) -> None:
     system = crushed(small_system(), factor)
-    engine = Engine(bounded_model(small_system()), electronic_temperature=8000.0)
+    engine = Engine(bounded_model(small_system()), electronic_temperature_K=8000.0)
     assert (
         engine.compute(system).energy
-        != Engine(random_model(), electronic_temperature=8000.0).compute(system).energy
+        != Engine(random_model(), electronic_temperature_K=8000.0).compute(system).energy
     )
     direction = np.random.default_rng(1).normal(size=(len(system), 3))
 
@@ -122,7 +122,7 @@ def test_forces_are_exact_beyond_the_bounds(factor: float) -> None:
 
 def test_bounds_turn_with_the_structure() -> None:
     system = crushed(small_system(), 0.7)
-    engine = Engine(bounded_model(small_system()), electronic_temperature=8000.0)
+    engine = Engine(bounded_model(small_system()), electronic_temperature_K=8000.0)
     turn = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]) @ np.diag([1.0, -1, 1])
     turned = System(system.numbers, system.positions @ turn.T, system.cell @ turn.T)
     before, after = engine.compute(system), engine.compute(turned)

@@ -101,8 +101,8 @@ def test_fermi_level_in_a_gap_does_not_depend_on_earlier_calls(host: Atoms) -> N
 
 
 def test_hot_electrons_in_linear_time(large: System) -> None:
-    exact = Engine(solver="dense", electronic_temperature=8000.0).compute(large)
-    results = Engine(solver="foe", electronic_temperature=8000.0).compute(large)
+    exact = Engine(solver="dense", electronic_temperature_K=8000.0).compute(large)
+    results = Engine(solver="foe", electronic_temperature_K=8000.0).compute(large)
     assert abs(results.energy - exact.energy) / len(large) < 1e-4
     assert np.abs(results.forces - exact.forces).max() < 2e-3
     assert results.electronic_entropy == pytest.approx(exact.electronic_entropy, abs=1e-4 * len(large))
@@ -113,7 +113,7 @@ def test_hot_electrons_in_linear_time(large: System) -> None:
 def test_forces_are_the_derivative_of_the_energy_under_truncation(
     large: System, model64: Model, solver: str, kelvin: float
 ) -> None:
-    engine = Engine(model64, solver=solver, electronic_temperature=kelvin)
+    engine = Engine(model64, solver=solver, electronic_temperature_K=kelvin)
     forces = engine.compute(large).forces
     direction = np.random.default_rng(1).normal(size=forces.shape)
     direction /= np.linalg.norm(direction)

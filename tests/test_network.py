@@ -80,7 +80,7 @@ def test_bonds_along_the_axes_have_finite_derivatives() -> None:
     """Crystals have bonds along x, y and z, where the angle of a local frame is ill-defined."""
     positions = 2.0 * np.array(list(itertools.product(range(3), repeat=3)), dtype=float)
     numbers = np.where(np.arange(27) % 3 == 0, 14, 8)
-    results = Engine(random_model(), electronic_temperature=3000.0).compute(
+    results = Engine(random_model(), electronic_temperature_K=3000.0).compute(
         System(numbers, positions, 6.0 * np.eye(3))
     )
     assert np.isfinite(results.forces).all()
@@ -195,7 +195,7 @@ def test_a_basis_with_d_shells_and_different_sizes_works_too() -> None:
         hop_cutoff_A=2.8,
         energy_channels=4,
     )
-    engine = Engine(random_model(basis, settings), electronic_temperature=2000.0)
+    engine = Engine(random_model(basis, settings), electronic_temperature_K=2000.0)
     system = small_system(n_atoms=6)
     matrix = Rotation.random(random_state=0).as_matrix()
     before, after = engine.compute(system), engine.compute(turned(system, matrix))
@@ -228,7 +228,7 @@ def test_other_bases_are_invariant_and_conservative(
     numbers: list[int],
 ) -> None:
     """Energies do not change on rotation, and forces are their derivative, whatever the shells."""
-    engine = Engine(random_model(OrbitalBasis(symbols, shells, occupations)), electronic_temperature=3000.0)
+    engine = Engine(random_model(OrbitalBasis(symbols, shells, occupations)), electronic_temperature_K=3000.0)
     start = small_system(n_atoms=6)
     system = System(numbers, start.positions, start.cell)
     results = engine.compute(system)

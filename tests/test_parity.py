@@ -16,11 +16,11 @@ from ase.units import GPa
 from processes import DRIVER, launching, sheared, write_ipi_xyz
 
 from mlh_driver import Engine, MLHCalculator, System
-from mlh_driver.interfaces.ipi_pes import MLHDriver
 from mlh_driver.interfaces.lammps import bind
-from mlh_driver.interfaces.lammps_library import open_lammps
-from mlh_driver.interfaces.remote import RemoteEngine
-from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT
+from mlh_driver.interfaces.lammps.library import open_lammps
+from mlh_driver.interfaces.sockets.pes import MLHDriver
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT
 from mlh_driver.system import Array
 
 Numbers = tuple[float, Array, Array]

@@ -17,9 +17,9 @@ from ipi.interfaces.sockets import Driver, Status
 from processes import DRIVER, FAKE, Launcher, launching, sheared, write_ipi_xyz
 
 from mlh_driver.errors import ConnectionLost, InputError, MLHError, NonFiniteError, StructureError
-from mlh_driver.interfaces.address import Address, connect, listen
-from mlh_driver.interfaces.remote import RemoteEngine
-from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel
+from mlh_driver.interfaces.sockets.address import Address, connect, listen
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel
 from mlh_driver.results import Results
 from mlh_driver.system import System
 
@@ -175,7 +175,7 @@ def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: 
 def test_a_stopped_server_is_given_up(
     start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlh_driver.interfaces.remote.PATIENCE_S", 4.0)
+    monkeypatch.setattr("mlh_driver.interfaces.sockets.remote.PATIENCE_S", 4.0)
     program = serve(start)
     remote = dial(start)
     remote.compute(system)
@@ -187,7 +187,7 @@ def test_a_stopped_server_is_given_up(
 
 
 def test_a_server_may_take_its_time(start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlh_driver.interfaces.remote.PATIENCE_S", 3.0)
+    monkeypatch.setattr("mlh_driver.interfaces.sockets.remote.PATIENCE_S", 3.0)
     serve(start, "fake,slow=5")
     with dial(start) as remote:
         assert len(remote.compute(system).forces) == 40

@@ -99,7 +99,7 @@ def teacher() -> Model:
 @pytest.fixture
 def folder(tmp_path: Path, teacher: Model) -> Path:
     """A settings file and three structures labelled by a random model, H shifted by an arbitrary constant."""
-    engine = Engine(teacher, electronic_temperature=0.0)
+    engine = Engine(teacher, electronic_temperature_K=0.0)
     (tmp_path / "data").mkdir()
     for k in range(3):
         system = small_system(seed=k)
@@ -285,7 +285,7 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
     model = load_model(folder / "run" / "tiny.pt")
     assert model.metadata.training_data == ("s0", "s1")
     for label in read_split(folder / "data", "train"):
-        assert Engine(model, electronic_temperature=3000).compute(label.system).extrapolation <= 1 + 1e-3
+        assert Engine(model, electronic_temperature_K=3000).compute(label.system).extrapolation <= 1 + 1e-3
 
 
 def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> None:
@@ -632,7 +632,7 @@ def test_a_structure_out_of_range_is_named_and_the_others_are_evaluated(folder: 
 def test_levels_follow_from_a_hamiltonian_without_them(folder: Path, teacher: Model) -> None:
     label = read_structure(folder / "data", "s0")
     bare = replace(label, eigenvalues=None, n_occupied=None)
-    engine = Engine(teacher, electronic_temperature=0.0)
+    engine = Engine(teacher, electronic_temperature_K=0.0)
     assert evaluate_structure(engine, bare).summary()["levels_mae_meV"] < 0.1
     settings = read_settings(folder / "tiny.toml")
     samples = [make_sample(x, settings.basis(), settings.atom_energies(), 5.0) for x in (label, bare)]

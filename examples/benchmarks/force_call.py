@@ -22,12 +22,12 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import torch
 from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
 from mlh_driver import Engine, System
+from mlh_driver.runtime import configure
 
 GLASS = Path(__file__).resolve().parents[1] / "glass.xyz"
 CALLS = 5
@@ -134,8 +134,11 @@ def main() -> None:
     parser.add_argument("--mace-python", help="python of an environment with mace-torch")
     parser.add_argument("--cp2k", action="store_true", help="also run CP2K once (some minutes)")
     options = parser.parse_args()
+    configure()
     glass = ase.io.read(GLASS)
     console = Console()
+    import torch  # after mlh_driver, as its threads want it
+
     console.print(f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, float32")
     table = Table(title="force call (energy, forces, stress, observables)")
     for column in ("atoms", "total (s)", "ms/atom", "graph", "network", "solver", "gradient (ms)"):

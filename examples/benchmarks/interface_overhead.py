@@ -21,10 +21,10 @@ from rich.console import Console
 from scaling import cristobalite
 
 from mlh_driver import Engine, System
-from mlh_driver.interfaces.address import Address, listen
 from mlh_driver.interfaces.lammps import bind, open_lammps
-from mlh_driver.interfaces.remote import RemoteEngine
-from mlh_driver.interfaces.server import Server
+from mlh_driver.interfaces.sockets.address import Address, listen
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
+from mlh_driver.interfaces.sockets.server import Server
 from mlh_driver.results import Results
 
 CALLS = 500
@@ -35,7 +35,7 @@ class Repeating:
 
     def __init__(self) -> None:
         self.engine = Engine()
-        self.check_species = self.engine.check_species
+        self.check_species, self.close = self.engine.check_species, self.engine.close
         self.results: Results | None = None
 
     def compute(self, system: System) -> Results:

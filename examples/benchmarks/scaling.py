@@ -21,7 +21,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.spacegroup import crystal
 from force_call import walk
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlh_driver import Engine, System
+from mlh_driver.runtime import configure
 
 SUPERCELLS = ((3, 3, 2), (4, 4, 2), (4, 4, 3), (4, 6, 4), (6, 8, 4), (8, 8, 6), (8, 12, 8))
 FIT_FROM, LEAST_LARGEST = 576, 1152
@@ -51,6 +51,7 @@ def cristobalite(repeat: tuple[int, int, int]) -> Atoms:
 
 def measure(repeat: tuple[int, int, int], solver: str) -> dict[str, object]:
     """Median stage times in seconds, peak memory in MB, and the last energy and forces."""
+    configure()
     engine, timings = Engine(solver=solver), []
     frames = walk(cristobalite(repeat), CALLS + 2)
     for frame in frames:
@@ -120,6 +121,8 @@ def main() -> None:
         print(json.dumps(measure(tuple(map(int, repeat)), solver)))
         return
     console = Console()
+    import torch  # after mlh_driver, as its threads want it
+
     console.print(f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, float32")
     supercells = [s for s in SUPERCELLS if 12 * np.prod(s) <= options.largest]
     sparse = [in_own_process(s, "sp2") for s in supercells]

@@ -14,7 +14,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +28,8 @@ class WithoutElectrons(Trainer):
     """Trains an interatomic potential."""
 
     def band(self, sample: Sample) -> BandTerm:
-        return BandTerm(0.0, Derivatives(torch.zeros_like(sample.forces), torch.zeros(3, 3)))
+        forces = sample.forces
+        return BandTerm(0.0, Derivatives(0.0 * forces, forces.new_zeros(3, 3)))
 
 
 def fitted_errors(trainer: Trainer) -> dict[str, float]:

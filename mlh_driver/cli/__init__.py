@@ -1,0 +1,1 @@
+"""The command line: one module for each command of ``mlh-driver``, of the same name."""

@@ -11,30 +11,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    JsonOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 
 
+@with_engine_options
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled structures: HDF5, or a folder of .npz files.")],
-    model: ModelOption = DEFAULT_MODEL,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
+    settings: EngineSettings,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a model with labelled structures: Hamiltonian, levels, energy, forces, stress.
@@ -47,7 +31,7 @@ def evaluate(
     from mlh_driver.evaluation import CONVENTION, evaluate_structures, mean_summary
 
     splits = read_splits(data)
-    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
+    engine = build_engine(settings)
     console = Console()
     report: dict[str, dict[str, dict[str, float]]] = {}
     left_out: list[str] = []

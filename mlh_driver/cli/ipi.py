@@ -8,29 +8,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 
 
 def print_pes_path(wanted: bool) -> None:
     """Print where the PES file for <ffdirect> is, and end."""
     if wanted:
-        typer.echo(Path(__file__).parents[1] / "interfaces" / "ipi_pes.py")
+        typer.echo(Path(__file__).parents[1] / "interfaces" / "sockets" / "pes.py")
         raise typer.Exit
 
 
+@with_engine_options
 def ipi(
+    settings: EngineSettings,
     template: Annotated[
         Path, typer.Option("--template", "-t", help="Structure file with the elements in i-PI's order.")
     ] = Path("init.xyz"),
@@ -43,12 +34,6 @@ def ipi(
     address: Annotated[
         str, typer.Option("--address", "-a", metavar="HOST", help="Where i-PI runs.")
     ] = "localhost",
-    model: ModelOption = DEFAULT_MODEL,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", help="How long to wait for i-PI to come up.")
     ] = 120.0,
@@ -76,12 +61,12 @@ def ipi(
       i-pi input.xml &
       mlh-driver ipi --unix asio2 --template init.xyz --model asio2-minimal
     """
-    from mlh_driver.interfaces.address import Address
-    from mlh_driver.interfaces.ipi import run_client
-    from mlh_driver.interfaces.progress import Progress
-    from mlh_driver.interfaces.template import Template
+    from mlh_driver.interfaces.sockets.address import Address
+    from mlh_driver.interfaces.sockets.client import run_client
+    from mlh_driver.interfaces.sockets.session_log import SessionLog
+    from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
-    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
-    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, progress=Progress(Console()))
+    engine = build_engine(settings)
+    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=SessionLog(Console()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,35 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import ENGINE_OPTIONS, build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
-    from mlh_driver.interfaces.lammps import ForceEngine
+    from mlh_driver.force_engine import ForceEngine
 
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """How the command has to be registered."""
-
-SETTINGS_OF_THE_SERVER = (
-    "model",
-    "solver",
-    "electronic_temperature",
-    "error_per_atom",
-    "dtype",
-    "device",
-)
 
 PASSED_ON = {
     **dict.fromkeys(("-var", "-v"), 2),
@@ -68,18 +49,14 @@ class Arguments:
     lammps: list[str] = field(default_factory=list)
 
 
+@with_engine_options
 def lammps(
     context: typer.Context,
-    model: ModelOption = DEFAULT_MODEL,
+    settings: EngineSettings,
     server: Annotated[
         str | None,
         typer.Option("--server", metavar="ADDRESS", help="HOST:PORT or unix:NAME of 'mlh-driver serve'."),
     ] = None,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
 ) -> None:
     """Run a LAMMPS script with the model as its force engine.
 
@@ -103,21 +80,22 @@ def lammps(
       mlh-driver lammps -in melt_quench.in -var steps 2000 -log quench.log --model asio2-minimal
     """
     from mlh_driver.interfaces.lammps import run_script
-    from mlh_driver.interfaces.lammps_library import refuse_launched_ranks
-    from mlh_driver.interfaces.lammps_script import existing_script
+    from mlh_driver.interfaces.lammps.library import refuse_launched_ranks
+    from mlh_driver.interfaces.lammps.rewriting import existing_script
 
     refuse_launched_ranks()
     arguments = read_arguments(context.args)
     script = existing_script(Path(single_script(arguments)))
     engine: ForceEngine
     if server is None:
-        engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
+        engine = build_engine(settings)
     else:
-        from mlh_driver.interfaces.remote import RemoteEngine
+        from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
         refuse_settings_of_the_server(context)
         engine = RemoteEngine(server)
-    run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
+    with closing(engine):
+        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
 
 
 def refuse_settings_of_the_server(context: typer.Context) -> None:
@@ -125,7 +103,7 @@ def refuse_settings_of_the_server(context: typer.Context) -> None:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name in SETTINGS_OF_THE_SERVER:
+        if given and parameter.name in ENGINE_OPTIONS:
             raise InputError(
                 f"{parameter.opts[0]} has no effect with --server, whose model is loaded already; give it to "
                 "'mlh-driver serve'"

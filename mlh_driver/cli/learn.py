@@ -25,10 +25,10 @@ def learn(
     """
     from mlh_driver.learning.loop import ActiveLearning
     from mlh_driver.learning.settings import read_learn_settings
-    from mlh_driver.runtime import use_threads
+    from mlh_driver.runtime import configure
 
     settings = read_learn_settings(config)
-    use_threads(threads)
+    configure(threads)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     with training_progress(console) as progress:
         path = ActiveLearning(settings, console.print, progress).run()

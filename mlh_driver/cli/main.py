@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
@@ -27,10 +26,6 @@ COMMANDS = (
 )
 """Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
 there are any, say how options are parsed."""
-
-# OpenMP threads that wait spin for a moment and then sleep: with two clients or a busy machine the default,
-# which spins for long, makes a force call several times slower. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
     name="mlh-driver",

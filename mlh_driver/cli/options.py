@@ -2,60 +2,74 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlh_driver.engine_settings import EngineSettings
+
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
-    from mlh_driver.model import Model
 
-DEFAULT_MODEL = "asio2-minimal"
-DEFAULT_ELECTRONIC_TEMPERATURE_K = 300.0
-DEFAULT_ERROR_meV = 0.1
-
-
-class Precision(StrEnum):
-    float32 = "float32"
-    float64 = "float64"
-
-
-ModelOption = Annotated[str, typer.Option("--model", help="Name of a shipped model, or a path.")]
-SolverOption = Annotated[str, typer.Option("--solver", help="Density-matrix solver: auto, dense, sp2, foe.")]
-TemperatureOption = Annotated[
-    float, typer.Option("--electronic-temperature", metavar="K", help="Electronic temperature in kelvin.")
-]
-ErrorOption = Annotated[
-    float,
-    typer.Option(
-        "--error-per-atom",
-        metavar="MEV",
-        help="Energy error in meV per atom that the linear-time solvers sp2 and foe may make.",
-    ),
-]
-PrecisionOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the network.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where the network runs: cpu, cuda, cuda:1 ...")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
 
+ENGINE_OPTIONS: dict[str, Any] = {
+    "model": Annotated[str, typer.Option("--model", help="Name of a shipped model, or a path.")],
+    "solver": Annotated[str, typer.Option("--solver", help="Density-matrix solver: auto, dense, sp2, foe.")],
+    "electronic_temperature_K": Annotated[
+        float, typer.Option("--electronic-temperature", metavar="K", help="Electronic temperature in kelvin.")
+    ],
+    "error_per_atom_meV": Annotated[
+        float,
+        typer.Option(
+            "--error-per-atom",
+            metavar="MEV",
+            help="Energy error in meV per atom that the linear-time solvers sp2 and foe may make.",
+        ),
+    ],
+    "dtype": Annotated[str, typer.Option("--dtype", help="Precision of the network: float32, float64.")],
+    "device": Annotated[str, typer.Option("--device", help="Where the network runs: cpu, cuda, cuda:1 ...")],
+    "threads": ThreadsOption,
+}
+"""The option for each field of :class:`~mlh_driver.engine_settings.EngineSettings`."""
 
-def build_engine(
-    model: str | Model,
-    solver: str,
-    electronic_temperature: float,
-    error_per_atom_meV: float,
-    dtype: Precision,
-    device: str,
-) -> Engine:
-    """Load the model, if it is a name, and make the engine; torch is imported here and not before."""
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
+    signature = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=ENGINE_OPTIONS[field.name],
+        )
+        for field in fields(EngineSettings)
+    ]
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in signature.parameters.values()
+        if parameter.name != "settings"
+    ]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        settings = EngineSettings(**{name: values.pop(name) for name in ENGINE_OPTIONS})
+        command(settings=settings, **values)
+
+    run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return run
+
+
+def build_engine(settings: EngineSettings) -> Engine:
+    """Set the process up, load the model and make the engine; torch is imported here and not before."""
     from mlh_driver.engine import Engine
+    from mlh_driver.runtime import configure
 
-    return Engine(
-        model,
-        solver=solver,
-        electronic_temperature=electronic_temperature,
-        error_per_atom=1e-3 * error_per_atom_meV,
-        dtype=dtype.value,
-        device=device,
-    )
+    configure(settings.threads)
+    return Engine(**vars(settings))

@@ -11,34 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    JsonOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 
 if TYPE_CHECKING:
     from mlh_driver.results import Results
     from mlh_driver.system import System
 
 
+@with_engine_options
 def predict(
     structure: Annotated[Path, typer.Argument(help="Any periodic structure that ASE reads.")],
-    model: ModelOption = DEFAULT_MODEL,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
+    settings: EngineSettings,
     as_json: JsonOption = False,
 ) -> None:
     """Energy, forces, stress, gap, charges and timings of one structure.
@@ -46,7 +30,7 @@ def predict(
     Example: [bold]mlh-driver predict glass.cif --model asio2-minimal[/]
     """
     system = read_system(structure)
-    engine = build_engine(model, solver, electronic_temperature, error_per_atom, dtype, device)
+    engine = build_engine(settings)
     results = engine.compute(system)
     if as_json:
         typer.echo(json.dumps(_report(system, results), indent=2))
@@ -89,7 +73,8 @@ def _report(system: System, results: Results) -> dict[str, Any]:
 
 def _print(system: System, results: Results) -> None:
     from ase.data import chemical_symbols
-    from ase.units import GPa
+
+    from mlh_driver.constants import GPA_eV_A3
 
     rows = [
         ("atoms", f"{len(system)}", ""),
@@ -97,7 +82,7 @@ def _print(system: System, results: Results) -> None:
         ("energy per atom", f"{results.energy / len(system):.6f}", "eV"),
         ("forces, norm", f"{np.linalg.norm(results.forces):.4f}", "eV/Å"),
         ("forces, largest", f"{np.linalg.norm(results.forces, axis=1).max():.4f}", "eV/Å"),
-        ("pressure", f"{-np.trace(results.stress) / 3 / GPa:.3f}", "GPa"),
+        ("pressure", f"{-np.trace(results.stress) / 3 / GPA_eV_A3:.3f}", "GPa"),
     ]
     rows += [
         (name.replace("_", " "), f"{value:.4f}", "" if name == "extrapolation" else "eV")

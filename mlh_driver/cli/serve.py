@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import (
-    DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    DEFAULT_MODEL,
-    DEFAULT_ERROR_meV,
-    DeviceOption,
-    ErrorOption,
-    ModelOption,
-    Precision,
-    PrecisionOption,
-    SolverOption,
-    TemperatureOption,
-    build_engine,
-)
+from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.engine_settings import EngineSettings
 
 
+@with_engine_options
 def serve(
+    settings: EngineSettings,
     unix: Annotated[
         str | None,
         typer.Option(
@@ -39,12 +31,6 @@ def serve(
         Path | None,
         typer.Option("--template", "-t", help="Elements for MD engines that cannot send them."),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
-    solver: SolverOption = "auto",
-    electronic_temperature: TemperatureOption = DEFAULT_ELECTRONIC_TEMPERATURE_K,
-    error_per_atom: ErrorOption = DEFAULT_ERROR_meV,
-    dtype: PrecisionOption = Precision.float32,
-    device: DeviceOption = "cpu",
 ) -> None:
     """Keep a model loaded and serve several MD engines at once, until Ctrl-C or SIGTERM.
 
@@ -55,15 +41,15 @@ def serve(
       mlh-driver serve --unix asio2 --model asio2-minimal &
       mlh-driver lammps -in in.lammps --server unix:asio2
     """
-    from mlh_driver.interfaces.address import Address, listen
-    from mlh_driver.interfaces.server import Server
-    from mlh_driver.interfaces.template import Template
+    from mlh_driver.interfaces.sockets.address import Address, listen
+    from mlh_driver.interfaces.sockets.server import Server
+    from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    options = (solver, electronic_temperature, error_per_atom, dtype, device)
-    first = build_engine(model, *options)
+    first = build_engine(settings)
     if elements:
         first.check_species(elements.numbers)
 
-    Server(lambda: build_engine(first.model, *options), elements, Console()).serve(listen(target))
+    shared = replace(settings, model=first.model)
+    Server(lambda: build_engine(shared), elements, Console()).serve(listen(target))

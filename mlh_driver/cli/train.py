@@ -21,13 +21,13 @@ def train(
 
     Example: [bold]mlh-driver train examples/training/asio2-minimal.toml --resume[/]
     """
-    from mlh_driver.runtime import use_threads
+    from mlh_driver.runtime import configure
     from mlh_driver.training.export import make_model
     from mlh_driver.training.settings import read_settings
     from mlh_driver.training.trainer import Trainer
 
     settings = read_settings(config)
-    use_threads(threads)
+    configure(threads)
     console = Console(stderr=True)
     with training_progress(console) as progress:
         trainer = Trainer(settings, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -11,22 +11,21 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords
 from mlh_driver.errors import InputError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
-from mlh_driver.solvers.base import ERROR_PER_ATOM_eV
 from mlh_driver.system import System
 
 
 class MLHCalculator(Calculator):
     """Energy, forces, stress and electronic observables of a machine-learned Hamiltonian.
 
-    model:  name of a shipped model, path of a model file, or a loaded model
-    solver: ``auto``, ``dense``, ``sp2`` or ``foe``
-    electronic_temperature: kelvin
-    error_per_atom: energy error in eV per atom that ``sp2`` and ``foe`` may make
-    dtype:  precision of the network, ``float32`` or ``float64``
-    device: where the network runs, such as ``cpu`` or ``cuda``
+    model, settings: of an engine in this process, see :class:`~mlh_driver.engine_settings.EngineSettings`
+    server: instead of them, the address of ``mlh-driver serve``: ``HOST:PORT`` or ``unix:NAME``
+    engine: instead of them, any :class:`~mlh_driver.force_engine.ForceEngine`; it stays yours to close
 
     ``results`` holds ASE's ``energy, free_energy, forces, stress, energies, charges`` and the observables
     ``band_gap, fermi_level, homo, lumo, band_energy, electronic_entropy`` (eV), ``extrapolation`` (1 = edge
@@ -50,22 +49,18 @@ class MLHCalculator(Calculator):
 
     def __init__(
         self,
-        model: str | Path | Model = "asio2-minimal",
-        solver: str = "auto",
-        electronic_temperature: float = 300.0,
-        error_per_atom: float = ERROR_PER_ATOM_eV,
-        dtype: str = "float32",
-        device: str = "cpu",
+        model: str | Path | Model | None = None,
+        *,
+        server: str | None = None,
+        engine: ForceEngine | None = None,
+        **settings: Unpack[EngineKeywords],
     ) -> None:
         super().__init__()
-        self.engine = Engine(
-            model,
-            solver=solver,
-            electronic_temperature=electronic_temperature,
-            error_per_atom=error_per_atom,
-            dtype=dtype,
-            device=device,
-        )
+        if engine is None:
+            engine = _make_engine(model, server, settings)
+        elif model is not None or server is not None or settings:
+            raise InputError("an engine has a model and settings already: give engine=... alone")
+        self.engine = engine
 
     def set(self, **settings: Any) -> dict[str, Any]:
         """Raises InputError: settings are those of the start."""
@@ -99,3 +94,16 @@ class MLHCalculator(Calculator):
     def export_properties(self) -> Properties:
         """Those of the results that ASE has a place for; called by ``atoms.get_properties``."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+
+def _make_engine(
+    model: str | Path | Model | None, server: str | None, settings: EngineKeywords
+) -> ForceEngine:
+    if server is None:
+        return Engine(DEFAULT_MODEL if model is None else model, **settings)
+    if given := [*(["model"] if model is not None else []), *settings]:
+        raise InputError(
+            f"{', '.join(given)}: without effect with server={server!r}, whose model is loaded already; give "
+            "such settings to 'mlh-driver serve'"
+        )
+    return RemoteEngine(server)

@@ -28,11 +28,11 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.graph import Graph
 from mlh_driver.network.limits import OutputBounds
 from mlh_driver.network.nodes import Bonds, mixed_by_kind, random_weights
 
-COULOMB_eV_A = 14.399645
 SPLINE_ORDER = 8
 #: Mesh points per smearing width; the potential is then right to about 1e-6 of its size.
 POINTS_PER_WIDTH = 2.5

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ase.data import atomic_numbers, ground_state_magnetic_moments
 
+from mlh_driver.constants import HARTREE_eV
 from mlh_driver.errors import InputError
-from mlh_driver.reference.constants import FULL_BASIS, HARTREE_EV, MINIMAL_BASIS, VALENCE_ELECTRONS
+from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS, VALENCE_ELECTRONS
 from mlh_driver.reference.downfold import PYSCF_BASIS, shells_of
 from mlh_driver.reference.labeler import UnconvergedError
 
@@ -67,4 +68,4 @@ def isolated_atom(symbol: str) -> IsolatedAtom:
     for l in shells:
         electrons.append(min(left.get(l, 0), 2 * (2 * l + 1)))
         left[l] = left.get(l, 0) - electrons[-1]
-    return IsolatedAtom(symbol, tuple(shells), tuple(electrons), energy * HARTREE_EV)
+    return IsolatedAtom(symbol, tuple(shells), tuple(electrons), energy * HARTREE_eV)

@@ -1,14 +1,10 @@
-"""Unit conversions and element data of the reference calculation (CODATA 2018)."""
+"""Element data of the reference calculation, and the constants of its units."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from mlh_driver.errors import StructureError
-
-HARTREE_EV = 27.211386245988
-BOHR_A = 0.529177210903
-EV_A3_PER_GPA = 1.0 / 160.21766208
 
 #: Valence electrons kept by the GTH pseudopotential, by atomic number: elements of closed-shell solids.
 VALENCE_ELECTRONS = {

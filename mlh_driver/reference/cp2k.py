@@ -19,8 +19,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from mlh_driver.constants import BOHR_A, GPA_eV_A3, HARTREE_eV
 from mlh_driver.errors import StructureError
-from mlh_driver.reference.constants import BOHR_A, EV_A3_PER_GPA, FULL_BASIS, HARTREE_EV, VALENCE_ELECTRONS
+from mlh_driver.reference.constants import FULL_BASIS, VALENCE_ELECTRONS
 from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
 from mlh_driver.runtime import sigterm_interrupts
 
@@ -209,7 +210,7 @@ def read_result(workdir: str | Path, n_atoms: int, settings: Cp2kSettings) -> Ca
         energy=parse_energy(text),
         forces=parse_forces((workdir / f"{_PROJECT}-forces-1_0.xyz").read_text(), n_atoms),
         stress=parse_stress(stress_file.read_text()) if settings.stress else None,
-        H=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_EV,
+        H=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_eV,
         S=parse_matrix(matrices, "OVERLAP MATRIX"),
         n_scf_steps=n_scf_steps,
         version=parse_version(text),
@@ -239,7 +240,7 @@ def parse_energy(text: str) -> float:
     match = re.search(r"ENERGY\| Total FORCE_EVAL .*\s(\S+)\s*$", text, re.MULTILINE)
     if match is None:
         raise LabelingError("no 'ENERGY| Total FORCE_EVAL' line in CP2K's output; the run ended early")
-    return float(match.group(1)) * HARTREE_EV
+    return float(match.group(1)) * HARTREE_eV
 
 
 def parse_forces(text: str, n_atoms: int) -> np.ndarray:
@@ -249,7 +250,7 @@ def parse_forces(text: str, n_atoms: int) -> np.ndarray:
     rows = re.findall(rf"^\s*{atom}\s+(\S+)\s+(\S+)\s+(\S+)(?:\s+\S+)?\s*$", text, re.MULTILINE)
     if len(rows) != n_atoms:
         raise LabelingError(f"CP2K printed forces of {len(rows)} atoms, expected {n_atoms}")
-    return np.array(rows, dtype=float) * (HARTREE_EV / BOHR_A)
+    return np.array(rows, dtype=float) * (HARTREE_eV / BOHR_A)
 
 
 def parse_stress(text: str) -> np.ndarray:
@@ -258,7 +259,7 @@ def parse_stress(text: str) -> np.ndarray:
     if len(rows) != 3:
         raise LabelingError("no stress tensor in CP2K's stress file; run with Cp2kSettings(stress=True)")
     unit = _unit(text, "stress tensor ", {"gpa": 1.0, "bar": 1e-4})
-    return -np.array(rows, dtype=float) * (unit * EV_A3_PER_GPA)
+    return -np.array(rows, dtype=float) * (unit * GPA_eV_A3)
 
 
 def _unit(text: str, title: str, known: dict[str, float]) -> float:

@@ -13,11 +13,11 @@ from typing import Any
 
 from ase import Atoms
 
+from mlh_driver.constants import BOHR_A, HARTREE_eV, KELVIN_eV
 from mlh_driver.errors import StructureError
-from mlh_driver.reference.constants import BOHR_A, FULL_BASIS, HARTREE_EV, count_occupied
+from mlh_driver.reference.constants import FULL_BASIS, count_occupied
 from mlh_driver.reference.downfold import pyscf_cell
 from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
-from mlh_driver.solvers.base import KELVIN_eV
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PyscfLabeler:
             field.max_cycle = self.settings.max_scf
             kT = KELVIN_eV * self.settings.electronic_temperature_K
             if kT > 0:
-                smearing_(field, sigma=kT / HARTREE_EV, method="fermi")
+                smearing_(field, sigma=kT / HARTREE_eV, method="fermi")
             try:
                 energy = field.kernel()
             except (RuntimeError, ValueError) as error:  # ValueError is that of linear algebra, too
@@ -87,10 +87,10 @@ class PyscfLabeler:
             forces = -gradient.kernel()
             H = field.get_fock()
             return Calculation(
-                energy=float(field.e_free if kT > 0 else energy) * HARTREE_EV,
-                forces=forces * (HARTREE_EV / BOHR_A),
+                energy=float(field.e_free if kT > 0 else energy) * HARTREE_eV,
+                forces=forces * (HARTREE_eV / BOHR_A),
                 stress=None,  # it exists for the plain uniform grid only, and takes minutes for a few atoms
-                H=H * HARTREE_EV,
+                H=H * HARTREE_eV,
                 S=field.get_ovlp(),
                 n_scf_steps=int(field.cycles),
                 version=f"PySCF {pyscf.__version__}",

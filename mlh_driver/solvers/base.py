@@ -14,8 +14,6 @@ from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.system import Array, System
 
-KELVIN_eV = 8.617333262e-5
-"""Boltzmann's constant in eV / K (CODATA 2018)."""
 ERROR_PER_ATOM_eV = 1e-4
 """What the linear-time solvers may miss of the energy, unless the user says otherwise."""
 

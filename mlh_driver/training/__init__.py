@@ -1,0 +1,1 @@
+"""Training: from labelled structures and settings to a model file."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlh_driver.network.electrostatics import COULOMB_eV_A
+from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.samples import Sample
 

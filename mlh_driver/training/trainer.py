@@ -20,7 +20,6 @@ from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
 from mlh_driver.model import load_model, save_archive
 from mlh_driver.network.network import HamiltonianNetwork
-from mlh_driver.runtime import keep_freed_memory
 from mlh_driver.training.objectives import (
     BandTerm,
     band_term,
@@ -120,7 +119,6 @@ class Trainer:
         Raises InputError when there is no checkpoint to resume, or an unfinished run that would be lost, and
         NonFiniteError when the training diverges.
         """
-        keep_freed_memory()
         if resume:
             self.load_checkpoint()
         else:

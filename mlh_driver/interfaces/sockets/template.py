@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mlh_driver.errors import InputError, StructureError, reason
-from mlh_driver.interfaces.wire import to_angstrom
+from mlh_driver.interfaces.sockets.wire import to_angstrom
 from mlh_driver.system import Array, System
 
 SAME_PLACE = 1e-3
@@ -83,7 +83,7 @@ class Template:
             )
 
 
-class Assembler:
+class SystemBuilder:
     """Makes systems from the cells and positions that one MD engine sends, and checks that they fit.
 
     The order of the elements is checked on the first structure only.

@@ -45,22 +45,20 @@ place of LAMMPS'.
 from __future__ import annotations
 
 import ctypes
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from threading import Event, current_thread, main_thread
-from typing import Any, Protocol
+from threading import Event
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.errors import InputError
-from mlh_driver.interfaces.lammps_elements import TypeElements, check_elements
-from mlh_driver.interfaces.lammps_library import LammpsError, open_lammps, refuse_several_ranks
-from mlh_driver.interfaces.lammps_script import ScriptRunner
-from mlh_driver.interfaces.lammps_units import lammps_units
-from mlh_driver.interfaces.progress import EXTRAPOLATION_LIMIT
+from mlh_driver.errors import InputError, LammpsError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.alarm import ExtrapolationAlarm
+from mlh_driver.interfaces.lammps.elements import TypeElements
+from mlh_driver.interfaces.lammps.library import refuse_several_ranks, warn
+from mlh_driver.interfaces.lammps.units import lammps_units
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import Array, System
 
@@ -69,15 +67,6 @@ GUARD = "mlh_guard"
 
 EMPTY_GROUP = "mlh_none"
 _RUN, _STOP = 0.0, -1.0
-
-_WARNING = 0
-"""``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
-
-
-class ForceEngine(Protocol):
-    """What a callback needs: the model in this process, or a connection to a server."""
-
-    def compute(self, system: System) -> Results: ...
 
 
 class ForceCallback:
@@ -102,7 +91,7 @@ class ForceCallback:
         self._engine = engine
         self._units = lammps_units(lmp.extract_global("units"))
         self.elements = TypeElements(lmp, self._units, elements)
-        self._limit = EXTRAPOLATION_LIMIT
+        self._alarm = ExtrapolationAlarm()
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
         """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
@@ -119,7 +108,8 @@ class ForceCallback:
             results = self._engine.compute(system).check_finite()
             f[order] = results.forces * (self._units.length / self._units.energy)
             self._hand_over(results, system.volume, order)
-            self._warn(step, results.extrapolation)
+            if message := self._alarm(f"step {step}", results.extrapolation):
+                warn(self._lmp, message)
             self.calls += 1
         except BaseException as error:
             f[:] = 0.0
@@ -156,21 +146,11 @@ class ForceCallback:
         for index, value in enumerate(results.observables().values(), start=1):
             lmp.fix_external_set_vector(fix, index, value)
 
-    def _warn(self, step: int, extrapolation: float) -> None:
-        """Say in LAMMPS' log when the run leaves the training data, and again at each doubling."""
-        if extrapolation > self._limit:
-            self._limit = 2 * extrapolation
-            self._lmp.error(
-                _WARNING,
-                f"step {step} is far outside the training data (extrapolation {extrapolation:.1f}, 1 is the "
-                "edge): the model's energy and forces may be wrong",
-            )
-
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
         self._lmp.set_internal_variable(GUARD, _STOP)
         reason = f"the force call of fix {self.fix_id} at step {step} failed: {type(error).__name__}: {error}"
-        self._lmp.error(_WARNING, reason)
+        warn(self._lmp, reason)
         self._lmp.set_show_error(False)
 
     @contextmanager
@@ -207,12 +187,12 @@ def bind(
     type; without it, type labels or masses decide. Bind again after ``unfix``, ``clear`` or ``labelmap``.
     """
     callback = ForceCallback(lmp, fix_id, engine, elements)
-    for command in _attach(lmp, fix_id, callback):
+    for command in attach(lmp, fix_id, callback):
         lmp.command(command)
     return callback
 
 
-def _attach(lmp: Any, fix_id: str, callback: ForceCallback) -> list[str]:
+def attach(lmp: Any, fix_id: str, callback: ForceCallback) -> list[str]:
     """Set the callback; return the LAMMPS commands that complete the binding.
 
     The guard has to come after the fix that it watches, so it is removed and made again each time.
@@ -226,93 +206,3 @@ def _attach(lmp: Any, fix_id: str, callback: ForceCallback) -> list[str]:
         *([f"unfix {GUARD}"] if lmp.has_id("fix", GUARD) else []),
         f"fix {GUARD} {EMPTY_GROUP} indent 0.0 sphere 0.0 0.0 0.0 v_{GUARD} units box",
     ]
-
-
-def run_script(
-    script: str | Path,
-    engine: ForceEngine,
-    *,
-    arguments: Sequence[str] = (),
-    elements: Sequence[str] | None = None,
-) -> int:
-    """Run an ordinary LAMMPS script with the model bound to its ``fix external``; return the number of calls.
-
-    arguments: LAMMPS' own command-line arguments, such as ``["-var", "steps", "100", "-log", "none"]``
-    elements:  the element of each atom type; without it, type labels or masses decide
-
-    LAMMPS' command ``quit`` ends the process. Raises LammpsError for an error of LAMMPS itself, the
-    engine's error if a force call failed, and InputError for a script that never defines the fix or cannot
-    be served.
-    """
-    check_elements(elements or ())
-    lmp = open_lammps(arguments)
-    callbacks: list[ForceCallback] = []
-
-    def on_fix(fix_id: str) -> list[str]:
-        callback = ForceCallback(lmp, fix_id, engine, elements)
-        callback.interrupted = interrupted
-        for other in {callback.fix_id for callback in callbacks} - {fix_id}:
-            if lmp.has_id("fix", other):
-                lmp.error(
-                    _WARNING,
-                    f"fix {other} and fix {fix_id} both add the model's energy and forces, which count twice "
-                    "now; unfix one of them",
-                )
-        callbacks.append(callback)
-        return _attach(lmp, fix_id, callback)
-
-    def on_labels() -> None:
-        for callback in callbacks:
-            callback.elements.read_labels()
-
-    def on_run() -> None:
-        if callbacks and not any(lmp.has_id("fix", callback.fix_id) for callback in callbacks):
-            lmp.error(
-                _WARNING, "this run is without the model: define fix ... external again after clear or unfix"
-            )
-
-    try:
-        with _interrupts_noted() as interrupted, ScriptRunner(lmp, on_fix, on_labels, on_run) as runner:
-            runner.run(Path(script))
-    except LammpsError:
-        for callback in callbacks:
-            if callback.error is not None:
-                raise callback.error from None
-        raise
-    finally:
-        lmp.close()
-    if not callbacks:
-        raise InputError(
-            f"the LAMMPS script {str(script)!r} ended without defining the model's fix; add, after "
-            "the atoms are created: fix mlh all external pf/callback 1 1"
-        )
-    return sum(callback.calls for callback in callbacks)
-
-
-@contextmanager
-def _interrupts_noted() -> Iterator[Event]:
-    """An event that Ctrl-C sets, in place of an exception at a place of Python's choosing.
-
-    That place could be inside the callback's entry, where exceptions are ignored, with old forces left in
-    the array. A second Ctrl-C acts at once. Outside the main thread, which alone gets signals, nothing
-    changes.
-    """
-    event = Event()
-    if current_thread() is not main_thread():
-        yield event
-        return
-
-    def note(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if event.is_set():
-        raise KeyboardInterrupt
-
-
-__all__ = ["ForceCallback", "ForceEngine", "LammpsError", "bind", "open_lammps", "run_script"]

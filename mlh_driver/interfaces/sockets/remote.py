@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlh_driver import errors
 from mlh_driver.errors import ConnectionLost, MLHError
-from mlh_driver.interfaces.address import Address, connect
-from mlh_driver.interfaces.session import PER_ATOM
-from mlh_driver.interfaces.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
+from mlh_driver.interfaces.sockets.address import Address, connect
+from mlh_driver.interfaces.sockets.session import PER_ATOM
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
 

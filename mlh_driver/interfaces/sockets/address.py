@@ -18,10 +18,12 @@ UNIX_PREFIX = "/tmp/ipi_"
 UNIX_PATH_LIMIT = 107
 """Bytes in the path of a unix socket on Linux (108 with the closing zero)."""
 FIRST_PAUSE_S = 0.05
+"""Before the second try; each pause is half as long again, and none is longer than the next constant."""
 LONGEST_PAUSE_S = 2.0
 SHORTEST_TRY_S = 2.0
 """One attempt may take this long even where nothing was said of waiting."""
 REMIND_S = 30.0
+"""Time between two notices that it still waits."""
 
 
 @dataclass(frozen=True)

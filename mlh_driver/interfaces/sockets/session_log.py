@@ -6,14 +6,14 @@ import time
 
 from rich.console import Console
 
+from mlh_driver.interfaces.alarm import ExtrapolationAlarm
 from mlh_driver.results import Results
 
 REPORT_S = 60.0
-EXTRAPOLATION_LIMIT = 2.0
-"""Extrapolation above which a warning is printed; the next one at twice the value, and so on."""
+"""Seconds between two lines."""
 
 
-class Progress:
+class SessionLog:
     """Adds up the timings of a session and prints a line every minute and at the end.
 
     ``prefix`` tells sessions apart when there are several.
@@ -26,7 +26,7 @@ class Progress:
         self._last_report = self._start
         self._seconds: dict[str, float] = {"wait": 0.0}
         self._latest: Results | None = None
-        self._limit = EXTRAPOLATION_LIMIT
+        self._alarm = ExtrapolationAlarm()
         self.evaluations = 0
 
     def say(self, message: str) -> None:
@@ -39,12 +39,8 @@ class Progress:
     def computed(self, results: Results) -> None:
         self.evaluations += 1
         self._latest = results
-        if results.extrapolation > self._limit:
-            self._limit = 2 * results.extrapolation
-            self.say(
-                f"warning: structure {self.evaluations} is far outside the training data (extrapolation "
-                f"{results.extrapolation:.1f}, 1 is the edge): its energy and forces may be wrong"
-            )
+        if message := self._alarm(f"structure {self.evaluations}", results.extrapolation):
+            self.say(f"warning: {message}")
         for stage, seconds in results.timings.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 

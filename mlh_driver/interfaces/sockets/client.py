@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from mlh_driver.errors import ConnectionLost
-from mlh_driver.interfaces.address import Address, connect
-from mlh_driver.interfaces.guardian import guarded
-from mlh_driver.interfaces.progress import Progress
-from mlh_driver.interfaces.session import DriverSession
-from mlh_driver.interfaces.template import Template
-from mlh_driver.interfaces.wire import Channel
-
-if TYPE_CHECKING:
-    from mlh_driver.engine import Engine
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.sockets.address import Address, connect
+from mlh_driver.interfaces.sockets.guardian import guarded
+from mlh_driver.interfaces.sockets.session import DriverSession
+from mlh_driver.interfaces.sockets.session_log import SessionLog
+from mlh_driver.interfaces.sockets.template import Template
+from mlh_driver.interfaces.sockets.wire import Channel
 
 RECONNECT_PAUSE_S = 1.0
 """A server that ends still accepts connections for a moment, and drops them."""
 
 
 def run_client(
-    engine: Engine,
+    engine: ForceEngine,
     template: Template,
     address: Address,
     *,
     wait_s: float,
     reconnect: bool,
-    progress: Progress,
+    log: SessionLog,
 ) -> None:
     """Serve i-PI at ``address`` until it says that it is done.
 
@@ -42,36 +39,36 @@ def run_client(
     finished = False
     while True:
         try:
-            sock = connect(address, wait_s, progress.say)
+            sock = connect(address, wait_s, log.say)
         except ConnectionLost:
             if finished:
                 return
             raise
-        progress.say(f"connected to {address}, {len(template.numbers)} atoms")
-        before = progress.evaluations
+        log.say(f"connected to {address}, {len(template.numbers)} atoms")
+        before = log.evaluations
         try:
             with guarded(sock):
-                _serve(Channel(sock), engine, template, progress)
+                _serve(Channel(sock), engine, template, log)
             finished = True
-            progress.say("i-PI says that it is done")
+            log.say("i-PI says that it is done")
         except ConnectionLost as error:
             if not reconnect:
                 raise ConnectionLost(
                     f"lost i-PI at {address} before it said EXIT: {error}. If it was killed or crashed, the "
                     "end of its output says why; restart it from its RESTART file"
                 ) from None
-            finished = finished and progress.evaluations == before
-            progress.say(f"lost i-PI before it said EXIT: {error}")
+            finished = finished and log.evaluations == before
+            log.say(f"lost i-PI before it said EXIT: {error}")
         finally:
-            if progress.evaluations > before:
-                progress.report()
+            if log.evaluations > before:
+                log.report()
         if not reconnect:
             return
         time.sleep(RECONNECT_PAUSE_S)
 
 
-def _serve(channel: Channel, engine: Engine, template: Template, progress: Progress) -> None:
+def _serve(channel: Channel, engine: ForceEngine, template: Template, log: SessionLog) -> None:
     try:
-        DriverSession(channel, engine.compute, engine.check_species, template, progress).run()
+        DriverSession(channel, engine, template, log).run()
     finally:
         channel.close()

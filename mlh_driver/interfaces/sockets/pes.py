@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
-from mlh_driver.interfaces.session import extras_for_ipi
-from mlh_driver.interfaces.template import Assembler, Template
-from mlh_driver.interfaces.wire import to_atomic_units
-from mlh_driver.solvers.base import ERROR_PER_ATOM_eV
+from mlh_driver.interfaces.sockets.session import extras_for_ipi
+from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
+from mlh_driver.interfaces.sockets.wire import to_atomic_units
 from mlh_driver.system import Array
 
 __DRIVER_NAME__ = "mlh"
@@ -40,39 +40,19 @@ Answer = tuple[float, Array, Array, str]
 class MLHDriver:
     """Called by i-PI with h (lattice vectors as columns) and positions in bohr.
 
-    template: structure file that gives the elements, in i-PI's order
-    model, solver, electronic_temperature, error_per_atom, dtype, device: as for
-        :class:`~mlh_driver.engine.Engine`
+    template:   structure file that gives the elements, in i-PI's order
+    parameters: those of :class:`~mlh_driver.engine_settings.EngineSettings`, and what i-PI itself adds
     """
 
-    def __init__(
-        self,
-        template: str = "",
-        model: str = "asio2-minimal",
-        solver: str = "auto",
-        electronic_temperature: float = 300.0,
-        error_per_atom: float = ERROR_PER_ATOM_eV,
-        dtype: str = "float32",
-        device: str = "cpu",
-        **others: Any,
-    ) -> None:
-        if unknown := sorted(set(others) - I_PI_KEYS):
-            raise InputError(
-                f"unknown parameters {unknown}: there are template, model, solver, electronic_temperature, "
-                "error_per_atom, dtype and device"
-            )
+    def __init__(self, template: str = "", **parameters: Any) -> None:
+        settings = EngineSettings.parse(
+            {name: value for name, value in parameters.items() if name not in I_PI_KEYS}
+        )
         if not template:
             raise InputError("the parameter template is missing: name the file that i-PI starts from")
         elements = Template.read(template)
-        self._assemble = Assembler(elements)
-        self._engine = Engine(
-            model,
-            solver=solver,
-            electronic_temperature=float(electronic_temperature),
-            error_per_atom=float(error_per_atom),
-            dtype=dtype,
-            device=device,
-        )
+        self._assemble = SystemBuilder(elements)
+        self._engine = Engine(**vars(settings))
         self._engine.check_species(elements.numbers)
 
     def __call__(self, cell: Array | list[Array], pos: Array | list[Array]) -> Answer | list[Answer]:

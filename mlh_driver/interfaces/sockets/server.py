@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from functools import partial
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from mlh_driver.errors import ConnectionLost, MLHError
-from mlh_driver.interfaces.address import Listener
-from mlh_driver.interfaces.progress import Progress
-from mlh_driver.interfaces.session import DriverSession
-from mlh_driver.interfaces.template import Template
-from mlh_driver.interfaces.wire import Channel
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.sockets.address import Listener
+from mlh_driver.interfaces.sockets.session import DriverSession
+from mlh_driver.interfaces.sockets.session_log import SessionLog
+from mlh_driver.interfaces.sockets.template import Template
+from mlh_driver.interfaces.sockets.wire import Channel
 from mlh_driver.results import Results
 from mlh_driver.runtime import sigterm_interrupts
 from mlh_driver.system import System
-
-if TYPE_CHECKING:
-    from mlh_driver.engine import Engine
 
 SIGN_OF_LIFE_S = 2.0
 """Time between two messages that say that the server still computes."""
@@ -38,7 +35,7 @@ class Server:
     """
 
     def __init__(
-        self, make_engine: Callable[[], Engine], template: Template | None, console: Console
+        self, make_engine: Callable[[], ForceEngine], template: Template | None, console: Console
     ) -> None:
         self._make_engine = make_engine
         self._template = template
@@ -53,7 +50,7 @@ class Server:
                 self._say(f"listening on {listener.address}")
                 for number in itertools.count(1):
                     sock, _ = listener.socket.accept()
-                    self._start_session(sock, Progress(self._console, f"engine {number}: "))
+                    self._start_session(sock, SessionLog(self._console, f"MD engine {number}: "))
             except KeyboardInterrupt:
                 self._say("stopping")
             finally:
@@ -63,46 +60,30 @@ class Server:
     def _say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def _start_session(self, sock: socket.socket, progress: Progress) -> None:
+    def _start_session(self, sock: socket.socket, log: SessionLog) -> None:
         channel = Channel(sock)
-        thread = threading.Thread(target=self._run_session, args=(channel, progress), daemon=True)
+        thread = threading.Thread(target=self._run_session, args=(channel, log), daemon=True)
         for ended in [t for t in self._sessions if not t.is_alive()]:
             del self._sessions[ended]
         self._sessions[thread] = channel
         thread.start()
 
-    def _run_session(self, channel: Channel, progress: Progress) -> None:
+    def _run_session(self, channel: Channel, log: SessionLog) -> None:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
-        progress.say("connected")
+        log.say("connected")
         try:
-            engine = self._make_engine()
-
-            def compute(system: System) -> Results:
-                job = partial(_compute_if_wanted, channel, engine, system)
-                return self._result_of(job, session.say_working)
-
-            session = DriverSession(channel, compute, engine.check_species, self._template, progress)
-            session.run()
-            progress.say("done")
+            with contextlib.closing(self._make_engine()) as engine:
+                queued = _QueuedEngine(engine, self._worker, channel)
+                session = DriverSession(channel, queued, self._template, log)
+                queued.say_working = session.say_working
+                session.run()
+            log.say("done")
         except MLHError as error:
-            progress.say(f"disconnected: {error}")
+            log.say(f"disconnected: {error}")
         finally:
             channel.close()
-            if progress.evaluations:
-                progress.report()
-
-    def _result_of(self, job: Callable[[], Results], say_working: Callable[[], None]) -> Results:
-        """Wait for the thread that computes; raises ConnectionLost when the server stops meanwhile."""
-        try:
-            future = self._worker.submit(job)
-        except RuntimeError:  # the worker takes no more jobs
-            raise ConnectionLost("the server stops") from None
-        while not wait([future], timeout=SIGN_OF_LIFE_S).done:
-            say_working()
-        try:
-            return future.result()
-        except CancelledError:
-            raise ConnectionLost("the server stops") from None
+            if log.evaluations:
+                log.report()
 
     def _stop(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
@@ -111,7 +92,31 @@ class Server:
             thread.join(timeout=5.0)
 
 
-def _compute_if_wanted(channel: Channel, engine: Engine, system: System) -> Results:
-    if channel.peer_is_gone():
-        raise ConnectionLost("it left before its turn came")
-    return engine.compute(system)
+class _QueuedEngine:
+    """The engine of one connection, whose structures are computed in the thread of the server that computes.
+
+    say_working: called every few seconds until a structure has had its turn
+    """
+
+    def __init__(self, engine: ForceEngine, worker: ThreadPoolExecutor, channel: Channel) -> None:
+        self._engine, self._worker, self._channel = engine, worker, channel
+        self.check_species, self.close = engine.check_species, engine.close
+        self.say_working: Callable[[], None] = lambda: None
+
+    def compute(self, system: System) -> Results:
+        """What the engine computes; raises ConnectionLost when the server stops meanwhile."""
+        try:
+            future = self._worker.submit(self._compute_if_wanted, system)
+        except RuntimeError:  # the worker takes no more jobs
+            raise ConnectionLost("the server stops") from None
+        while not wait([future], timeout=SIGN_OF_LIFE_S).done:
+            self.say_working()
+        try:
+            return future.result()
+        except CancelledError:
+            raise ConnectionLost("the server stops") from None
+
+    def _compute_if_wanted(self, system: System) -> Results:
+        if self._channel.peer_is_gone():
+            raise ConnectionLost("it left before its turn came")
+        return self._engine.compute(system)

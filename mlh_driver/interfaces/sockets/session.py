@@ -8,14 +8,15 @@ import json
 import struct
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlh_driver.errors import ConnectionLost, InputError, MLHError, StructureError
-from mlh_driver.interfaces.progress import Progress
-from mlh_driver.interfaces.template import Assembler, Template
-from mlh_driver.interfaces.wire import (
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.sockets.session_log import SessionLog
+from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
+from mlh_driver.interfaces.sockets.wire import (
     Channel,
     header,
     pack_forces,
@@ -45,31 +46,45 @@ def extras_for_remote(results: Results) -> str:
     return json.dumps(results.observables() | arrays | {"timings": results.timings})
 
 
+@dataclass(frozen=True)
+class Peer:
+    """What an MD engine understands.
+
+    extras:  the text that goes with forces
+    reports: whether it takes FAILED and WORKING, which are not part of i-PI's protocol
+    """
+
+    extras: Callable[[Results], str]
+    reports: bool
+
+
+IPI = Peer(extras_for_ipi, reports=False)
+REMOTE_ENGINE = Peer(extras_for_remote, reports=True)
+
+
 class DriverSession:
     """Answers one MD engine until it says EXIT.
 
-    ``compute`` is called as soon as positions are complete, before GETFORCE is looked at: i-PI drops
-    a driver that pauses within its answer. ``check_species`` gets the (N,) numbers that the engine
+    ``engine.compute`` is called as soon as positions are complete, before GETFORCE is looked at: i-PI drops
+    a driver that pauses within its answer. ``engine.check_species`` gets the numbers that a RemoteEngine
     names in INIT as ``{"numbers": [...]}``; an MD engine that names none needs ``template``.
     """
 
     def __init__(
         self,
         channel: Channel,
-        compute: Callable[[System], Results],
-        check_species: Callable[[Any], None],
+        engine: ForceEngine,
         template: Template | None,
-        progress: Progress,
+        log: SessionLog,
     ) -> None:
         self._channel = channel
-        self._compute = compute
-        self._check_species = check_species
-        self._progress = progress
+        self._engine = engine
+        self._log = log
         self._use_template(template)
         self._initialized = False
         self._batch_size = 1
         self._reply: bytes | None = None
-        self._extras = extras_for_ipi
+        self._peer = IPI
         self._answers = {
             "STATUS": self._answer_status,
             "INIT": self._take_init,
@@ -81,7 +96,7 @@ class DriverSession:
         """Return after EXIT.
 
         Raises ConnectionLost when the peer leaves without it or breaks the protocol, StructureError
-        when its structure does not fit, and what ``compute`` raises (as MLHError if it is no error of this
+        when its structure does not fit, and what the engine raises (as MLHError if it is no error of this
         package). A RemoteEngine is told why.
         """
         try:
@@ -97,24 +112,24 @@ class DriverSession:
 
     def _report(self, error: MLHError) -> None:
         """Tell a RemoteEngine why the session ends; i-PI has no message for that."""
-        if self._extras is extras_for_remote and not isinstance(error, ConnectionLost):
+        if self._peer.reports and not isinstance(error, ConnectionLost):
             report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
             with contextlib.suppress(ConnectionLost):
                 self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
 
     def say_working(self) -> None:
-        """While ``compute`` takes its time: a sign of life for a RemoteEngine; i-PI waits without."""
-        if self._extras is extras_for_remote:
+        """While the engine takes its time: a sign of life for a RemoteEngine; i-PI waits without."""
+        if self._peer.reports:
             self._channel.send(header("WORKING"))
 
     def _next_message(self) -> str:
         start = time.perf_counter()
         patience = QUIET_S
         while not self._channel.has_data_within(patience):
-            self._progress.say(f"connected, but nothing was asked for {patience:g} s")
+            self._log.say(f"connected, but nothing was asked for {patience:g} s")
             patience *= 2
         message = self._channel.read_header()
-        self._progress.waited(time.perf_counter() - start)
+        self._log.waited(time.perf_counter() - start)
         if message != "EXIT" and message not in self._answers:
             raise ConnectionLost(f"unknown message {message!r}: the other end does not speak i-PI's protocol")
         return message
@@ -136,17 +151,17 @@ class DriverSession:
 
     def _take_identity(self, text: str) -> None:
         """INIT of a RemoteEngine: the elements, as JSON."""
-        self._extras = extras_for_remote
+        self._peer = REMOTE_ENGINE
         try:
             numbers = np.array(json.loads(text)["numbers"], dtype=np.int64)
         except (ValueError, KeyError, TypeError):
             raise InputError(f'INIT must be {{"numbers": [...]}}, got {text[:80]!r}') from None
-        self._check_species(numbers)
+        self._engine.check_species(numbers)
         self._use_template(Template.from_numbers(numbers.tolist(), "the list of elements in INIT"))
 
     def _use_template(self, template: Template | None) -> None:
         self._template = template
-        self._assemble = Assembler(template) if template else None
+        self._assemble = SystemBuilder(template) if template else None
 
     def _take_positions(self) -> None:
         systems = self._read_systems()
@@ -155,12 +170,12 @@ class DriverSession:
             if i and _same(system, systems[i - 1]):  # i-PI fills up a batch with copies of the last
                 results.append(results[-1])
                 continue
-            results.append(self._compute(system).check_finite())
-            self._progress.computed(results[-1])
+            results.append(self._engine.compute(system).check_finite())
+            self._log.computed(results[-1])
         energies, forces, virials = zip(
             *(to_atomic_units(r, s.volume) for r, s in zip(results, systems, strict=True)), strict=True
         )
-        self._reply = pack_forces(energies, forces, virials, [self._extras(r) for r in results])
+        self._reply = pack_forces(energies, forces, virials, [self._peer.extras(r) for r in results])
 
     def _read_systems(self) -> list[System]:
         """Read one structure, or a whole batch; an atom count that does not fit ends the session."""
@@ -196,7 +211,7 @@ class DriverSession:
         with contextlib.suppress(ConnectionLost):  # it may have said EXIT meanwhile: the next message tells
             self._channel.send(self._reply)
         self._reply = None
-        self._progress.sent(time.perf_counter() - start)
+        self._log.sent(time.perf_counter() - start)
 
 
 def _base64(values: Array) -> str:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 
 DRAIN_S = 5.0
+"""Longest wait for what is still under way: i-PI closes its end within a step."""
 
 
 @contextlib.contextmanager

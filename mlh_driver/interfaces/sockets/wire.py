@@ -1,7 +1,7 @@
 """The i-PI framing: units, whole messages on a socket, and the layout of positions and forces.
 
 Everything that speaks the protocol goes through this file: the i-PI client, the server and
-:class:`~mlh_driver.interfaces.remote.RemoteEngine`.
+:class:`~mlh_driver.interfaces.sockets.remote.RemoteEngine`.
 
 =============  ==========  =====================================================================
 message        from        what follows the 12-byte header (int32, float64, atomic units)
@@ -47,10 +47,13 @@ ELECTRONVOLT = 0.036749326
 """One eV in hartree as i-PI rounds it (CODATA 2022: 0.0367493222)."""
 
 HEADER_BYTES = 12
+"""Fixed by i-PI's protocol."""
 CHUNK_BYTES = 1 << 17
+"""Read at once when a connection is emptied; any size does."""
 LINGER_S = 0.5
-#: A machine that has gone, or a cut cable, is noticed after a minute and a half instead of two hours.
+"""Longest wait for what a peer still sends before its socket is closed."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
+"""A machine that has gone, or a cut cable, is noticed after a minute and a half instead of two hours."""
 
 
 def header(name: str) -> bytes:

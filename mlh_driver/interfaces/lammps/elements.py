@@ -17,7 +17,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from mlh_driver.errors import InputError
-from mlh_driver.interfaces.lammps_units import LammpsUnits
+from mlh_driver.interfaces.lammps.units import LammpsUnits
 
 MASS_TOLERANCE = 0.25
 """Atomic mass units: admits rounded masses (28, 16) and keeps neighbors in the periodic table apart."""

@@ -1,0 +1,88 @@
+"""The settings of an engine: one set of names, units and defaults for every interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from mlh_driver.errors import InputError
+
+if TYPE_CHECKING:
+    from mlh_driver.model import Model
+
+DEFAULT_MODEL = "asio2-minimal"
+PRECISIONS = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a model is run.
+
+    model:  name of a shipped model, path of a model file, or a loaded :class:`~mlh_driver.model.Model`,
+            which stays in the precision and on the device that it has
+    solver: of the density matrix: ``auto``, ``dense``, or in linear time ``sp2`` (gap of at least 20 kT) or
+            ``foe`` (any kT > 0)
+    electronic_temperature_K: of the Fermi-Dirac occupations; 0 is allowed when there is a gap
+    error_per_atom_meV: what the linear-time solvers may miss of the energy, in meV per atom
+    dtype:  precision of the network, ``float32`` or ``float64``; sums of energies are in double precision
+    device: where the network runs: ``cpu``, ``cuda``, ``cuda:1`` ...
+    threads: CPU threads of the whole process; 0 leaves them as they are
+
+    Raises InputError for a value that cannot be used. Solver, model and device are looked up by the engine.
+    """
+
+    model: str | Path | Model = DEFAULT_MODEL
+    solver: str = "auto"
+    electronic_temperature_K: float = 300.0
+    error_per_atom_meV: float = 0.1
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.electronic_temperature_K < math.inf:
+            raise InputError(
+                f"electronic_temperature_K is {self.electronic_temperature_K}; give zero or a positive "
+                "number of kelvin, such as 300"
+            )
+        if not 0 < self.error_per_atom_meV < math.inf:
+            raise InputError(
+                f"error_per_atom_meV is {self.error_per_atom_meV}; give a positive number of meV per "
+                "atom, such as 0.1"
+            )
+        if self.dtype not in PRECISIONS:
+            raise InputError(f"dtype is {self.dtype!r}; choose {' or '.join(PRECISIONS)}")
+        if self.threads < 0:
+            raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> EngineSettings:
+        """From text or numbers by name, as i-PI passes parameters on.
+
+        Raises InputError for an unknown name, and for text that is no number where one is needed.
+        """
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        if unknown := sorted(set(values) - set(kinds)):
+            raise InputError(f"unknown settings {unknown}; there are {', '.join(kinds)}")
+        return cls(**{name: _convert(name, value, kinds[name]) for name, value in values.items()})
+
+
+class EngineKeywords(TypedDict, total=False):
+    """The settings beside the model, for ``**settings: Unpack[EngineKeywords]`` in a signature."""
+
+    solver: str
+    electronic_temperature_K: float
+    error_per_atom_meV: float
+    dtype: str
+    device: str
+    threads: int
+
+
+def _convert(name: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; give a number") from None

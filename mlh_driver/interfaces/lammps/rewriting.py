@@ -1,0 +1,169 @@
+"""Copies of LAMMPS scripts with additions, through which LAMMPS asks this process at chosen lines.
+
+Each addition sets two string variables of LAMMPS, :data:`QUESTION` and :data:`ARGUMENT`, and includes a named
+pipe; :mod:`mlh_driver.interfaces.lammps.script` says why, and answers.
+
+===========  ===============================================  ============================================
+question     asked                                            argument
+===========  ===============================================  ============================================
+``bind``     after ``fix ... external pf/callback``           ``ID:group:Ncall:Napply``
+``labels``   after ``labelmap``                               ``all``
+``run``      before a run, in a script with ``clear``         ``all``
+``copy``     before ``include FILE`` and ``jump FILE``        FILE, replaced by its copy in the answer
+===========  ===============================================  ============================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlh_driver.errors import InputError
+
+QUESTION = "mlh_question"
+ARGUMENT = "mlh_argument"
+
+_FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
+_WITHOUT_MODEL = re.compile(
+    r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
+    r"""|born/matrix|gcmc|widom)\b([^"']*)"""
+)
+_ON_FORCES = re.compile(
+    r"\bfix\s+(\S+)\s+\S+\s+((?:set|ave|line|plane)force|freeze|enforce2d|store/force|shake|rattle)\b"
+)
+_CLEAR = re.compile(r"^\s*clear\b", re.MULTILINE)
+_RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
+_LABELS = re.compile(r"\blabelmap\s")
+_FILE = r"""(include|jump)\s+(?!SELF(?:[\s"']|$))"""  # the script itself is a copy already
+_READ = re.compile(rf"""^\s*{_FILE}("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
+_QUOTED_READ = re.compile(rf"""(["']\s*){_FILE}([^\s"']+)([^"']*)""")
+
+
+class ScriptCopies:
+    """The copies of one run, in ``folder``, which ask through ``pipe``.
+
+    on_forces: the fixes in the scripts that act on forces, by ID, with their style
+    """
+
+    def __init__(self, folder: Path, pipe: Path) -> None:
+        self._folder, self._pipe = folder, pipe
+        self._made: dict[tuple[Path, int, int, int], Path] = {}
+        self._counter = itertools.count()
+        self.on_forces: dict[str, str] = {}
+
+    def of(self, script: Path) -> Path:
+        """The copy of ``script``, made on first use and again when the file has changed."""
+        source = script.resolve()
+        status = source.stat()
+        version = (source, status.st_mtime_ns, status.st_size, status.st_ino)
+        if version not in self._made:
+            text = source.read_text(encoding="utf-8", errors="surrogateescape")
+            runs = _CLEAR.search(text) is not None
+            lines = [self._rewritten(physical, logical, runs) for physical, logical in logical_lines(text)]
+            self._made[version] = self._write(source.name.replace(" ", "_"), "".join(lines))
+        return self._made[version]
+
+    def _write(self, name: str, text: str) -> Path:
+        """A new file in the temporary folder."""
+        path = self._folder / f"{next(self._counter)}-{name}"
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        return path
+
+    def _rewritten(self, physical: str, logical: str, runs: bool) -> str:
+        """The text that replaces one command of a script; ``runs``: whether to ask before each run."""
+        if logical.split()[:1] == ["print"]:
+            return physical
+        read = _READ.match(logical)
+        if read is not None:
+            return self._read_copy(*read.groups())
+        fixes = list(_FIX.finditer(logical))
+        for fix in fixes:
+            check_fix(*fix.groups(), line=logical.strip())
+        for command in _WITHOUT_MODEL.finditer(logical):
+            check_includes_model(*command.groups(), line=logical.strip())
+        self.on_forces |= {command[1]: command[2] for command in _ON_FORCES.finditer(logical)}
+        before = self._ask("run", "all") if runs and _RUN.match(logical) else ""
+        labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
+        bind = (self._ask("bind", ":".join(part or "" for part in fix.groups())) for fix in fixes)
+        return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)
+
+    def _read_copy(self, command: str, name: str, rest: str) -> str:
+        """Lines that read the copy of a file."""
+        return self._ask("copy", name) + f"{command} ${{{ARGUMENT}}}{rest}\n"
+
+    def _quoted_copy(self, match: re.Match[str]) -> str:
+        quote, command, name, rest = match.groups()
+        return f"{quote}{command} {self._write('quoted', self._read_copy(command, name, rest))}"
+
+    def _ask(self, question: str, argument: str) -> str:
+        """Script lines with which LAMMPS asks this process something."""
+        return (
+            f"variable {QUESTION} string {question} # this and what it includes come from mlh-driver\n"
+            f"variable {ARGUMENT} string {argument}\n"
+            f"include {self._pipe}\n"
+        )
+
+
+def existing_script(script: Path) -> Path:
+    """The path itself; raises InputError if there is no such file."""
+    if not script.is_file():
+        raise InputError(f"the LAMMPS script {str(script)!r} does not exist; name an existing one")
+    return script
+
+
+def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, *, line: str) -> None:
+    """Raise InputError unless the fix asks for new forces on all atoms in every step."""
+    for name, value, needed in (("group", group, "all"), ("Ncall", n_call, "1"), ("Napply", n_apply, "1")):
+        if value != needed and "$" not in (value or ""):
+            raise InputError(
+                f"'{line}': {name} is {value}, but must be {needed}: the model gives the forces on all "
+                f"atoms in every step. Write: fix {fix_id} all external pf/callback 1 1"
+            )
+
+
+def check_includes_model(style: str, arguments: str, *, line: str) -> None:
+    """Raise InputError for what would leave the model out.
+
+    That is local stress, unless it is the kinetic part, numerical derivatives, and trial insertions.
+    """
+    if style.startswith("numdiff") or style == "born/matrix":
+        raise InputError(f"'{line}': {style} differentiates pair and bonded terms, without the model")
+    if style in ("gcmc", "widom"):
+        if "full_energy" in arguments.split():
+            return
+        raise InputError(
+            f"'{line}': {style} takes the energy of pair terms alone, without the model; add full_energy"
+        )
+    if not style.endswith("stress/atom") or arguments.split()[1:] != ["ke"]:
+        raise InputError(
+            f"'{line}': the model has no local stress, and {style} would leave it out; take the pressure of "
+            "the box (thermo_style pxx, compute pressure), or the kinetic part alone (stress/atom NULL ke)"
+        )
+
+
+def logical_lines(text: str) -> Iterator[tuple[str, str]]:
+    """Split a script into commands, as (the lines as they stand, one line without comment).
+
+    A command goes on in the next line after ``&``, and inside triple quotes.
+    """
+    physical = logical = ""
+    for line in text.splitlines():
+        physical += line + "\n"
+        logical += line.rstrip()
+        if logical.endswith("&"):
+            logical = logical[:-1] + " "
+        elif logical.count('"""') % 2 == 1:
+            logical += "\n"
+        else:
+            yield physical, strip_comment(logical)
+            physical = logical = ""
+    if physical:
+        yield physical, strip_comment(logical)
+
+
+def strip_comment(line: str) -> str:
+    """Cut at the first ``#`` that is not inside single, double or triple quotes."""
+    outside = re.match(r'''(?:"""(?:.*?)"""|"[^"]*"|'[^']*'|[^#"']|["'])*''', line, re.DOTALL)
+    return outside[0] if outside else line

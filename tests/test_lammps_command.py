@@ -1,0 +1,205 @@
+"""The command mlh-driver lammps, and the inputs to copy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from lammps_runs import (
+    SETUP,
+    run_text,
+    write_data,
+)
+from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, Program, launching
+
+from mlh_driver import Results, System
+from mlh_driver.cli.lammps import read_arguments
+from mlh_driver.errors import ConnectionLost, InputError
+from mlh_driver.interfaces.lammps.script import remove_leftovers
+from mlh_driver.interfaces.sockets.remote import RemoteEngine
+
+pytestmark = pytest.mark.usefixtures("no_hang", "own_folder")
+
+INPUTS = Path(__file__).parents[1] / "lammps_inputs"
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DRIVER, "lammps", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env=ENVIRONMENT | environment,
+    )
+
+
+def thermo(log: str) -> list[np.ndarray]:
+    """The tables of thermo output, one array (lines, columns) for each run."""
+    tables = re.findall(r"^ +Step.*\n((?: +[-\d.][^\n]*\n)+)", Path(log).read_text(), re.MULTILINE)
+    return [np.array([line.split() for line in table.splitlines()], dtype=float) for table in tables]
+
+
+def run_input(case: str, script: str, *arguments: str) -> str:
+    shutil.copytree(INPUTS / case, case)
+    os.chdir(case)
+    done = command("-in", script, *arguments, "-log", "test.log")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_input_nve() -> None:
+    printed = run_input("nve", "in.nve", "-var", "settle", "10", "-var", "steps", "40", "-var", "every", "1")
+    _, table = thermo("test.log")
+    assert len(table) == 41
+    total, potential = table[:, 3], table[:, 2]
+    assert np.ptp(potential) > 0.3
+    assert np.ptp(total) < 0.05 * np.ptp(potential)
+    assert re.search(r"drift of the total energy: -?\d+\.\d+ meV/atom/ps over 0\.02 ps", printed)
+
+
+@pytest.mark.slow
+def test_input_npt() -> None:
+    run_input("npt", "in.npt", "-var", "steps", "20", "-var", "every", "5")
+    (table,) = thermo("test.log")
+    assert len(table) == 5
+    assert np.ptp(table[:, 4]) > 0
+    assert len(set(table[-1, 4:7])) == 3
+    assert Path("npt.lammpstrj").read_text().count("ITEM: TIMESTEP") == 5
+
+
+@pytest.mark.slow
+def test_input_melt_quench_and_its_continuation() -> None:
+    lengths = ("-var", "melt", "8", "-var", "quench", "8", "-var", "anneal", "8", "-var", "every", "4")
+    run_input("melt_quench", "in.melt_quench", *lengths)
+    tables = thermo("test.log")
+    assert [table[-1, 0] for table in tables] == [8, 16, 24]
+    assert tables[0][0, 1] == pytest.approx(4500, rel=1e-6)
+    done = command("-in", "in.continue", "-var", "steps", "4", "-var", "every", "2", "-log", "next.log")
+    assert done.returncode == 0, done.stderr
+    (table,) = thermo("next.log")
+    assert np.allclose(table[0, [0, 1, 2]], tables[-1][-1, [0, 1, 2]], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_input_vacancy_relaxation() -> None:
+    printed = run_input("vacancy_relaxation", "in.relax", "-var", "steps", "6", "-var", "every", "1")
+    table = thermo("test.log")[0]
+    assert (np.diff(table[:, 1]) < 0).all()
+    assert "relaxed energy" in printed
+    parts = np.loadtxt("relaxed.lammpstrj", skiprows=9, usecols=5)
+    assert parts.sum() == pytest.approx(table[-1, 1], rel=1e-5)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Launcher]:
+    with launching(tmp_path) as launcher:
+        yield launcher
+
+
+def serve(start: Launcher, model: str) -> tuple[Program, str]:
+    """A server with the stand-in engine, and its address."""
+    server = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", model)
+    server.wait_for("listening on unix socket")
+    return server, f"unix:{start.folder}/socket"
+
+
+def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    setup = SETUP.format(units="metal", data="a.data")
+    Path("in.test").write_text(setup + "fix move all nve\nrun ${n}\nprint 'all done'\n")
+    Path("in.bad").write_text("units metal\nfoo bar\n")
+    Path("in.quit").write_text(setup + "run 2\nif '2 > 1' then 'quit 7'\nprint 'all done'\n")
+    _, address = serve(start, "fake,nan=20")
+    for arguments, status, message in [
+        (("-in", "in.test", "-var", "n", "10"), 0, ""),
+        (("-in", "in.test", "-var", "n", "100"), 1, "forces on 1 atoms"),
+        (("-in", "in.test", "-var", "n", "10", "--elements", "Si"), 1, "names 1 elements"),
+        (("-in", "in.bad"), 1, "Unknown command: foo bar"),
+        (("-in", "in.quit"), 7, ""),
+        (("-in", "nowhere.in"), 1, "'nowhere.in' does not exist"),
+        (("-in", "in.test", "--solver", "foe"), 1, "--solver has no effect with --server"),
+        (("-in", "in.test", "--model", "other"), 1, "--model has no effect with --server"),
+    ]:
+        done = command(*arguments, "-log", "none", "--server", address)
+        assert done.returncode == status, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert ("all done" in done.stdout) == (status == 0)
+
+
+def test_folders_of_dead_processes_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for owner in (dead.pid, os.getpid(), 1):
+        (tmp_path / f"mlh-driver-lammps-{owner}-x").mkdir()
+    remove_leftovers()
+    left = {path.name.split("-")[3] for path in tmp_path.iterdir()}
+    assert left == {str(os.getpid()), "1"}
+
+
+def test_a_killed_server_ends_the_run(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    server, address = serve(start, "fake,slow=0.05")
+
+    class Killing(RemoteEngine):
+        def compute(self, system: System) -> Results:
+            if len(seen) == 3:
+                server.process.kill()
+            seen.append(0)
+            return super().compute(system)
+
+    seen: list[int] = []
+    with pytest.raises(ConnectionLost):
+        run_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 100\n", Killing(address))
+    assert len(seen) == 4
+
+
+@pytest.mark.slow
+def test_command_with_the_model_names_an_unknown_mass(host: Atoms) -> None:
+    write_data(host, "a.data", masses=(28.085, 36.5))
+    Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "run 1\n")
+    done = command("-in", "in.test", "-log", "none")
+    assert done.returncode == 1
+    assert "type 2 has the mass 36.5 amu" in done.stderr
+
+
+def test_ctrl_c_ends_the_run(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 1000000\n")
+    _, address = serve(start, "fake")
+    program = start(*DRIVER, "lammps", "-in", "in.test", "-log", "none", "--server", address)
+    program.wait_for("Per MPI rank memory")
+    program.process.send_signal(signal.SIGINT)
+    assert program.status() == 130
+
+
+def test_command_refuses_several_ranks() -> None:
+    done = command("-in", "in.test", PMI_SIZE="2")
+    assert done.returncode == 1
+    assert "started on 2 MPI ranks" in done.stderr
+    assert "without mpirun" in done.stderr
+
+
+def test_arguments_are_sorted_as_lammps_users_type_them() -> None:
+    typed = "-var T 300 -5 600 -in in.x --elements Si O -v n 3 -log none -nocite"
+    arguments = read_arguments(typed.split())
+    assert arguments.scripts == ["in.x"]
+    assert arguments.elements == ["Si", "O"]
+    assert " ".join(arguments.lammps) == "-var T 300 -5 600 -v n 3 -log none -nocite"
+    for wrong, message in [
+        ("-partition 2x1 -in a", "-partition is not an option"),
+        ("-var a", "-var needs 2 values"),
+        ("in.x", "belongs to no option"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_arguments(wrong.split())
