@@ -2,12 +2,15 @@
 
 The zero of potential of the reference is arbitrary, so Hamiltonians are compared up to one constant per
 structure, the mean of the diagonal of H_model - H_reference; eigenvalues are compared after the same
-shift. Energies, forces and stresses are compared as they are, on the reference's scale.
+shift. Energies, forces and stresses are compared as they are, on the reference's scale. A label with an
+electronic temperature is compared with the model at that temperature, one of closed shells with the model at
+the temperature of the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +19,7 @@ import numpy as np
 from mlh_driver.data import LabelledStructure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError
+from mlh_driver.solvers.base import KELVIN_eV
 from mlh_driver.system import Array
 
 SHELLS_A = (0.0, 2.0, 3.0, 4.0, 5.0, 7.0, np.inf)
@@ -97,7 +101,7 @@ def evaluate_structures(
 
 def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErrors:
     """Compare the engine with the labels of one structure; raises what ``engine.compute`` raises."""
-    results = engine.compute(label.system)
+    results = _at_temperature_of(label, engine).compute(label.system)
     return StructureErrors(
         name=label.name,
         hamiltonian=_hamiltonian_errors(engine, label),
@@ -106,6 +110,15 @@ def evaluate_structure(engine: Engine, label: LabelledStructure) -> StructureErr
         stress_eV_A3=None if label.stress is None else results.stress - label.stress,
         extrapolation=results.extrapolation,
     )
+
+
+def _at_temperature_of(label: LabelledStructure, engine: Engine) -> Engine:
+    """The engine with electrons as hot as those of the label."""
+    if not label.electronic_temperature_K:
+        return engine
+    engine = copy(engine)
+    engine.kT = KELVIN_eV * label.electronic_temperature_K
+    return engine
 
 
 def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:

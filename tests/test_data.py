@@ -61,6 +61,19 @@ def test_structures_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_structure(path, "b").stress is None
 
 
+def test_a_label_without_an_electronic_temperature_is_of_closed_shells(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    for name, temperature_K in (("hot", 3500.0), ("cold", 0.0), ("old", 0.0)):
+        label = replace(labelled(name), electronic_temperature_K=temperature_K)
+        hdf5.append(path, label, "train", REFERENCE)
+    with h5py.File(path, "a") as file:
+        del file["old"].attrs["electronic_temperature_K"]
+    read = {label.name: label.electronic_temperature_K for label in read_split(path, "train")}
+    assert read == {"hot": 3500.0, "cold": 0.0, "old": 0.0}
+    with pytest.raises(InputError, match=r"temperature is -1\.0 K; give kelvin"):
+        replace(labelled("wrong"), electronic_temperature_K=-1.0)
+
+
 def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
     """The lines of the module's docstring, run as they stand."""
     label = labelled("glass_0")
