@@ -2,17 +2,21 @@
 
 The zero of potential of the reference is arbitrary, so Hamiltonians are compared up to one constant per
 structure, the mean of the diagonal of H_model - H_reference; eigenvalues are compared after the same
-shift. Energies, forces and stresses are compared as they are, on the reference's scale.
+shift. Energies, forces and stresses are compared as they are, on the reference's scale. A label with an
+electronic temperature is compared with the model at that temperature, one of closed shells with the model at
+the temperature of the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError
@@ -105,7 +109,7 @@ def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> Structu
 
     H and levels are compared where the model is in this process; a server does not send them.
     """
-    results = engine.compute(label.system)
+    results = _at_temperature_of(label, engine).compute(label.system)
     return StructureErrors(
         name=label.name,
         hamiltonian=_hamiltonian_errors(engine, label) if isinstance(engine, Engine) else None,
@@ -114,6 +118,15 @@ def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> Structu
         stress_eV_A3=None if label.stress is None else results.stress - label.stress,
         extrapolation=results.extrapolation,
     )
+
+
+def _at_temperature_of(label: LabelledStructure, engine: ForceEngine) -> ForceEngine:
+    """The engine with electrons as hot as those of the label; a server keeps its own temperature."""
+    if not (label.electronic_temperature_K and isinstance(engine, Engine)):
+        return engine
+    engine = copy(engine)
+    engine.kT = KELVIN_eV * label.electronic_temperature_K
+    return engine
 
 
 def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:

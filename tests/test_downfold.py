@@ -15,12 +15,14 @@ from scipy.spatial.transform import Rotation
 from mlh_driver.constants import HARTREE_eV
 from mlh_driver.reference.constants import VALENCE_ELECTRONS, count_occupied
 from mlh_driver.reference.downfold import (
+    LEAST_OCCUPATION,
     PYSCF_BASIS,
     downfold,
     intrinsic_atomic_orbitals,
     orthonormalize,
     overlap_matrices,
 )
+from mlh_driver.solvers.dense import entropy_of, filling
 
 pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
 
@@ -80,6 +82,29 @@ def test_occupied_levels_are_exact() -> None:
     n_occupied = count_occupied(MOLECULE_NUMBERS)
     assert H_min.shape == (12, 12)
     np.testing.assert_allclose(np.linalg.eigvalsh(H_min)[:n_occupied], eigenvalues[:n_occupied], atol=1e-10)
+
+
+def test_levels_of_hot_electrons_are_exact_as_far_as_they_hold_some() -> None:
+    S, S12, S22 = overlap_matrices(MOLECULE_NUMBERS, MOLECULE_POSITIONS_A, BOX_A)
+    H, n_occupied, kT = invariant_model(S, MOLECULE_NUMBERS), count_occupied(MOLECULE_NUMBERS), 1.0
+    H_min, eigenvalues = downfold(H, S, n_occupied, S12, S22, kT)
+    f = filling(eigenvalues, n_occupied, kT)
+    n_held = int((f >= LEAST_OCCUPATION).sum())
+    assert n_occupied < n_held < len(H_min)
+    minimal = np.linalg.eigvalsh(H_min)
+    np.testing.assert_allclose(minimal[:n_held], eigenvalues[:n_held], atol=1e-10)
+
+    def free_energy(levels: np.ndarray) -> float:
+        f = filling(levels, n_occupied, kT)
+        return float(2 * f @ levels) - kT * entropy_of(f)
+
+    cold, _ = downfold(H, S, n_occupied, S12, S22)
+    of_cold, of_hot = (
+        abs(free_energy(np.linalg.eigvalsh(h)) - free_energy(eigenvalues)) for h in (cold, H_min)
+    )
+    assert of_hot < 0.2 * of_cold
+    same, _ = downfold(H, S, n_occupied, S12, S22, 1e-4)
+    np.testing.assert_array_equal(same, cold)
 
 
 def test_minimal_hamiltonian_rotates_as_s_and_p() -> None:

@@ -203,10 +203,40 @@ def test_bad_input_is_refused() -> None:
         dense(H, None, 16.0, 0.0)
 
 
-def test_density_response_is_the_derivative() -> None:
+@pytest.mark.parametrize("kT", [0.0, 0.025, 1.0, 20.0])
+def test_density_response_is_the_derivative(kT: float) -> None:
     H = gapped_matrix(n=6, filled=2).requires_grad_()
-    symmetric = lambda A: differentiable_density(0.5 * (A + A.T), 2)  # noqa: E731
+    symmetric = lambda A: differentiable_density(0.5 * (A + A.T), 2, kT)[0]  # noqa: E731
     assert torch.autograd.gradcheck(symmetric, (H,))
+
+
+@pytest.mark.parametrize("split_eV", [0.0, 1e-9, 1e-3])
+def test_hot_density_responds_smoothly_where_levels_meet(split_eV: float) -> None:
+    """A pair of equal or nearly equal levels at the Fermi level, and two more far off."""
+    Q, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=torch.manual_seed(0)))
+    levels = torch.tensor([-3.0, -0.5 * split_eV, 0.5 * split_eV, 4.0], dtype=torch.float64)
+    H = ((Q * levels) @ Q.T).requires_grad_()
+    symmetric = lambda A: differentiable_density(0.5 * (A + A.T), 2, 0.3)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(symmetric, (H,))
+
+
+def test_hot_density_keeps_its_electrons_and_is_stationary() -> None:
+    """The trace does not respond to H, and the derivative of the free energy by H is 2 P."""
+    H, kT = gapped_matrix(n=8, filled=2).requires_grad_(), 5.0
+    density, entropy_term = differentiable_density(H, 2, kT)
+    (of_trace,) = torch.autograd.grad(density.trace(), H)
+    assert float(density.detach().trace()) == pytest.approx(2.0)
+    assert float(of_trace.abs().max()) < 1e-12
+    state = dense(H.detach(), None, 4.0, kT)
+    torch.testing.assert_close(density.detach(), state.density.dense())
+    assert float(entropy_term) == pytest.approx(state.entropy_term) and state.entropy_term > 1.0
+
+    def free_energy(step: float) -> float:
+        moved = dense(H.detach() + step, None, 4.0, kT)
+        return moved.band_energy - moved.entropy_term
+
+    slope = (free_energy(1e-4) - free_energy(-1e-4)) / 2e-4
+    assert slope == pytest.approx(2.0 * float(density.detach().sum()), rel=1e-5)
 
 
 def test_without_truncation_purification_is_exact_element_by_element() -> None:

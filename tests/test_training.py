@@ -15,18 +15,20 @@ from conftest import MINIMAL_SIO2, REPOSITORY, network_section, random_model, sm
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app, run
-from mlh_driver.data import hdf5, read_split, read_structure
+from mlh_driver.data import LabelledStructure, hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
+from mlh_driver.results import Results
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
     LEVEL_WEIGHT,
     MULTIPOLE_WEIGHT,
     ONSITE_WEIGHT,
+    Electrons,
     LARGE_ENERGY_ERROR_eV,
     band_term,
     double_counting,
@@ -36,7 +38,7 @@ from mlh_driver.training.objectives import (
     total_energy,
     weighted_errors,
 )
-from mlh_driver.training.samples import Derivatives, make_sample
+from mlh_driver.training.samples import Derivatives, Sample, make_sample
 from mlh_driver.training.settings import (
     DataSettings,
     LossWeights,
@@ -132,11 +134,86 @@ def sample_of(folder: Path, settings: TrainSettings, dtype: torch.dtype = torch.
         graph=replace(sample.graph, pair_vectors=sample.graph.pair_vectors.double()),
         hamiltonian=sample.hamiltonian.double(),
         orbitals=sample.orbitals.double(),
+        occupations=sample.occupations.double(),
         forces=sample.forces.double(),
         virial=sample.virial.double(),
     )
 
 
+@pytest.fixture
+def electrons_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model puts electrons on other atoms than it says; its energy counts nevertheless."""
+    monkeypatch.setattr("mlh_driver.training.objectives.LARGEST_CHARGE_DEVIATION", np.inf)
+
+
+HOT_K = 20000.0
+
+
+def hot_sample(folder: Path, teacher: Model) -> tuple[LabelledStructure, Results, Sample]:
+    """A structure labelled by the teacher with hot electrons, its results, and the sample."""
+    label = read_structure(folder / "data", "s0")
+    results = Engine(teacher, electronic_temperature_K=HOT_K).compute(label.system)
+    label = replace(
+        label,
+        energy=results.energy,
+        forces=results.forces,
+        stress=results.stress,
+        electronic_temperature_K=HOT_K,
+    )
+    settings = read_settings(folder / "tiny.toml")
+    return label, results, make_sample(label, settings.basis(), settings.atom_energies(), 5.0)
+
+
+def test_hot_labels_teach_free_energies_and_hot_charges(folder: Path, teacher: Model) -> None:
+    label, results, sample = hot_sample(folder, teacher)
+    assert results.electronic_entropy > 1.0
+    _, energy, derivatives = total_energy(teacher.network, sample)
+    found, _ = double_counting(teacher.network, sample, band_term(teacher.network, sample))
+    for value in (energy, found):
+        assert float(value.detach()) == pytest.approx(sample.binding, abs=1e-4)
+    torch.testing.assert_close(
+        derivatives.forces.detach(), sample.forces, atol=1e-4, rtol=1e-4, check_dtype=False
+    )
+    np.testing.assert_allclose(sample.multipoles[:, 0], -results.charges, atol=1e-4)
+    assert float(sample.occupations.sum()) == pytest.approx(sample.n_pairs, abs=1e-4)
+    cold = make_sample(
+        replace(label, electronic_temperature_K=0.0),
+        teacher.basis,
+        read_settings(folder / "tiny.toml").atom_energies(),
+        5.0,
+    )
+    assert abs(cold.multipoles - sample.multipoles).max() > 0.01
+    assert cold.occupations.tolist() == [1.0] * cold.n_pairs
+
+
+def test_a_hot_label_is_evaluated_at_its_temperature(folder: Path, teacher: Model) -> None:
+    label, results, _ = hot_sample(folder, teacher)
+    engine = Engine(teacher, electronic_temperature_K=300.0)
+    errors = evaluate_structure(engine, label)
+    assert errors.energy_eV_atom == pytest.approx(0.0, abs=1e-6)
+    cold = evaluate_structure(engine, replace(label, electronic_temperature_K=0.0))
+    assert cold.energy_eV_atom > 0.1
+    assert engine.compute(label.system).electronic_entropy < 0.1 * results.electronic_entropy
+
+
+def test_electrons_on_wrong_atoms_leave_the_loss_of_the_hamiltonian(
+    folder: Path, teacher: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
+    electrons = Electrons.of(teacher.network, sample)
+    excess = sum(part.sum() for part in electrons.weight.detach().diagonal().split(sample.sizes.tolist())[:1])
+    deviation = electrons.charge_deviation
+    assert deviation >= abs(float(excess - electrons.blocks.multipoles[0, 0].detach())) - 1e-6
+    weights = LossWeights()
+    of_H = weights.hamiltonian * float(hamiltonian_loss(teacher.network, electrons.blocks, sample).detach())
+    wrong = replace(sample, binding=sample.binding + 1.0)
+    for limit, alone in ((0.99 * deviation, True), (1.01 * deviation, False)):
+        monkeypatch.setattr("mlh_driver.training.objectives.LARGEST_CHARGE_DEVIATION", limit)
+        loss = float(joint_loss(teacher.network, wrong, weights).detach())
+        assert (loss == pytest.approx(of_H, rel=1e-9)) == alone
+
+
+@pytest.mark.usefixtures("electrons_anywhere")
 def test_the_teacher_has_no_error_on_its_own_labels(folder: Path, teacher: Model) -> None:
     """Energies, forces, virial and H of training are those of the engine, whatever the zero of H."""
     settings = read_settings(folder / "tiny.toml")
@@ -186,11 +263,15 @@ def test_early_stopping_weighs_forces_and_energies_as_the_loss(folder: Path) -> 
     assert errors["score"] ** 2 == pytest.approx(squares + weights.energy * errors["energy_meV_atom"] ** 2)
 
 
-def test_joint_loss_has_exact_parameter_gradients(folder: Path) -> None:
+@pytest.mark.usefixtures("electrons_anywhere")
+@pytest.mark.parametrize("kT", [0.0, 1.0])
+def test_joint_loss_has_exact_parameter_gradients(folder: Path, kT: float) -> None:
     """Including the response of the density matrix to the Hamiltonian."""
     settings = read_settings(folder / "tiny.toml")
     sample = sample_of(folder, settings, torch.float64)
-    sample = replace(sample, hamiltonian=torch.zeros_like(sample.hamiltonian), forces=0 * sample.forces)
+    sample = replace(
+        sample, kT=kT, hamiltonian=torch.zeros_like(sample.hamiltonian), forces=0 * sample.forces
+    )
     network = random_model().network.requires_grad_()
     weight = network.bonds[1].head.out_even
     (gradient,) = torch.autograd.grad(joint_loss(network, sample, LossWeights()), weight)
@@ -215,8 +296,8 @@ def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) ->
         H = Assembly(blocks, sample.sizes).hamiltonian(torch.float64).dense()
         H[0, column] += error
         H[column, 0] += error
-        none = sample.orbitals[:, :0]
-        exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles, orbitals=none)
+        none = {"orbitals": sample.orbitals[:, :0], "occupations": sample.occupations[:0]}
+        exact = replace(sample, hamiltonian=H, multipoles=blocks.multipoles, **none)
         return sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
 
     assert loss(1, 0.0) < 1e-10
@@ -225,7 +306,10 @@ def test_onsite_elements_count_more_than_others(folder: Path, teacher: Model) ->
 
 
 def test_errors_that_add_up_in_a_level_count_more(folder: Path, teacher: Model) -> None:
-    """H is wrong by 0.1 eV in one occupied level, which moves the mean of all n by 0.1 / n."""
+    """H is wrong by 0.1 eV in one occupied level, which moves the mean of all n by 0.1 / n.
+
+    It holds half a pair of electrons, and the error counts half.
+    """
     sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
     C, error = sample.orbitals, 0.1
     n, n_pairs = C.shape
@@ -235,11 +319,13 @@ def test_errors_that_add_up_in_a_level_count_more(folder: Path, teacher: Model) 
     wrong = replace(
         sample, hamiltonian=H - error * torch.outer(C[:, 3], C[:, 3]), multipoles=blocks.multipoles
     )
+    f = torch.ones(n_pairs, dtype=torch.float64)
+    f[3] = 0.5
     losses = [
-        n / 4 * float(hamiltonian_loss(teacher.network, blocks, replace(wrong, orbitals=orbitals)))
-        for orbitals in (C, C[:, :0])
+        n / 4 * float(hamiltonian_loss(teacher.network, blocks, replace(wrong, occupations=occupations)))
+        for occupations in (f, 0 * f)
     ]
-    squares = (error - error / n) ** 2 + (n_pairs - 1) * (error / n) ** 2
+    squares = 0.5 * (error - error / n) ** 2 + (n_pairs - 1) * (error / n) ** 2
     assert losses[0] - losses[1] == pytest.approx(LEVEL_WEIGHT * squares)
 
 
@@ -253,7 +339,8 @@ def test_onsite_blocks_do_not_make_up_for_errors_of_the_multipoles(folder: Path,
         missing = teacher.network.long_range.field(sample.graph, labelled).potentials - blocks.potentials
     onsite = blocks.onsite + torch.diag_embed(missing[:, None].expand(-1, 4))
     H = Assembly(replace(blocks, onsite=onsite), sample.sizes).hamiltonian(torch.float64).dense()
-    exact = replace(sample, hamiltonian=H, multipoles=labelled, orbitals=sample.orbitals[:, :0])
+    none = {"orbitals": sample.orbitals[:, :0], "occupations": sample.occupations[:0]}
+    exact = replace(sample, hamiltonian=H, multipoles=labelled, **none)
     loss = sample.graph.n_atoms * float(hamiltonian_loss(teacher.network, blocks, exact))
     assert float(missing.abs().max()) > 1e-3
     of_potential = ONSITE_WEIGHT * 4 * float(missing.square().sum())

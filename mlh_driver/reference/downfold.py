@@ -11,6 +11,11 @@ minimal basis:
     H_min = A^T H A                                                                     (m, m)
 
 The columns of A span C exactly, so the lowest n_occ eigenvalues of H_min are those of (H, S).
+
+With Fermi-Dirac occupations f, C are all orbitals with f of at least ``LEAST_OCCUPATION``; as closed shells
+these are the occupied ones. Their levels stay exact, and so does the band free energy 2 sum f e - T_e S_e but
+for the electrons above them: fewer than 0.01 pairs in each level, at an energy that is off by as much as the
+minimal basis fails to describe that level.
 """
 
 from __future__ import annotations
@@ -25,19 +30,27 @@ from scipy.linalg import block_diag, cho_factor, cho_solve, eigh
 
 from mlh_driver.errors import InputError
 from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS
+from mlh_driver.solvers.dense import filling
+
+#: Pairs of electrons in a level that the minimal basis must hold exactly: levels up to 4.6 kT above the Fermi
+#: level. A smaller bound would take in ones so high in the conduction band that s and p functions of the
+#: valence cannot describe them, and bend H for the sake of few electrons.
+LEAST_OCCUPATION = 0.01
 
 PYSCF_BASIS = {FULL_BASIS: "gth-dzvp-molopt-sr", MINIMAL_BASIS: "gth-szv-molopt-sr"}
 
 
 def downfold(
-    H: np.ndarray, S: np.ndarray, n_occupied: int, S12: np.ndarray, S22: np.ndarray
+    H: np.ndarray, S: np.ndarray, n_occupied: int, S12: np.ndarray, S22: np.ndarray, kT: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimal Hamiltonian (m, m) and all eigenvalues (n,) of the full problem, in the unit of ``H``.
 
     ``H`` and ``S`` are (n, n), ``S12`` (n, m), ``S22`` (m, m); orbitals of the result are ordered as in S22.
+    ``n_occupied`` is half the number of electrons, ``kT`` their temperature in the unit of ``H``.
     """
     eigenvalues, orbitals = eigh(H, S)
-    iaos = intrinsic_atomic_orbitals(orbitals[:, :n_occupied], S, S12, S22)
+    held = filling(eigenvalues, n_occupied, kT) >= LEAST_OCCUPATION
+    iaos = intrinsic_atomic_orbitals(orbitals[:, held], S, S12, S22)
     minimal = iaos.T @ H @ iaos
     return (minimal + minimal.T) / 2, eigenvalues
 

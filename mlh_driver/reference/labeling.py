@@ -18,6 +18,7 @@ from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
 from mlh_driver.reference.labeler import Labeler, LabelingError
 from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.system import System
 
 #: CP2K and PySCF agree to about 5e-9 (1e-5 in drafts); more than this means another basis, order or geometry.
@@ -76,7 +77,8 @@ def label_structure(
             f"(limit {_MAX_OVERLAP_DIFFERENCE:.0e}); is it the same basis file and orbital order?"
         )
     try:
-        hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22)
+        kT = KELVIN_eV * result.electronic_temperature_K
+        hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22, kT)
     except (InputError, np.linalg.LinAlgError) as error:
         raise LabelingError(f"the Hamiltonian cannot be downfolded: {error}") from error
     return LabelledStructure(

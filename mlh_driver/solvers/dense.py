@@ -16,6 +16,10 @@ from mlh_driver.system import Array
 
 DEGENERACY_eV = 1e-5  # what single precision resolves
 NEGLIGIBLE_OCCUPATION = 1e-18
+#: Smaller gaps respond as this one does: at zero temperature the density matrix jumps where a gap closes.
+_LEAST_GAP_eV = 0.05
+#: Of the number of electrons with the Fermi level; below, the gap is too wide for it to matter.
+_LEAST_SLOPE_per_eV = 1e-30
 
 
 def fermi_occupations(levels: np.ndarray, mu: float, kT: float) -> np.ndarray:
@@ -174,32 +178,64 @@ def frontier_levels(levels: np.ndarray, n_pairs: float) -> tuple[float, float]:
     return homo, lumo
 
 
-class _DensityResponse(torch.autograd.Function):
-    """P(H) with its first-order response: dP = V (K o V^T dH V) V^T, K_ab = (f_a - f_b) / (e_a - e_b).
+def filling(levels: np.ndarray, n_pairs: int, kT: float) -> np.ndarray:
+    """(n,) occupations of ascending levels: Fermi-Dirac, or, at kT = 0, of the lowest whatever the gap."""
+    if kT > 0:
+        return fermi_occupations(levels, chemical_potential(levels, n_pairs, kT), kT)
+    return (np.arange(len(levels)) < n_pairs).astype(np.float64)
 
-    Used only by training on forces; the engine's forces need no derivative of P. Insulators at zero
-    temperature, so that K couples occupied with empty levels alone.
+
+class _DensityResponse(torch.autograd.Function):
+    """P(H) and T_e S_e, the former with its first-order response dP = V (K o X - x diag(f')) V^T.
+
+    X = V^T dH V, K_ab = (f_a - f_b) / (e_a - e_b), K_aa = f'_a = df_a / de_a. The Fermi level moves by
+    x = sum f'_a X_aa / sum f'_a, which keeps the number of electrons. Used only by training on forces; the
+    engine's forces need no derivative of P.
     """
 
     @staticmethod
-    def forward(ctx, H: Tensor, n_pairs: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx, H: Tensor, n_pairs: int, kT: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         levels, vectors = torch.linalg.eigh(H)
-        ctx.save_for_backward(levels, vectors)
-        ctx.n_pairs = n_pairs
-        occupied = vectors[:, :n_pairs]
-        return occupied @ occupied.T
+        occupations = filling(levels.double().numpy(), n_pairs, kT)
+        f = torch.from_numpy(occupations).to(H)
+        entropy_term = H.new_tensor(kT * entropy_of(occupations))
+        ctx.save_for_backward(levels, vectors, f)
+        ctx.kT = kT
+        ctx.mark_non_differentiable(entropy_term)
+        return (vectors * f) @ vectors.T, entropy_term
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
-        levels, vectors = ctx.saved_tensors
-        n = ctx.n_pairs
-        occupied, empty = vectors[:, :n], vectors[:, n:]
-        symmetric = 0.5 * (gradient + gradient.T)
-        coupling = occupied.T @ symmetric @ empty / (levels[:n, None] - levels[None, n:]).clamp(max=-0.05)
-        response = occupied @ coupling @ empty.T
-        return response + response.T, None
+    def backward(ctx, gradient: Tensor, _: Tensor):  # type: ignore[override]
+        levels, vectors, f = ctx.saved_tensors
+        K = _warm_response(levels, f, ctx.kT) if ctx.kT > 0 else _cold_response(levels, f)
+        inner = vectors.T @ (0.5 * (gradient + gradient.T)) @ vectors
+        slopes = K.diagonal()
+        shift = (slopes * inner.diagonal()).sum() / slopes.sum().clamp(max=-_LEAST_SLOPE_per_eV)
+        return vectors @ (K * inner - torch.diag(shift * slopes)) @ vectors.T, None, None
 
 
-def differentiable_density(H: Tensor, n_pairs: int) -> Tensor:
-    """Zero-temperature P of H, (n, n), differentiable once (first-order perturbation theory)."""
-    return _DensityResponse.apply(H, n_pairs)
+def _cold_response(levels: Tensor, f: Tensor) -> Tensor:
+    """K (n, n) at zero temperature, which couples occupied with empty levels; bounded at a closing gap."""
+    differences = (levels[:, None] - levels[None, :]).abs().clamp(min=_LEAST_GAP_eV)
+    return -(f[:, None] - f[None, :]).abs() / differences
+
+
+def _warm_response(levels: Tensor, f: Tensor, kT: float) -> Tensor:
+    """K (n, n) of Fermi-Dirac occupations.
+
+    With d = (e_a - e_b) / kT it is -[f_a (1 - f_b) + f_b (1 - f_a)] tanh(d / 2) / (d kT), where nothing
+    cancels if levels are close.
+    """
+    d = (levels[:, None] - levels[None, :]) / kT
+    ratio = torch.where(d == 0, 0.5, torch.tanh(0.5 * d) / torch.where(d == 0, 1.0, d))
+    crossed = f[:, None] * (1.0 - f)[None, :]
+    return -(crossed + crossed.T) * ratio / kT
+
+
+def differentiable_density(H: Tensor, n_pairs: int, kT: float) -> tuple[Tensor, Tensor]:
+    """P of H, (n, n), differentiable once (first-order perturbation theory), and T_e S_e in eV, which is not.
+
+    The free energy 2 Tr[P H] - T_e S_e is stationary, so its derivative needs neither of the two.
+    """
+    density, entropy_term = _DensityResponse.apply(H, n_pairs, kT)
+    return density, entropy_term

@@ -2,7 +2,8 @@
 
 H of a periodic structure is defined up to one constant, H ~ H + c; c is fitted per structure (the mean
 of the diagonal of the difference), so that the zero of potential never enters. The double-counting
-energy is trained on what remains after the model's *own* electronic energy 2 Tr[(P - P0) H].
+energy is trained on what remains after the model's *own* electronic energy 2 Tr[(P - P0) H] - T_e S_e, at
+the electronic temperature of the label.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from mlh_driver.hamiltonian import Assembly
+from mlh_driver.graph import Graph
+from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.network.network import Blocks, HamiltonianNetwork
 from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Derivatives, Sample
@@ -21,13 +23,17 @@ from mlh_driver.training.settings import LossWeights
 
 #: Of squared errors of on-site elements, 1 for the others: they are few, but hold long waves of potential.
 ONSITE_WEIGHT = 10.0
-#: Of squared errors of occupied levels to first order: errors of many hops add up in those near the gap.
+#: Of squared errors of occupied levels to first order: errors of many hops add up in those near the gap. Each
+#: counts as much as it holds electrons.
 LEVEL_WEIGHT = 50.0
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
 MULTIPOLE_WEIGHT = 1000.0
 #: Errors of the energy beyond this, in eV per atom, count linearly: a few structures in an odd electronic
 #: state must not shift all others, nor the swings of all energies at a high learning rate swamp the forces.
 LARGE_ENERGY_ERROR_eV = 0.002
+#: Largest difference of the electrons on an atom between P of the predicted H and the network's own number.
+#: Beyond it electrons are on the wrong atoms, and the energy means nothing yet.
+LARGEST_CHARGE_DEVIATION = 0.1
 
 
 def shift_free(difference: Tensor) -> Tensor:
@@ -41,13 +47,14 @@ def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample
     """Weighted squared errors of H per atom in eV^2, up to a constant; zero where H is not labelled.
 
     So are those of the occupied levels, to first order: with the labelled eigenvectors as columns of C, the
-    diagonal of C^T (error of H) C.
+    diagonal of C^T (error of H) C, each weighted by its occupation.
     The multipoles and, weighted as the diagonal of H, their potential are held to those of the labelled H.
     H itself is compared with the potential of the labelled multipoles in place of the predicted: else the
     on-site blocks learn by heart what the latter lack in each cell.
     """
-    if sample.hamiltonian is None or sample.orbitals is None or sample.multipoles is None:
+    if sample.hamiltonian is None:
         return blocks.onsite.new_zeros(())
+    assert sample.orbitals is not None and sample.occupations is not None and sample.multipoles is not None
     predicted = Assembly(blocks, sample.sizes).hamiltonian(sample.hamiltonian.dtype)
     with torch.no_grad():
         labelled = network.long_range.field(sample.graph, sample.multipoles).potentials
@@ -58,13 +65,64 @@ def hamiltonian_loss(network: HamiltonianNetwork, blocks: Blocks, sample: Sample
     levels = (sample.orbitals * (error @ sample.orbitals)).sum(dim=0)
     multipoles = (blocks.multipoles - sample.multipoles).square().sum()
     potentials = ONSITE_WEIGHT * missing.square().sum()
-    loss = squares + LEVEL_WEIGHT * levels.square().sum() + potentials + MULTIPOLE_WEIGHT * multipoles
+    of_levels = LEVEL_WEIGHT * (sample.occupations * levels.square()).sum()
+    loss = squares + of_levels + potentials + MULTIPOLE_WEIGHT * multipoles
     return loss / sample.graph.n_atoms
 
 
 @dataclass(frozen=True)
+class Electrons:
+    """The electrons of the predicted H, at the temperature of the label.
+
+    pattern:      H as blocks
+    H, weight:    (n, n) in eV, and 2 (P - P0); both differentiable
+    entropy_term: T_e S_e in eV
+    """
+
+    graph: Graph
+    blocks: Blocks
+    assembly: Assembly
+    pattern: BlockMatrix
+    H: Tensor
+    weight: Tensor
+    entropy_term: Tensor
+
+    @classmethod
+    def of(cls, network: HamiltonianNetwork, sample: Sample) -> Electrons:
+        graph = sample.graph.with_gradient()
+        blocks = network(graph)
+        assembly = Assembly(blocks, sample.sizes)
+        pattern = assembly.hamiltonian()
+        H = pattern.dense()
+        density, entropy_term = differentiable_density(H, sample.n_pairs, sample.kT)
+        weight = 2.0 * (density - torch.diag(sample.reference))
+        return cls(graph, blocks, assembly, pattern, H, weight, entropy_term)
+
+    @property
+    def free_energy(self) -> Tensor:
+        """2 Tr[(P - P0) H] - T_e S_e in eV; P and S_e held fixed, as it is stationary in them."""
+        return (self.weight.detach() * self.H).sum() - self.entropy_term
+
+    @property
+    def charge_deviation(self) -> float:
+        """Largest difference between the excess electrons of an atom by P and those of the network."""
+        parts = self.weight.detach().diagonal().split(self.pattern.sizes.tolist())
+        found = torch.stack([part.sum() for part in parts])
+        return float((found - self.blocks.multipoles[:, 0].detach()).abs().max())
+
+    def derivatives(self, energies: Tensor, create_graph: bool = False) -> Derivatives:
+        """Of the free energy plus the double-counting energies (N,)."""
+        return Derivatives.of(
+            [self.blocks.onsite, self.blocks.pairs, energies],
+            [*self.assembly.cotangents(self.pattern.like_dense(self.weight)), torch.ones_like(energies)],
+            self.graph,
+            create_graph,
+        )
+
+
+@dataclass(frozen=True)
 class BandTerm:
-    """Electronic energy 2 Tr[(P - P0) H] less its double counting of Coulomb energy, in eV; derivatives."""
+    """Electronic free energy less its double counting of Coulomb energy, in eV; derivatives."""
 
     energy: float
     derivatives: Derivatives
@@ -72,19 +130,10 @@ class BandTerm:
 
 def band_term(network: HamiltonianNetwork, sample: Sample) -> BandTerm:
     """The model's electronic energy and forces, with the network held fixed."""
-    graph = sample.graph.with_gradient()
-    blocks = network(graph)
-    assembly = Assembly(blocks, sample.sizes)
-    pattern = assembly.hamiltonian()
-    H = pattern.dense().detach()
-    weight = 2.0 * (differentiable_density(H, sample.n_pairs) - torch.diag(sample.reference))
-    coulomb = blocks.coulomb_energies
-    derivatives = Derivatives.of(
-        [blocks.onsite, blocks.pairs, coulomb],
-        [*assembly.cotangents(pattern.like_dense(weight)), torch.ones_like(coulomb)],
-        graph,
-    )
-    return BandTerm(float((weight * H).sum() + coulomb.detach().sum()), derivatives)
+    electrons = Electrons.of(network, sample)
+    coulomb = electrons.blocks.coulomb_energies
+    energy = float(electrons.free_energy.detach() + coulomb.detach().sum())
+    return BandTerm(energy, electrons.derivatives(coulomb))
 
 
 def double_counting(
@@ -119,32 +168,30 @@ def weighted_errors(
 
 def total_energy(network: HamiltonianNetwork, sample: Sample) -> tuple[Blocks, Tensor, Derivatives]:
     """Blocks, binding energy and derivatives, differentiable in the parameters, response of P included."""
-    graph = sample.graph.with_gradient()
-    blocks = network(graph)
-    assembly = Assembly(blocks, sample.sizes)
-    pattern = assembly.hamiltonian()
-    H = pattern.dense()
-    density = differentiable_density(H, sample.n_pairs)
-    weight = 2.0 * (density - torch.diag(sample.reference))
-    energy = (weight.detach() * H).sum() + blocks.energies.to(H.dtype).sum()
-    derivatives = Derivatives.of(
-        [blocks.onsite, blocks.pairs, blocks.energies],
-        [*assembly.cotangents(pattern.like_dense(weight)), torch.ones_like(blocks.energies)],
-        graph,
-        create_graph=True,
-    )
-    return blocks, energy, derivatives
+    electrons = Electrons.of(network, sample)
+    return electrons.blocks, *_total_energy(electrons)
+
+
+def _total_energy(electrons: Electrons) -> tuple[Tensor, Derivatives]:
+    energies = electrons.blocks.energies
+    energy = electrons.free_energy + energies.to(electrons.H.dtype).sum()
+    return energy, electrons.derivatives(energies, create_graph=True)
 
 
 def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:
-    """All errors together, with exact forces; of a draft, that of the Hamiltonian."""
+    """All errors together, with exact forces.
+
+    The one of the Hamiltonian alone for a draft, and while electrons are on the wrong atoms.
+    """
     if sample.only_hamiltonian:
         return weights.hamiltonian * hamiltonian_loss(network, network(sample.graph), sample)
-    blocks, energy, derivatives = total_energy(network, sample)
+    electrons = Electrons.of(network, sample)
+    loss = weights.hamiltonian * hamiltonian_loss(network, electrons.blocks, sample)
+    if electrons.charge_deviation > LARGEST_CHARGE_DEVIATION:
+        return loss
+    energy, derivatives = _total_energy(electrons)
     error = (energy - sample.binding).to(sample.forces.dtype)
-    return weights.hamiltonian * hamiltonian_loss(network, blocks, sample) + weighted_errors(
-        error, derivatives, sample, weights
-    )
+    return loss + weighted_errors(error, derivatives, sample, weights)
 
 
 def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str, float]:

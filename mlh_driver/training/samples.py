@@ -20,6 +20,8 @@ from mlh_driver.data import LabelledStructure, read_split, read_splits
 from mlh_driver.data.hdf5 import read_reference
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
+from mlh_driver.constants import KELVIN_eV
+from mlh_driver.solvers.dense import NEGLIGIBLE_OCCUPATION, filling
 from mlh_driver.training.settings import TrainSettings
 
 DTYPE = torch.float32
@@ -33,13 +35,15 @@ class Sample:
     sizes:       (N,) orbitals per atom
     reference:   (n,) diagonal of P0
     hamiltonian: (n, n) eV, or None where it is not labelled
-    multipoles:  (N, 4) excess electrons and dipoles of its density matrix, or None
-    orbitals:    (n, n_pairs) its occupied eigenvectors, or None
-    occupied:    (n_pairs,) its occupied levels in eV, or None
-    binding:     energy minus isolated atoms in eV
+    multipoles:  (N, 4) excess electrons and dipoles of its density matrix at kT, or None
+    orbitals:    (n, n_filled) its eigenvectors that hold electrons, or None
+    occupied:    (n_pairs,) its lowest levels in eV, or None
+    binding:     energy, at an electronic temperature free energy, minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
     only_hamiltonian: energies and forces are those of another reference, and nothing is learned from them
+    occupations: (n_filled,) pairs of electrons in each of the orbitals, at most 1, or None
+    kT:          electronic temperature of the label in eV
     """
 
     name: str
@@ -55,6 +59,8 @@ class Sample:
     forces: Tensor
     virial: Tensor | None
     only_hamiltonian: bool = False
+    occupations: Tensor | None = None
+    kT: float = 0.0
 
 
 #: Per atom. More is a sign of other units or isolated atoms of another method.
@@ -188,13 +194,15 @@ def make_sample(
             f"{label.name}: its energy is {binding / len(species):.5g} eV per atom above that of isolated "
             "atoms; energies must be in eV, and atom_energy_eV in the settings of the same method and code"
         )
-    hamiltonian = orbitals = multipoles = occupied = None
+    kT = KELVIN_eV * label.electronic_temperature_K
+    hamiltonian = orbitals = multipoles = occupied = occupations = None
     if label.hamiltonian is not None:
         hamiltonian = torch.tensor(label.hamiltonian, dtype=DTYPE)
         levels, C = torch.linalg.eigh(hamiltonian.double())
-        occupied, C = levels[:n_pairs], C[:, :n_pairs]
-        orbitals = C.to(DTYPE)
-        multipoles = multipoles_of(C @ C.T, reference, species, basis).to(DTYPE)
+        f = torch.from_numpy(filling(levels.numpy(), n_pairs, kT))
+        f, C = f[f > NEGLIGIBLE_OCCUPATION], C[:, f > NEGLIGIBLE_OCCUPATION]
+        occupied, orbitals, occupations = levels[:n_pairs], C.to(DTYPE), f.to(DTYPE)
+        multipoles = multipoles_of((C * f) @ C.T, reference, species, basis).to(DTYPE)
     return Sample(
         name=label.name,
         graph=graph,
@@ -210,6 +218,8 @@ def make_sample(
         virial=None
         if label.stress is None
         else torch.tensor(-label.system.volume * label.stress, dtype=DTYPE),
+        occupations=occupations,
+        kT=kT,
     )
 
 
