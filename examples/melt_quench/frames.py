@@ -28,6 +28,10 @@ def nearest(run: Run, temperatures_K: list[float]) -> list[tuple[int, float, Ato
     measured = dict(zip(columns["Step"].astype(int).tolist(), columns["Temp"].tolist(), strict=True))
     molten = ((step, atoms) for step, atoms in run.frames() if step >= run.melt // 2 and step in measured)
     frames = [(step, measured[step], atoms) for step, atoms in molten]
+    if not frames:
+        raise SystemExit(
+            f"{run.name} has no frame after step {run.melt // 2}, half of its melt; run it further"
+        )
     return [min(frames, key=lambda frame: abs(frame[1] - asked)) for asked in temperatures_K]
 
 

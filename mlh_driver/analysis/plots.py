@@ -22,6 +22,7 @@ PANELS = {
     "Press": "pressure (bar)",
     "gap": "band gap (eV)",
     "extrapolation": "extrapolation",
+    "charge_deviation": "charge deviation (e)",
 }
 RING_SIZES = range(2, 11)
 PAIRS = {"O-Si": "Si-O (Å)", "O-O": "O-O (Å)", "Si-Si": "Si-Si (Å)"}
