@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from ase.neighborlist import neighbor_list
 from fake_labeler import SomeLabeler
 from processes import ENVIRONMENT, REPOSITORY
 
-from mlh_driver import MLHCalculator
-from mlh_driver.data import read_split
+from mlh_driver import Engine, MLHCalculator
+from mlh_driver.data import LabelledStructure, hdf5, read_split
 from mlh_driver.structures import read_frames
+from mlh_driver.system import System
 
 TRAINING = REPOSITORY / "examples" / "training"
 
@@ -64,6 +66,89 @@ def test_plot_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log.lammps").write_text(LOG)
     example("plot_md.py", "log.lammps", folder=tmp_path)
     assert (tmp_path / "md.png").stat().st_size > 10_000
+
+
+MELT_QUENCH_LOG = """
+   Step          Temp          PotEng           gap      extrapolation
+         0   300            -31500.5       5.5     0.5
+        10   280.5          -31500.25      5.25    1.2
+        20   260            -31500.0       6.0     1.0
+"""
+
+
+def test_table_of_melt_quench_runs_shows_where_one_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "melt_quench")
+    import run
+    import runs
+
+    (tmp_path / "log.lammps").write_text(MELT_QUENCH_LOG)
+    (tmp_path / "status").write_text("1\n")
+    failed = runs.Run(tmp_path, "lammps", 7, atoms=96, melt=20, quench=20, anneal=10)
+    assert run.figures(failed) == ["20 of 50", "66.7 %", "1.20", "5.25", "260"]
+    assert list(run.table([failed]).columns[1].cells) == ["NO"]
+
+
+def test_melt_quench_of_several_seeds_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    lengths = ("--melt", "40", "--quench", "40", "--anneal", "20", "--engine", "vashishta")
+    printed = example("melt_quench/run.py", "3", *lengths, folder=tmp_path)
+    assert [line.split("│")[3].strip() for line in printed.splitlines() if "│" in line] == ["100 of 100"]
+    killed = tmp_path / "melt_quench_output" / "vashishta-4"
+    killed.mkdir()
+    (killed / "log.lammps").write_text("LAMMPS")
+    printed = example("melt_quench/run.py", "3", "4", *lengths, "--atoms", "96", folder=tmp_path)
+    assert "vashishta-3: has ended before" in printed
+    assert "vashishta-4: 100 steps" in printed
+    names = example("melt_quench/frames.py", "melt_quench_output", "--n", "4", folder=tmp_path).split("\n")[
+        :4
+    ]
+    assert [name.split("_step")[0] for name in names] == ["vashishta-3"] * 2 + ["vashishta-4"] * 2
+    assert list(read_frames([tmp_path / "frames.xyz"])) == names
+    assert min(int(name.split("_step")[1].split("_")[0]) for name in names) >= 20
+
+
+@pytest.mark.slow
+def test_melt_quench_with_the_model_in_both_engines_is_analyzed(tmp_path: Path) -> None:
+    for engine in ("lammps", "ipi"):
+        lengths = ("--melt", "20", "--quench", "10", "--anneal", "10")
+        printed = example("melt_quench/run.py", "5", "--engine", engine, *lengths, folder=tmp_path)
+        row = next(line.split("│") for line in printed.splitlines() if f"{engine}-5 " in line and "│" in line)
+        assert row[3].strip() == "40 of 40"
+        assert 0.0 < float(row[5]) < 1.0 < float(row[6])
+    printed = example("melt_quench/analyze.py", "melt_quench_output", "--steps", "1", folder=tmp_path)
+    assert printed.count("NOT RELAXED") == 2
+    figures = json.loads((tmp_path / "structure.json").read_text())
+    assert figures["lammps"]["density (g/cm3)"] == pytest.approx(2.2, abs=0.001)
+    assert figures["ipi"]["Si-O (Å)"] == pytest.approx(1.64, abs=0.05)
+    for name in ("structure.png", "thermo-lammps.png", "thermo-ipi.png"):
+        assert (tmp_path / name).stat().st_size > 20_000
+    names = list(
+        read_frames([tmp_path / "melt_quench_output" / f"{e}-5" / "glass.xyz" for e in ("lammps", "ipi")])
+    )
+    assert names == ["lammps-5_relaxed_T0", "ipi-5_relaxed_T0"]
+    short = ("--steps", "4", "--settle", "2")
+    printed = example("melt_quench/nve.py", "melt_quench_output/lammps-5", *short, folder=tmp_path)
+    assert "drift of the total energy" in printed
+
+
+def test_errors_of_labelled_frames_by_temperature(tmp_path: Path) -> None:
+    """Labels are the model's own results, changed by a known amount."""
+    start = System.from_ase(ase.io.read(REPOSITORY / "examples" / "glass.xyz"))
+    results = Engine("asio2-minimal").compute(start)
+    for name, energy, force in (
+        ("a_T4000", -0.003, 0.1),
+        ("b_T3100", 0.001, 0.0),
+        ("c_relaxed_T0", 0.0, 0.05),
+    ):
+        label = LabelledStructure(name, start, results.energy - energy * len(start), results.forces - force)
+        hdf5.append(tmp_path / "labels.h5", label, "train", {})
+    printed = example("melt_quench/errors.py", "labels.h5", folder=tmp_path)
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in printed.splitlines() if "│" in line]
+    assert [row[0] for row in rows[:3]] == ["a_T4000", "b_T3100", "c_relaxed_T0"]
+    assert rows[0][1:] == ["-3.00", "100"]
+    assert rows[3] == ["above 3000 K: 2", "-1.00", "71"]
+    assert rows[4] == ["relaxed: 1", "+0.00", "50"]
 
 
 def test_plot_of_training(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ LAYERS = (
     ("engine", "engine_settings"),
     ("interfaces", "evaluation", "training", "reference"),
     ("learning",),
+    ("analysis",),
     ("cli",),
 )
 HOMES = {name: getattr(mlh_driver, name).__module__ for name in mlh_driver.__all__ if name[0] != "_"}

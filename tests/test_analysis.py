@@ -1,0 +1,216 @@
+"""Structure analysis against crystals, hand-made cells, and counts by other programs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import ase.io
+import networkx
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.geometry.rdf import get_rdf
+from ase.spacegroup import crystal
+from processes import REPOSITORY
+
+from mlh_driver.analysis import (
+    OXYGEN,
+    PUBLISHED,
+    SILICON,
+    Network,
+    bond_angles,
+    coordination,
+    density,
+    primitive_rings,
+    radial_distribution,
+    read_log,
+    summary,
+)
+from mlh_driver.analysis.plots import plot_structures, plot_thermo
+from mlh_driver.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def glass() -> Atoms:
+    return ase.io.read(REPOSITORY / "examples" / "glass.xyz")
+
+
+@pytest.fixture(scope="module")
+def quartz() -> Atoms:
+    """Alpha-quartz, 9 atoms (Levien, Prewitt and Weidner 1980)."""
+    sites = [(0.4697, 0, 2 / 3), (0.4135, 0.2669, 0.7858)]
+    return crystal(["Si", "O"], sites, spacegroup=154, cellpar=[4.916, 4.916, 5.4054, 90, 90, 120])
+
+
+@pytest.fixture(scope="module")
+def cristobalite() -> Atoms:
+    """Ideal beta-cristobalite, 24 atoms: Si as the C of diamond, O in the middle of each bond."""
+    sites = [(0.125, 0.125, 0.125), (0, 0, 0)]
+    return crystal(["Si", "O"], sites, spacegroup=227, setting=2, cellpar=[7.16, 7.16, 7.16, 90, 90, 90])
+
+
+def in_a_box(symbols: str, positions: list[list[float]]) -> Atoms:
+    return Atoms(symbols, positions=positions, cell=[12.0, 12.0, 12.0], pbc=True)
+
+
+def test_crystals_are_perfect_networks(quartz: Atoms, cristobalite: Atoms) -> None:
+    for atoms in (quartz, cristobalite):
+        found = coordination([Network.of(atoms)])
+        assert found.silicon == (0, 0, 0, 0, 1)
+        assert found.oxygen == (0, 0, 1)
+        assert (found.edge_sharing, found.si_si_bonds, found.o_o_bonds) == (0, 0, 0)
+    assert density(quartz) == pytest.approx(2.648, abs=0.003)
+
+
+def test_angles_of_crystals(quartz: Atoms, cristobalite: Atoms) -> None:
+    ideal = [Network.of(cristobalite)]
+    np.testing.assert_allclose(bond_angles(ideal, SILICON).degrees, np.degrees(np.arccos(-1 / 3)))
+    np.testing.assert_allclose(bond_angles(ideal, OXYGEN).degrees, 180.0)
+    np.testing.assert_allclose(bond_angles(ideal, OXYGEN).spanned_A, 7.16 * np.sqrt(3) / 4)
+    real = [Network.of(quartz)]
+    np.testing.assert_allclose(bond_angles(real, OXYGEN).degrees, 143.7, atol=0.1)
+    assert len(bond_angles(real, SILICON).degrees) == 3 * 6
+
+
+def test_rings_of_crystals_do_not_depend_on_the_cell(quartz: Atoms, cristobalite: Atoms) -> None:
+    """In diamond twelve rings of six pass through each atom and no larger ones; in quartz six."""
+    assert primitive_rings(Network.of(cristobalite)) == {6: 8 * 12 / 6}
+    small, large = (primitive_rings(Network.of(quartz.repeat(n))) for n in (1, 2))
+    assert small[6] == 3 * 6 / 6
+    assert large == {size: 8 * count for size, count in small.items()}
+
+
+def test_rings_of_the_glass(glass: Atoms) -> None:
+    """The counts of AmorphGen on this cell and of matscipy on 2 x 2 x 2 cells."""
+    found = primitive_rings(Network.of(glass))
+    assert found == dict(zip(range(3, 11), (1, 7, 8, 13, 27, 6, 2, 1), strict=True))
+
+
+def test_rings_are_those_that_a_search_of_all_cycles_finds(glass: Atoms) -> None:
+    """All cycles of up to six Si in 2 x 2 x 2 cells, of which no two atoms have a shortcut."""
+    network = Network.of(glass.repeat(2))
+    pairs = [network.silicon[bonds].tolist() for bonds in network.around(OXYGEN)]
+    graph = networkx.Graph(pairs)
+    near = dict(networkx.all_pairs_shortest_path_length(graph, cutoff=3))
+
+    def is_primitive(cycle: list[int]) -> bool:
+        along = ((a, b, min(b - a, len(cycle) - b + a)) for a, b in combinations(range(len(cycle)), 2))
+        return all(near[cycle[a]][cycle[b]] == steps for a, b, steps in along)
+
+    sizes = [len(cycle) for cycle in networkx.simple_cycles(graph, length_bound=6) if is_primitive(cycle)]
+    own = primitive_rings(Network.of(glass), largest=6)
+    assert {size: 8 * count for size, count in own.items()} == {n: sizes.count(n) for n in sorted(set(sizes))}
+
+
+def test_positions_outside_the_cell_change_nothing(glass: Atoms) -> None:
+    moved = glass.copy()
+    moved.positions[::3] += 2 * moved.cell.array[0] - moved.cell.array[2]
+    before, after = summary([glass]), summary([moved])
+    assert after.rings == before.rings
+    assert after.figures() == pytest.approx(before.figures())
+
+
+def test_a_vacancy_leaves_two_silicon_atoms_with_three_oxygens(glass: Atoms) -> None:
+    defective = glass.copy()
+    del defective[[40]]
+    found = coordination([Network.of(defective)])
+    assert found.share_of_silicon(3) == pytest.approx(2 / 32)
+    assert found.share_of_silicon(4) == pytest.approx(30 / 32)
+    assert found.share_of_oxygen(2) == 1
+    both = coordination([Network.of(defective), Network.of(glass)])
+    assert both.share_of_silicon(3) == pytest.approx(1 / 32)
+
+
+def test_edge_sharing_silicon_is_a_ring_of_two_and_no_bond() -> None:
+    atoms = in_a_box("Si2O2", [[5, 5, 5], [7.4, 5, 5], [6.2, 6.15, 5], [6.2, 3.85, 5]])
+    found = coordination([Network.of(atoms)])
+    assert (found.edge_sharing, found.si_si_bonds) == (1, 0)
+    assert primitive_rings(Network.of(atoms)) == {2: 1}
+
+
+def test_bonds_of_like_atoms_are_counted_once_also_across_the_cell() -> None:
+    atoms = in_a_box("Si2O3", [[0.5, 5, 5], [10.3, 5, 5], [1, 1, 11.6], [1, 1, 1.1], [1.5, 6, 5.5]])
+    found = coordination([Network.of(atoms)])
+    assert (found.edge_sharing, found.si_si_bonds, found.o_o_bonds) == (0, 1, 1)
+    assert found.oxygen == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_an_oxygen_with_three_silicon_atoms_makes_no_ring() -> None:
+    positions = [[6, 6, 6], [7.8, 6, 6], [5.1, 7.56, 6], [5.1, 4.44, 6]]
+    network = Network.of(in_a_box("OSi3", positions))
+    assert coordination([network]).share_of_oxygen(3) == 1
+    assert primitive_rings(network) == {}
+
+
+def test_radial_distribution_equals_that_of_ase(glass: Atoms) -> None:
+    large = glass.repeat(2)
+    own = radial_distribution([large, large], reach_A=8.0, shell_A=0.1)
+    for pair, elements in {"O-Si": (8, 14), "O-O": (8, 8), "Si-Si": (14, 14)}.items():
+        other, r = get_rdf(large, 8.0, 80, elements=elements)
+        np.testing.assert_allclose(own.r_A, r)
+        np.testing.assert_allclose(own.g[pair], other, rtol=1e-6, atol=1e-9)
+
+
+def test_radial_distribution_beyond_half_the_cell_sees_all_images(quartz: Atoms) -> None:
+    small, large = radial_distribution([quartz]), radial_distribution([quartz.repeat(2)])
+    for pair in small.g:
+        np.testing.assert_allclose(small.g[pair], large.g[pair])
+    shells = 4 / 3 * np.pi * np.diff(np.append(small.r_A - 0.025, 8.0) ** 3)
+    neighbors = (small.g["O-Si"] * shells)[small.r_A < small.first_minimum("O-Si")].sum()
+    assert neighbors * 6 / quartz.get_volume() == pytest.approx(4.0)
+
+
+def test_radial_distribution_without_order_is_one() -> None:
+    positions = np.random.default_rng(1).uniform(0.0, 25.0, (3000, 3))
+    gas = Atoms("Si1000O2000", positions=positions, cell=[25.0] * 3, pbc=True)
+    found = radial_distribution([gas])
+    for g in found.g.values():
+        assert g[found.r_A > 3.0].mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_figures_of_the_glass(glass: Atoms) -> None:
+    """Published names are among those reported, and the glass has the values known for it."""
+    figures = summary([glass, glass]).figures()
+    assert set(PUBLISHED) <= set(figures)
+    assert figures["density (g/cm3)"] == pytest.approx(2.2, abs=0.001)
+    assert figures["Si-O (Å)"] == pytest.approx(1.620, abs=0.001)
+    assert figures["O-Si-O (deg)"] == pytest.approx(109.4, abs=0.1)
+    assert figures["O-Si-O, width (deg)"] == pytest.approx(3.7, abs=0.1)
+    assert figures["Si-O-Si (deg)"] == pytest.approx(146.5, abs=0.1)
+    assert figures["Si-O-Si, width (deg)"] == pytest.approx(9.2, abs=0.1)
+    assert figures["most frequent ring (Si)"] == 7
+
+
+def test_structures_that_are_no_periodic_silica_are_refused(glass: Atoms) -> None:
+    with pytest.raises(InputError, match="no frames"):
+        summary([])
+    with pytest.raises(InputError, match="different atoms"):
+        summary([glass, glass[:90]])
+    with pytest.raises(InputError, match="O64 has no Si-O network"):
+        summary([glass[glass.numbers == OXYGEN]])
+    cluster = glass.copy()
+    cluster.pbc = False
+    with pytest.raises(InputError, match="periodic along all axes"):
+        summary([cluster])
+
+
+def test_log_of_a_run_that_was_killed_is_read_up_to_there(tmp_path: Path) -> None:
+    log = tmp_path / "log.lammps"
+    log.write_text("Step Temp gap\n 0 300 5.5\nWARNING: two words\n 10 310 nan\n 20 3")
+    columns = read_log(log)
+    assert columns["Step"].tolist() == [0, 10]
+    assert columns["Temp"].tolist() == [300, 310]
+    log.write_text("LAMMPS (22 Jul 2025)\n")
+    with pytest.raises(InputError, match="no thermo output"):
+        read_log(log)
+
+
+def test_figures_are_drawn(glass: Atoms, quartz: Atoms, tmp_path: Path) -> None:
+    plot_structures({"glass": summary([glass]), "quartz": summary([quartz])}, tmp_path / "structure.png")
+    columns = {"Step": np.arange(3.0), "Temp": np.ones(3), "extrapolation": np.ones(3)}
+    plot_thermo({"one": columns, "two": columns | {"gap": np.ones(3)}}, tmp_path / "thermo.png")
+    assert (tmp_path / "structure.png").stat().st_size > 20_000
+    assert (tmp_path / "thermo.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="none of the columns"):
+        plot_thermo({"one": {"Step": np.arange(3.0)}}, tmp_path / "nothing.png")
