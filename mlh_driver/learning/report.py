@@ -64,7 +64,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 def _plot_errors(axes: Axes, rows: list[Row], key: str, label: str) -> None:
     rows = [row for row in rows if key in row]
-    axes.loglog([row["labels"] for row in rows], [row[key] for row in rows], "o-")
+    axes.semilogy([row["labels"] for row in rows], [row[key] for row in rows], "o-")
     axes.set(xlabel="labels", ylabel=label)
 
 

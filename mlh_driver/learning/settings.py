@@ -29,7 +29,7 @@ class ExploreSettings(Settings):
 
     A run ends early where an observable passes its limit, or where the model has no answer: what comes later
     is the invention of the model, and teaches little about the material. Of the frames before,
-    ``frames_per_run`` are taken: the one with the highest extrapolation, and others spread evenly over the run.
+    ``frames_per_run`` are taken: the one with the highest extrapolation, and others spread over the run.
 
     limits:       largest values of observables (:data:`mlh_driver.results.OBSERVABLES`)
     lower_limits: smallest values, such as ``{band_gap = 0.1}``
