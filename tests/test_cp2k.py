@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -137,6 +138,16 @@ def test_input_has_the_reference_settings() -> None:
         cp2k.write_input(Atoms("Au", cell=[5, 5, 5], pbc=True), Cp2kSettings(), prepared=False)
 
 
+def test_hot_electrons_are_those_of_the_draft_too() -> None:
+    atoms = Atoms("SiO2", positions=np.eye(3), cell=[5, 5, 5], pbc=True)
+    hot = Cp2kSettings(electronic_temperature_K=3500.0)
+    for settings, prepared in ((hot, True), (hot.draft(), False)):
+        text = cp2k.write_input(atoms, settings, prepared)
+        for words in ("ADDED_MOS -1", "&SMEAR ON", "METHOD FERMI_DIRAC", "ELECTRONIC_TEMPERATURE [K] 3500.0"):
+            assert words in text
+    assert "SMEAR" not in cp2k.write_input(atoms, Cp2kSettings(), prepared=True)
+
+
 def test_missing_program_is_explained(tmp_path: Path) -> None:
     with pytest.raises(LabelingError, match="not in PATH"):
         Cp2kLabeler(Cp2kSettings(command="no-such-cp2k")).calculate(hydrogen(), tmp_path)
@@ -185,3 +196,36 @@ def test_a_stopped_label_command_leaves_no_cp2k_behind(
 def test_unconverged_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnconvergedError):
         Cp2kLabeler(Cp2kSettings(cutoff_Ry=100.0, max_scf=2)).calculate(hydrogen(), tmp_path)
+
+
+def hot_hydrogen() -> Atoms:
+    """Four stretched atoms with a gap of 1.4 eV."""
+    positions = [[0, 0, 0], [1.6, 0.1, 0], [0.2, 1.7, 0.1], [1.7, 1.8, 0.4]]
+    return Atoms("H4", positions=positions, cell=[4.0, 4.2, 4.4], pbc=True)
+
+
+@pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed")
+@pytest.mark.slow
+def test_forces_and_stress_of_hot_electrons_are_derivatives_of_the_energy(tmp_path: Path) -> None:
+    """The free energy: at 10000 K the energy without -T_e S_e has forces that are off by tenths of eV/Å."""
+    labeler = Cp2kLabeler(Cp2kSettings(cutoff_Ry=250.0, electronic_temperature_K=10000.0))
+    atoms = hot_hydrogen()
+    label = labeler.calculate(atoms, tmp_path)
+    assert label.electronic_temperature_K == 10000.0
+
+    def slope(deform: Callable[[Atoms, float], None], step: float) -> float:
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            deform(moved, sign * step)
+            energies.append(labeler.calculate(moved, tmp_path).energy)
+        return (energies[0] - energies[1]) / (2 * step)
+
+    def move(moved: Atoms, step: float) -> None:
+        moved.positions[1, 0] += step
+
+    def strain(moved: Atoms, step: float) -> None:
+        moved.set_cell(moved.cell.array * [1 + step, 1, 1], scale_atoms=True)
+
+    assert slope(move, 0.01) == pytest.approx(-label.forces[1, 0], abs=2e-3)
+    assert slope(strain, 2e-3) / atoms.get_volume() == pytest.approx(label.stress[0, 0], abs=1e-4)

@@ -157,6 +157,27 @@ def test_pyscf_and_cp2k_agree(molecule: Atoms, force: float, element: float) -> 
         assert abs(difference - zero_of_potential * metric).max() < largest, name
 
 
+@needs_cp2k
+@pytest.mark.slow
+def test_pyscf_and_cp2k_agree_on_hot_electrons() -> None:
+    atoms = Atoms("H2", positions=[[0, 0, 0], [1.6, 0.1, 0.2]], cell=[3.0, 3.2, 3.4], pbc=True)
+    ours, theirs = (
+        label_structure(atoms, "h", make_labeler(code, electronic_temperature_K=20000.0))
+        for code in ("pyscf", "cp2k")
+    )
+    cold = label_structure(atoms, "h", make_labeler("cp2k"))
+    assert ours.electronic_temperature_K == theirs.electronic_temperature_K == 20000.0
+    assert abs(ours.energy - theirs.energy) / len(atoms) < 1e-3
+    assert abs(ours.forces - theirs.forces).max() < 0.02
+    assert cold.energy - theirs.energy > 0.02
+
+
+@pytest.mark.parametrize("temperature_K", [-1.0, float("nan"), float("inf")])
+def test_an_electronic_temperature_that_is_none_is_refused(temperature_K: float) -> None:
+    with pytest.raises(InputError, match="give kelvin"):
+        make_labeler("cp2k", electronic_temperature_K=temperature_K)
+
+
 @pytest.mark.filterwarnings("ignore:.*positive definite")
 def test_a_frame_that_a_code_gives_up_on_is_left_out_with_its_reason(tmp_path: Path) -> None:
     frames = {"same": hydrogen(), "good": hydrogen()}

@@ -28,13 +28,23 @@ def label(
     draft: Annotated[
         bool, typer.Option("--draft", help="Coarse grids: for Hamiltonians only, faster.")
     ] = False,
+    electronic_temperature: Annotated[
+        float,
+        typer.Option(
+            "--electronic-temperature",
+            metavar="K",
+            help="Fermi-Dirac occupations at this temperature, for melts; 0: closed shells.",
+        ),
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the reference code.")] = 1,
 ) -> None:
     """Label structures with DFT (PBE): energy, forces, stress (CP2K only), Hamiltonian and levels of each.
 
     Structures that the data set holds already are skipped: the command goes on after an interruption. What
-    does not converge is reported and left out; the exit status is 1 then. Training learns nothing but the
-    Hamiltonian from a data set of drafts with [bold]learn = "hamiltonian"[/] in its section.
+    does not converge is reported and left out; the exit status is 1 then. Structures with a small gap, as in
+    melts, need an electronic temperature of about that of the atoms; energies are free energies then, and
+    the temperature is stored with each structure. Training learns nothing but the Hamiltonian from a data set
+    of drafts with [bold]learn = "hamiltonian"[/] in its section.
 
     Example: [bold]mlh-driver label frames.xyz --engine cp2k --out data.h5[/]
     """
@@ -42,7 +52,7 @@ def label(
     from mlh_driver.structures import read_frames
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    labeler = make_labeler(engine.value, threads, draft)
+    labeler = make_labeler(engine.value, threads, draft, electronic_temperature)
     failed = label_into(out, read_frames(structures), labeler, split, console.print, keep_full=keep_full)
     if failed:
         console.print(f"left out: {', '.join(failed)}")

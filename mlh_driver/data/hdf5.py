@@ -3,8 +3,8 @@
 ==================  ===============================================================================
 /                   attributes: ``format`` ("mlh-driver-data-1"), ``reference`` (JSON: the settings
                     that every energy of the file shares)
-/NAME               attributes: ``split`` ("train", ...), ``energy``, ``info`` (JSON) and, with
-                    eigenvalues, ``n_occupied``
+/NAME               attributes: ``split`` ("train", ...), ``energy``, ``info`` (JSON), with eigenvalues
+                    ``n_occupied``, and ``electronic_temperature_K`` (without it 0)
   numbers           (N,) uint8
   positions, cell   (N, 3) and (3, 3, lattice vectors as rows) float64
   forces            (N, 3) float64
@@ -196,6 +196,7 @@ def _write(group: h5py.Group, label: LabelledStructure, split: str) -> None:
     group.attrs["split"] = split
     group.attrs["energy"] = label.energy
     group.attrs["info"] = json.dumps(label.info)
+    group.attrs["electronic_temperature_K"] = label.electronic_temperature_K
     group["numbers"] = label.system.numbers.astype(np.uint8)
     group["positions"] = label.system.positions
     group["cell"] = label.system.cell
@@ -225,6 +226,7 @@ def _read(name: str, group: h5py.Group) -> LabelledStructure:
         n_occupied=int(group.attrs["n_occupied"]) if "n_occupied" in group.attrs else None,
         full_hamiltonian=_full(arrays.get("full_hamiltonian")),
         info=json.loads(group.attrs["info"]),
+        electronic_temperature_K=float(group.attrs.get("electronic_temperature_K", 0.0)),
     )
 
 

@@ -1,7 +1,8 @@
 """CP2K as reference: write the input, run it, parse energy, forces, stress, S and the Kohn-Sham matrix.
 
 The default settings are those of all labels of the project (PBE, GTH, DZVP-MOLOPT-SR-GTH, Gamma point,
-closed shell, 800 Ry); energies are only comparable between equal settings.
+closed shell, 800 Ry); energies are only comparable between equal settings. At an electronic temperature
+T_e the energy is Mermin's free energy E - T_e S_e (Phys. Rev. 137, A1441 (1965)); forces are its derivative.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Cp2kSettings:
     the settings of ``DRAFT``, by Broyden mixing. Its orbitals start the one that counts, close to the
     solution, where DIIS takes a few expensive steps instead of 13 (glass) to 35 (liquid), and where the
     energy is variational.
+
+    electronic_temperature_K: of Fermi-Dirac occupations, 0 for closed shells; small gaps need it
     """
 
     cutoff_Ry: float = 800.0
@@ -54,6 +57,7 @@ class Cp2kSettings:
     max_scf: int = 80
     mixing_alpha: float = 0.4
     n_broyden: int = 8
+    electronic_temperature_K: float = 0.0
     command: str = "cp2k.psmp"
     threads: int = 1
 
@@ -85,7 +89,7 @@ class Cp2kLabeler:
             _execute(workdir, _input(atoms, settings.draft(), prepared=False, final=False), settings)
             parse_convergence((workdir / f"{_PROJECT}.out").read_text())
         _execute(workdir, write_input(atoms, settings, prepared), settings)
-        return read_result(workdir, len(atoms), with_stress=settings.stress)
+        return read_result(workdir, len(atoms), settings)
 
 
 def write_input(atoms: Atoms, settings: Cp2kSettings, prepared: bool) -> str:
@@ -122,7 +126,22 @@ def _scf_block(settings: Cp2kSettings, prepared: bool) -> str:
         ALPHA {settings.mixing_alpha}
         NBROYDEN {settings.n_broyden}
       &END MIXING
-    &END SCF"""
+{_smearing_block(settings)}    &END SCF"""
+
+
+_SMEARING = """      ADDED_MOS -1
+      &SMEAR ON
+        METHOD FERMI_DIRAC
+        ELECTRONIC_TEMPERATURE [K] {temperature}
+      &END SMEAR
+"""
+
+
+def _smearing_block(settings: Cp2kSettings) -> str:
+    """Fermi-Dirac occupations of all orbitals, so that none that has electrons is left out."""
+    if not settings.electronic_temperature_K:
+        return ""
+    return _SMEARING.format(temperature=settings.electronic_temperature_K)
 
 
 def _input(atoms: Atoms, settings: Cp2kSettings, *, prepared: bool, final: bool) -> str:
@@ -179,7 +198,7 @@ def _input(atoms: Atoms, settings: Cp2kSettings, *, prepared: bool, final: bool)
 """
 
 
-def read_result(workdir: str | Path, n_atoms: int, *, with_stress: bool) -> Calculation:
+def read_result(workdir: str | Path, n_atoms: int, settings: Cp2kSettings) -> Calculation:
     """Parse a finished run; raise ``UnconvergedError`` or ``LabelingError`` if it cannot be trusted."""
     workdir = Path(workdir)
     text = (workdir / f"{_PROJECT}.out").read_text()
@@ -189,11 +208,12 @@ def read_result(workdir: str | Path, n_atoms: int, *, with_stress: bool) -> Calc
     return Calculation(
         energy=parse_energy(text),
         forces=parse_forces((workdir / f"{_PROJECT}-forces-1_0.xyz").read_text(), n_atoms),
-        stress=parse_stress(stress_file.read_text()) if with_stress else None,
+        stress=parse_stress(stress_file.read_text()) if settings.stress else None,
         H=parse_matrix(matrices, "KOHN-SHAM MATRIX") * HARTREE_EV,
         S=parse_matrix(matrices, "OVERLAP MATRIX"),
         n_scf_steps=n_scf_steps,
         version=parse_version(text),
+        electronic_temperature_K=settings.electronic_temperature_K,
     )
 
 

@@ -34,6 +34,7 @@ class Calculation:
     """A converged calculation of N atoms with n orbitals (PySCF's order: by shell, p as x, y, z).
 
     energy: eV; forces: (N, 3) eV/Å; stress: (3, 3) eV/Å^3 with ASE's sign, or None; H: (n, n) eV; S: (n, n)
+    electronic_temperature_K: T_e of the occupations; above zero the energy is the free energy E - T_e S_e
     """
 
     energy: float
@@ -43,6 +44,7 @@ class Calculation:
     S: Array
     n_scf_steps: int
     version: str
+    electronic_temperature_K: float = 0.0
 
 
 class Labeler(Protocol):

@@ -25,17 +25,26 @@ _MAX_OVERLAP_DIFFERENCE = 1e-4
 _SAME_STRUCTURE_A = 1e-6
 
 
-def make_labeler(engine: str, threads: int = 1, draft: bool = False) -> Labeler:
+def make_labeler(
+    engine: str, threads: int = 1, draft: bool = False, electronic_temperature_K: float = 0.0
+) -> Labeler:
     """The labeler of a name, ``pyscf`` or ``cp2k``, at the settings of the project's own data.
 
     The Hamiltonian of a ``draft`` is good for training, its energies and forces are not; it costs a fifth
-    with CP2K, a third with PySCF.
+    with CP2K, a third with PySCF. A structure with a small gap converges at an electronic temperature of
+    about that of its atoms.
+
+    Raises InputError for an unknown name and a temperature that is none.
     """
+    if not 0.0 <= electronic_temperature_K < np.inf:
+        raise InputError(
+            f"the electronic temperature is {electronic_temperature_K} K; give kelvin, 0 for closed shells"
+        )
     if engine == PyscfLabeler.name:
-        pyscf = PyscfSettings(threads=threads)
+        pyscf = PyscfSettings(threads=threads, electronic_temperature_K=electronic_temperature_K)
         return PyscfLabeler(pyscf.draft() if draft else pyscf)
     if engine == Cp2kLabeler.name:
-        cp2k = Cp2kSettings(threads=threads)
+        cp2k = Cp2kSettings(threads=threads, electronic_temperature_K=electronic_temperature_K)
         return Cp2kLabeler(cp2k.draft() if draft else cp2k)
     raise InputError(f"there is no reference code {engine!r}; choose pyscf or cp2k")
 
@@ -80,6 +89,7 @@ def label_structure(
         eigenvalues=eigenvalues,
         n_occupied=n_occupied,
         full_hamiltonian=result.H if keep_full else None,
+        electronic_temperature_K=result.electronic_temperature_K,
         info=(info or {}) | {"n_scf_steps": result.n_scf_steps, "version": result.version},
     )
 
