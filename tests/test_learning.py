@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import SMALL_NETWORK, network_section, random_model, small_system
+from conftest import SMALL_NETWORK, network_section, random_model
 from fake_engine import Engine as FakeEngine
 from fake_labeler import SomeLabeler
 from processes import copy_case
 from typer.testing import CliRunner
 
 from mlh_driver import MLHCalculator
+from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, NonFiniteError, StructureError
@@ -77,11 +78,14 @@ learning_rate = 3e-3
 NETWORK = replace(SMALL_NETWORK, lmax=2, pair_cutoff_A=3.5, message_cutoff_A=3.0, hop_cutoff_A=2.0)
 
 
+def molecule() -> Atoms:
+    return Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]], cell=[5, 5, 4.8], pbc=True)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Settings for a hydrogen molecule in a box; the species section comes from the command."""
-    molecule = Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]], cell=[5, 5, 4.8], pbc=True)
-    ase.io.write(tmp_path / "seed.xyz", molecule)
+    ase.io.write(tmp_path / "seed.xyz", molecule())
     species = CliRunner().invoke(app, ["species", "H"]).stdout
     assert "electrons = [1]" in species
     (tmp_path / "train.toml").write_text(
@@ -297,11 +301,10 @@ run ${n}
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """A LAMMPS script of two runs of 15 steps with 12 atoms, in a folder with its data."""
+    """A LAMMPS script of two runs of 15 steps, in a folder with its data."""
     folder = tmp_path / "inputs"
     folder.mkdir()
-    atoms = small_system().to_ase()
-    ase.io.write(folder / "start.data", atoms, format="lammps-data", masses=True, specorder=["Si", "O"])
+    ase.io.write(folder / "start.data", molecule(), format="lammps-data", masses=True)
     (folder / "in.md").write_text(SCRIPT)
     return folder / "in.md"
 
@@ -327,9 +330,8 @@ def of_script(script: Path, **changes: Any) -> ExploreSettings:
 def test_a_script_of_lammps_runs_with_its_own_seed_in_its_own_folder(
     tmp_path: Path, script: Path, fake: Callable[[str], None]
 ) -> None:
-    seed = small_system().to_ase()
     here = Path.cwd()
-    runs = [explore(a_start(tmp_path, seed, 4, k), ANY_MODEL, of_script(script)) for k in range(2)]
+    runs = [explore(a_start(tmp_path, molecule(), 4, k), ANY_MODEL, of_script(script)) for k in range(2)]
     assert Path.cwd() == here
     assert [(outcome.end, outcome.steps) for _, outcome in runs] == [("finished", 30)] * 2
     assert [len(frames) for frames, _ in runs] == [4, 4]
@@ -344,7 +346,7 @@ def test_a_script_of_lammps_runs_with_its_own_seed_in_its_own_folder(
     first, second = (np.concatenate([f.positions for f in frames]) for frames, _ in runs)
     assert abs(first - second).max() > 1e-3  # of another seed
     shutil.rmtree(tmp_path / "inputs")
-    again, outcome = explore(a_start(tmp_path, seed, 4, 0), ANY_MODEL, of_script(script))
+    again, outcome = explore(a_start(tmp_path, molecule(), 4, 0), ANY_MODEL, of_script(script))
     assert outcome == runs[0][1]  # read, not run
     np.testing.assert_array_equal(again[0].positions, runs[0][0][0].positions)
 
@@ -353,7 +355,7 @@ def test_a_script_ends_where_a_limit_is_passed(
     tmp_path: Path, script: Path, fake: Callable[[str], None]
 ) -> None:
     fake("fake,strange=1")
-    start = a_start(tmp_path, small_system().to_ase(), 3)
+    start = a_start(tmp_path, molecule(), 3)
     frames, outcome = explore(start, ANY_MODEL, of_script(script, limits={"extrapolation": 3000.0}))
     assert outcome.end == "extrapolation 4096.00 is above 3000"
     assert (outcome.steps, outcome.finished) == (10, False)
@@ -363,7 +365,7 @@ def test_a_script_ends_where_a_limit_is_passed(
 def test_a_run_that_was_killed_starts_again(
     tmp_path: Path, script: Path, fake: Callable[[str], None]
 ) -> None:
-    start = a_start(tmp_path, small_system().to_ase())
+    start = a_start(tmp_path, molecule())
     start.folder.mkdir()
     (start.folder / "half").touch()
     assert explore(start, ANY_MODEL, of_script(script))[1].finished
@@ -373,7 +375,7 @@ def test_a_run_that_was_killed_starts_again(
 def test_mistakes_in_a_script_are_errors_and_later_failures_end_the_run(
     tmp_path: Path, script: Path, fake: Callable[[str], None]
 ) -> None:
-    start = a_start(tmp_path, small_system().to_ase())
+    start = a_start(tmp_path, molecule())
     script.write_text(SCRIPT.replace("fix mlh", "fxi mlh"))
     with pytest.raises(LammpsError, match="fxi"):
         explore(start, ANY_MODEL, of_script(script))
@@ -468,10 +470,9 @@ def test_rounds_that_explore_with_lammps_hold_frames_out_and_go_on(
     folder: Path, script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a model of random weights; the second start reads what the first has made, runs and labels alike."""
-    random_model().save(folder / "random.pt")
-    ase.io.write(folder / "seed.xyz", small_system().to_ase())
-    species = CliRunner().invoke(app, ["species", "O", "Si"]).stdout
-    train = TRAIN.replace("SPECIES", species).replace("NETWORK", network_section())
+    hydrogen = OrbitalBasis(species=("H",), shells=((0,),), occupations=((0.5,),))
+    random_model(hydrogen, NETWORK).save(folder / "random.pt")
+    train = (folder / "train.toml").read_text()
     train = re.sub(r"steps = \d+", "steps = 2", train)
     train = re.sub(r"atom_energy_eV = \S+", "atom_energy_eV = 0.0", train)  # as the labels
     (folder / "train.toml").write_text(f'start_from = "random.pt"\n{train}')
