@@ -456,24 +456,46 @@ def test_frames_are_held_out() -> None:
     assert splits(["r1_0"], ()) == {"r1_0": "train"}
 
 
+@pytest.fixture
+def hydrogen_model(folder: Path) -> Model:
+    """A model of random weights that fits the settings for training but for its atoms, of 0 eV as the labels."""
+    hydrogen = OrbitalBasis(species=("H",), shells=((0,),), occupations=((0.5,),))
+    model = random_model(hydrogen, NETWORK)
+    metadata = model.metadata.model_copy(update={"atom_energies_eV": (0.0,)})
+    return Model(metadata, model.network, model.indicator)
+
+
+@pytest.mark.slow
+def test_a_script_of_lammps_explores_with_a_model(
+    tmp_path: Path, script: Path, hydrogen_model: Model
+) -> None:
+    settings = of_script(script, limits={"extrapolation": 1e6})
+    frames, outcome = explore(a_start(tmp_path, molecule(), 3), hydrogen_model, settings)
+    assert (outcome.end, outcome.steps, len(frames)) == ("finished", 30, 3)
+    for frame in frames:  # the note is that of this structure
+        step, extrapolation = re.findall(r"step (\d+), .*extrapolation (\S+)", frame.info["note"])[0]
+        assert float(extrapolation) == pytest.approx(outcome.extrapolations[int(step) - 1], abs=0.006)
+    assert max(outcome.extrapolations) > min(outcome.extrapolations)
+
+
 EXPLORE_WITH_LAMMPS = """
 script = "inputs/in.md"
 variables = {seed = "{seed}", n = 8}
 frames_per_run = 2
 apart_steps = 5
-limits = {extrapolation = 1e6}
 """
 
 
 @pytest.mark.slow
 def test_a_round_that_explores_with_lammps_holds_frames_out_and_is_not_repeated(
-    folder: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    script: Path,
+    hydrogen_model: Model,
+    fake: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a model of random weights; the second start reads what the first has made, runs and labels alike."""
-    hydrogen = OrbitalBasis(species=("H",), shells=((0,),), occupations=((0.5,),))
-    model = random_model(hydrogen, NETWORK)
-    metadata = model.metadata.model_copy(update={"atom_energies_eV": (0.0,)})  # as the labels
-    Model(metadata, model.network, model.indicator).save(folder / "random.pt")
+    """The second start reads what the first has made, runs and labels alike."""
+    hydrogen_model.save(folder / "random.pt")
     train = (folder / "train.toml").read_text()
     train = re.sub(r"steps = \d+", "steps = 2", train)
     train = re.sub(r"atom_energy_eV = \S+", "atom_energy_eV = 0.0", train)
@@ -489,17 +511,17 @@ def test_a_round_that_explores_with_lammps_holds_frames_out_and_is_not_repeated(
     run = folder / "run"
     (row,) = [json.loads(line) for line in (run / "report.jsonl").read_text().splitlines()]
     assert (row["round"], row["runs"], row["runs_finished"], row["steps"]) == (0, 2, 2, [16, 16])
-    assert 0 < row["extrapolation_median"] <= row["extrapolation_90"] <= row["extrapolation_largest"]
+    assert row["extrapolation_median"] == row["extrapolation_90"] == row["extrapolation_largest"] == 0.5
+    assert (run / "report.png").stat().st_size > 5_000
     assert any("round 0, run_01: finished after step 16" in line for line in lines)
     by_split = {"train": ["r0_0"], "validation": ["r0_2"], "test": ["r0_1", "r0_3"]}
     assert read_splits(run / "labels.h5") == by_split
-    note = read_structure(run / "labels.h5", by_split["test"][0]).info["note"]
-    assert note.startswith("in.md, run_0")
-    calls = labeler.calls
-    outcomes = [path.stat().st_mtime_ns for path in sorted(run.glob("round_*/run_*.json"))]
+    note = read_structure(run / "labels.h5", "r0_1").info["note"]
+    assert note.startswith("in.md, run_00, step ")
+    outcomes = [path.stat().st_mtime_ns for path in sorted(run.glob("round_0/run_*.json"))]
     ActiveLearning(settings, print).run()
-    assert labeler.calls == calls
-    assert [path.stat().st_mtime_ns for path in sorted(run.glob("round_*/run_*.json"))] == outcomes
+    assert labeler.calls == 4
+    assert [path.stat().st_mtime_ns for path in sorted(run.glob("round_0/run_*.json"))] == outcomes
 
 
 @pytest.mark.parametrize(
