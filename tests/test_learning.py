@@ -458,7 +458,7 @@ def test_frames_are_held_out() -> None:
 
 @pytest.fixture
 def hydrogen_model(folder: Path) -> Model:
-    """A model of random weights that fits the settings for training but for its atoms, of 0 eV as the labels."""
+    """A model of random weights, of the settings for training but for the energy of its atoms."""
     hydrogen = OrbitalBasis(species=("H",), shells=((0,),), occupations=((0.5,),))
     model = random_model(hydrogen, NETWORK)
     metadata = model.metadata.model_copy(update={"atom_energies_eV": (0.0,)})
