@@ -18,8 +18,10 @@ def learn(
 ) -> None:
     """Active learning: explore with the model, label what it does not know, retrain, until it does.
 
-    Needs seed structures, the settings of a training run, and a reference code. The same command goes on
-    after an interruption. [bold]report.jsonl[/] and [bold]report.png[/] in the output folder show the errors.
+    Needs seed structures, the settings of a training run, and a reference code. It explores by Langevin
+    dynamics, or by your own LAMMPS script or i-PI input (examples/tutorial/README.md). The same command goes
+    on after an interruption. [bold]report.jsonl[/] and [bold]report.png[/] in the output folder show how the
+    runs ended, and the errors.
 
     Example: [bold]mlh-driver learn examples/tutorial/learn.toml[/]
     """

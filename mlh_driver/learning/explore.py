@@ -1,20 +1,29 @@
-"""New frames for labels: displaced seeds at first, then dynamics with the model, guided by its indicator."""
+"""New frames for labels: displaced seeds at first, then runs of an MD engine on the model.
+
+Files of a run: a folder ``run_K`` with its input and what the MD engine writes, ``run_K.xyz`` with the frames
+taken, and last of all ``run_K.json``, how it ended. A run with that file is not repeated.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import ase.io
 import numpy as np
-from ase import Atoms, units
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase import Atoms
 
+from mlh_driver.engine import Engine
 from mlh_driver.errors import MLHError
-from mlh_driver.interfaces.ase import MLHCalculator
+from mlh_driver.learning.runs import LARGEST_SEED, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
+from mlh_driver.learning.thermometer import temperature_K
+from mlh_driver.learning.watch import Frame, LimitReached, Watch
 from mlh_driver.model import Model
 
-FRICTION_PER_FS = 0.02
+FINISHED = "finished"
 
 
 def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
@@ -27,64 +36,127 @@ def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) 
     return atoms
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A frame of a trajectory, and the model's extrapolation indicator there."""
-
-    atoms: Atoms
-    extrapolation: float
-
-
-def trajectory(
-    seed: Atoms,
-    model: Model,
-    temperature_K: float,
-    settings: ExploreSettings,
-    rng: np.random.Generator,
-) -> Frame:
-    """The frame with the highest indicator up to ``settings.stop_at`` of a stretch of Langevin dynamics.
-
-    A displaced seed if there is none, because the seed itself is beyond. Raises StructureError for elements
-    that the model does not know.
-
-    The dynamics ends where the indicator exceeds that, or where the model gives up (a collapsed structure has
-    no density matrix): what comes later is the invention of the model, and teaches little about the material.
-    """
-    model.basis.species_index(seed.numbers)
-    atoms = plain(seed)
-    atoms.calc = MLHCalculator(model)
-    dynamics = langevin(atoms, temperature_K, settings.timestep_fs, rng)
-    best = Frame(displaced(seed, settings, rng), 0.0)
-    for step in range(1, settings.steps + 1):
-        try:
-            dynamics.run(1)
-        except MLHError:
-            break
-        extrapolation = float(atoms.calc.results["extrapolation"])
-        if extrapolation > settings.stop_at:
-            break
-        if extrapolation > best.extrapolation:
-            best = Frame(plain(atoms), extrapolation)
-            best.atoms.info["note"] = (
-                f"{step * settings.timestep_fs:g} fs of dynamics at {temperature_K:g} K, "
-                f"extrapolation {extrapolation:.2f}"
-            )
-    return best
-
-
-def langevin(atoms: Atoms, temperature_K: float, timestep_fs: float, rng: np.random.Generator) -> Langevin:
-    """Dynamics from rest positions: velocities of twice the temperature, half becomes potential energy."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature_K, rng=rng)
-    return Langevin(
-        atoms,
-        timestep_fs * units.fs,
-        temperature_K=temperature_K,
-        friction=FRICTION_PER_FS / units.fs,
-        fixcm=False,
-        rng=rng,
-    )
-
-
 def plain(atoms: Atoms) -> Atoms:
     """A copy without calculator, velocities and notes."""
     return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    end:            "finished", or why it ended early
+    steps:          how many it came to
+    extrapolations: the model's indicator at every step
+    """
+
+    end: str
+    steps: int
+    extrapolations: list[float]
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome:
+        return cls(**json.loads(path.read_text()))
+
+    def write(self, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self)))
+        partial.replace(path)
+
+    @property
+    def finished(self) -> bool:
+        return self.end == FINISHED
+
+    def __str__(self) -> str:
+        how = "finished after" if self.finished else "ended at"
+        why = "" if self.finished else f", {self.end}"
+        largest = f", largest extrapolation {max(self.extrapolations):.2f}" if self.steps else ""
+        return f"{how} step {self.steps}{largest}{why}"
+
+
+def _outcome_file(folder: Path) -> Path:
+    return folder.with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run of a round starts.
+
+    folder:        of the run
+    atoms:         seed structure of ASE's dynamics; scripts and inputs have their own
+    temperature_K: of ASE's dynamics
+    n_frames:      how many are wanted
+    seed:          of random numbers, three or so integers
+    """
+
+    folder: Path
+    atoms: Atoms
+    temperature_K: float
+    n_frames: int
+    seed: tuple[int, ...]
+
+
+def explore(start: Start, model: Model, settings: ExploreSettings) -> tuple[list[Atoms], Outcome]:
+    """Frames of a run in random order, and how it ended; made now, or read where they have been made.
+
+    Where already the start is beyond a limit there is no frame, and a displaced seed takes its place. Raises
+    errors of the user's input, which come before the first step.
+    """
+    frames = start.folder.with_suffix(".xyz")
+    if not _outcome_file(start.folder).exists():
+        rng = np.random.default_rng(start.seed)
+        found, outcome = _run(start, model, settings, rng)
+        found = found or [displaced(start.atoms, settings, rng)]
+        ase.io.write(frames, [found[k] for k in rng.permutation(len(found))], format="extxyz")
+        outcome.write(_outcome_file(start.folder))
+    return list(ase.io.iread(frames)), Outcome.read(_outcome_file(start.folder))
+
+
+def _run(
+    start: Start, model: Model, settings: ExploreSettings, rng: np.random.Generator
+) -> tuple[list[Atoms], Outcome]:
+    engine = Engine(model, electronic_temperature=settings.electronic_temperature_K)
+    watch = Watch(engine, settings)
+    end = FINISHED
+    try:
+        _drive(watch, start, model, settings, int(rng.integers(1, LARGEST_SEED)))
+    except LimitReached as limit:
+        end = str(limit)
+    except MLHError as error:
+        if not watch.steps:
+            raise
+        end = f"{type(error).__name__}: {error}"
+    frames = [_noted(frame, start, watch.steps, settings) for frame in watch.frames(start.n_frames)]
+    return frames, Outcome(end, watch.steps, [round(value, 3) for value in watch.extrapolations])
+
+
+def _drive(watch: Watch, start: Start, model: Model, settings: ExploreSettings, seed: int) -> None:
+    """Run the MD engine of the settings, in an empty folder but for copies of its inputs."""
+    shutil.rmtree(start.folder, ignore_errors=True)
+    start.folder.mkdir()
+    source = settings.script or settings.ipi
+    if source is None:
+        run_langevin(watch, model, plain(start.atoms), start.temperature_K, settings, seed)
+        return
+    for file in source.parent.iterdir():
+        if file.is_file():
+            shutil.copy(file, start.folder)
+    if settings.script:
+        run_lammps(watch, start.folder / source.name, settings.variables, seed)
+    else:
+        run_ipi(watch, start.folder / source.name, seed)
+
+
+def _noted(frame: Frame, start: Start, steps: int, settings: ExploreSettings) -> Atoms:
+    """The structure, with a note on where it comes from."""
+    source = settings.script or settings.ipi
+    temperature = temperature_K(start.folder, frame.step, steps) if source else start.temperature_K
+    parts = [
+        source.name if source else "Langevin dynamics",
+        f"{start.folder.name}, step {frame.step}",
+        *([] if temperature is None else [f"{temperature:.0f} K"]),
+        f"extrapolation {frame.extrapolation:.2f}",
+    ]
+    atoms = frame.system.to_ase()
+    atoms.info["note"] = ", ".join(parts)
+    return atoms

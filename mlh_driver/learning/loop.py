@@ -1,15 +1,18 @@
 """The rounds of active learning. Every step leaves a file and is skipped where there is one: a run resumes.
 
-Files in ``output``: ``labels.h5`` (every label), ``report.jsonl`` (a line per round), ``report.png``, at
-the end ``NAME.pt``, the model, and in a folder ``round_K`` the ``frames.xyz`` of the round, those
+Files in ``output``: ``labels.h5`` (every label; its split ``test`` lists the frames for testing),
+``report.jsonl`` (a line per round), ``report.png``, at the end ``NAME.pt``, the model, and in a folder
+``round_K`` the runs of :mod:`mlh_driver.learning.explore`, the ``frames.xyz`` of the round, those
 ``left_out.txt`` for want of a label, and the model and log of its training.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -19,7 +22,9 @@ from mlh_driver.data import hdf5
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.evaluation import evaluate_structures, mean_summary
-from mlh_driver.learning.explore import displaced, trajectory
+from mlh_driver.learning.explore import Outcome, Start, displaced, explore
+from mlh_driver.learning.report import FIGURES, add_row, figures_of_runs, read_rows
+from mlh_driver.learning.runs import check_inputs
 from mlh_driver.learning.settings import LearnSettings
 from mlh_driver.model import Model, load_model
 from mlh_driver.reference import label_into, make_labeler
@@ -32,8 +37,6 @@ from mlh_driver.training.settings import DataSettings, StageSettings, TrainSetti
 from mlh_driver.training.trainer import Progress, Trainer
 
 Report = Callable[[str], None]
-#: Figures of each round, on frames that the model has not been trained on.
-FIGURES = ("forces_rmse_meV_A", "energy_meV_atom", "levels_mae_meV", "H_mae_meV", "extrapolation")
 
 
 class ActiveLearning:
@@ -46,7 +49,12 @@ class ActiveLearning:
         self.training = read_settings(settings.training)
         self.labels = settings.output / "labels.h5"
         self.seeds = self._usable_seeds()
-        self.labeler = make_labeler(settings.label.engine, settings.label.threads)
+        check_inputs(settings.explore)
+        self.labeler = make_labeler(
+            settings.label.engine,
+            settings.label.threads,
+            electronic_temperature_K=settings.label.electronic_temperature_K,
+        )
         check_sections(self.training)
         check_references(self.training, labels_to_come=self.labeler.reference())
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -89,82 +97,108 @@ class ActiveLearning:
     def _frames(self, round_: int, model: Model | None) -> dict[str, Atoms]:
         path = self._folder(round_) / "frames.xyz"
         if not path.exists():
-            frames = [self._new_frame(round_, k, model) for k in range(self.settings.frames_per_round)]
+            frames = self._displaced(round_) if model is None else self._explored(round_, model)
+            for k, atoms in enumerate(frames):
+                atoms.info["name"] = f"r{round_}_{k}"
             partial = path.with_name(".frames.partial.xyz")
             ase.io.write(partial, frames)
             partial.replace(path)
         return read_frames([path])
 
-    def _new_frame(self, round_: int, k: int, model: Model | None) -> Atoms:
+    def _displaced(self, round_: int) -> list[Atoms]:
+        count = self.settings.frames_per_round
+        rngs = [np.random.default_rng([self.settings.seed, round_, k]) for k in range(count)]
+        return [
+            displaced(self._seed(round_, round_ * count + k), self.settings.explore, rng)
+            for k, rng in enumerate(rngs)
+        ]
+
+    def _seed(self, round_: int, count: int) -> Atoms:
+        """The seeds in turn, in each round another one for the last frame, which is for validation."""
+        return self.seeds[(count + round_) % len(self.seeds)]
+
+    def _explored(self, round_: int, model: Model) -> list[Atoms]:
+        frames: list[Atoms] = []
+        for start in self._starts(round_):
+            found, outcome = explore(start, model, self.settings.explore)
+            self.report(f"round {round_}, {start.folder.name}: {outcome}")
+            frames += found
+        return frames
+
+    def _starts(self, round_: int) -> list[Start]:
+        """The runs of a round, which together give its frames."""
         settings = self.settings
-        rng = np.random.default_rng([settings.seed, round_, k])
-        count = round_ * settings.frames_per_round + k
-        seed = self.seeds[(count + round_) % len(self.seeds)]  # another one for each validation
-        if model is None:
-            atoms = displaced(seed, settings.explore, rng)
-        else:
-            temperatures = settings.explore.temperatures_K
-            temperature = temperatures[(count // len(self.seeds)) % len(temperatures)]
-            frame = trajectory(seed, model, temperature, settings.explore, rng)
-            atoms = frame.atoms
-            self.report(f"round {round_}, frame {k}: {temperature:g} K, indicator {frame.extrapolation:.2f}")
-        atoms.info["name"] = f"r{round_}_{k}"
-        return atoms
+        wanted, each = settings.frames_per_round, settings.explore.frames_per_run
+        temperatures = settings.explore.temperatures_K
+        runs = [min(each, wanted - first) for first in range(0, wanted, each)]
+        return [
+            Start(
+                folder=self._folder(round_) / f"run_{k:02d}",
+                atoms=self._seed(round_, count := round_ * len(runs) + k),
+                temperature_K=temperatures[(count // len(self.seeds)) % len(temperatures)],
+                n_frames=n_frames,
+                seed=(settings.seed, round_, k),
+            )
+            for k, n_frames in enumerate(runs)
+        ]
 
     def _label(self, round_: int, frames: dict[str, Atoms]) -> None:
-        """The last frame of a round is for validation. Frames that fail are noted and not tried again."""
+        """Label each frame for what it is for. Frames that fail are noted and not tried again."""
         done = self._folder(round_) / "left_out.txt"
         if done.exists():
             return
-        *training, last = frames
-
-        def label(names: list[str], split: str) -> list[str]:
-            some = {name: frames[name] for name in names}
-            return label_into(self.labels, some, self.labeler, split, self.report)
-
-        failed = label(training, "train")
-        if len(failed) == len(training):
-            (self._folder(round_) / "frames.xyz").unlink()  # made anew when the run goes on
-            raise InputError(
-                f"no frame for training of round {round_} could be labelled, for the reasons above; change "
-                "[explore] or the seeds in the settings, and start again"
-            )
-        failed += label([last], "validation")
+        split_of = splits(frames, self.settings.hold_out)
+        failed: list[str] = []
+        for split in ("train", "validation", "test"):
+            some = {name: atoms for name, atoms in frames.items() if split_of[name] == split}
+            failed += label_into(self.labels, some, self.labeler, split, self.report)
+            if split == "train" and len(failed) == len(some):
+                self._forget_frames(round_)
+                raise InputError(
+                    f"no frame for training of round {round_} could be labelled, for the reasons above; "
+                    "change [explore], the seeds or hold_out in the settings, and start again"
+                )
         done.write_text("".join(f"{name}\n" for name in failed))
+
+    def _forget_frames(self, round_: int) -> None:
+        """So that the round explores anew when the run goes on."""
+        (self._folder(round_) / "frames.xyz").unlink()
+        for path in self._folder(round_).glob("run_*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _new_names(self, round_: int) -> list[str]:
         if not self.labels.exists():
             return []
         return [name for name in hdf5.read_names(self.labels) if name.startswith(f"r{round_}_")]
 
-    def _measure(self, round_: int, model: Model) -> dict[str, float]:
-        """Errors of the model on the frames of a round, before it is trained on them."""
-        path = self.settings.output / "report.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        for row in rows:
+    def _measure(self, round_: int, model: Model) -> dict[str, Any]:
+        """How the runs of a round ended, and errors on its frames, before the model is trained on them."""
+        for row in read_rows(self.settings.output):
             if row["round"] == round_:
-                return dict(row)
-        engine = Engine(model)
+                return row
         new = self._new_names(round_)
         errors, failures = evaluate_structures(
-            engine, (hdf5.read_structure(self.labels, name) for name in new)
+            Engine(model), (hdf5.read_structure(self.labels, name) for name in new)
         )
         for failure in failures:
             self.report(f"the model cannot compute {failure}")
         learned = set(hdf5.read_splits(self.labels).get("train", [])) - set(new)
-        row = {"round": round_, "labels": len(learned), "failed": len(failures)} | {
-            key: round(value, 3) for key, value in mean_summary(errors).items() if key in FIGURES
-        }
-        with open(path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.report("  ".join(f"{key} {value:g}" for key, value in row.items()))
-        plot_report([*rows, row], self.settings.output / "report.png")
+        outcomes = [Outcome.read(path) for path in sorted(self._folder(round_).glob("run_*.json"))]
+        row = {"round": round_, "labels": len(learned), "failed": len(failures)}
+        row |= figures_of_runs(outcomes)
+        row |= {key: round(value, 3) for key, value in mean_summary(errors).items() if key in FIGURES}
+        add_row(row, self.settings.output)
+        self.report("  ".join(f"{key} {value}" for key, value in row.items()))
         return row
 
-    def _on_target(self, row: dict[str, float]) -> bool:
+    def _on_target(self, row: dict[str, Any]) -> bool:
         target = self.settings.target
-        return (
+        return bool(
             not row["failed"]
+            and row["runs_finished"] >= target.finished * row["runs"]
             and row["forces_rmse_meV_A"] <= target.forces_rmse_meV_A
             and row["energy_meV_atom"] <= target.energy_meV_atom
         )
@@ -200,19 +234,15 @@ class ActiveLearning:
         return self.training.model_copy(update=changes)
 
 
-def plot_report(rows: list[dict[str, float]], path: Path) -> None:
-    """Errors on new frames against the number of labels trained on, log-log."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    rows = [row for row in rows if "forces_rmse_meV_A" in row]
-    labels = [row["labels"] for row in rows]
-    left.loglog(labels, [row["forces_rmse_meV_A"] for row in rows], "o-")
-    left.set(xlabel="labels", ylabel="force error, RMSE (meV/Å)")
-    right.loglog(labels, [row["energy_meV_atom"] for row in rows], "o-")
-    right.set(xlabel="labels", ylabel="energy error (meV/atom)")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def splits(names: Iterable[str], hold_out: int | tuple[str, ...]) -> dict[str, str]:
+    """What each frame of a round is for: the last of those not held out for testing is for validation."""
+    names = list(names)
+    if isinstance(hold_out, int):
+        held = names[hold_out - 1 :: hold_out]
+    else:
+        held = [name for name in names if any(fnmatch(name, pattern) for pattern in hold_out)]
+    split_of = {name: "test" if name in held else "train" for name in names}
+    others = [name for name in names if name not in held]
+    if len(others) > 1:
+        split_of[others[-1]] = "validation"
+    return split_of

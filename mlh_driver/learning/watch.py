@@ -1,0 +1,108 @@
+"""An engine between the model and an MD engine: it ends the run at a limit, and keeps frames on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlh_driver.engine import Engine
+from mlh_driver.errors import MLHError, NonFiniteError, SolverError
+from mlh_driver.learning.settings import ExploreSettings
+from mlh_driver.results import Results
+from mlh_driver.system import System, displacements
+
+MOST_FRAMES = 256
+"""Frames kept of a run of any length; from there on every other one is dropped."""
+
+SAME_PLACE_A = 1e-6
+"""MD engines ask again for a structure when the next run of a script begins; atoms may be wrapped by then."""
+
+
+class LimitReached(MLHError):
+    """A run of an exploration ends early: an observable has passed its limit, or the model has no answer."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A structure on the way, the step at which it came, and the model's indicator there."""
+
+    system: System
+    step: int
+    extrapolation: float
+
+
+class Watch:
+    """Passes structures on to ``engine``, and watches what comes back.
+
+    A step is a structure that differs from the one before; the start is step 0. It is no frame: every run of
+    a script begins there.
+
+    extrapolations: the indicator at every step
+    """
+
+    def __init__(self, engine: Engine, settings: ExploreSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._last: System | None = None
+        self._strangest: Frame | None = None
+        self._kept: list[Frame] = []
+        self._stride = settings.apart_steps
+        self.extrapolations: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps up to here."""
+        return len(self.extrapolations)
+
+    def check_species(self, numbers: NDArray[np.int64]) -> None:
+        self._engine.check_species(numbers)
+
+    def compute(self, system: System) -> Results:
+        """What the engine computes; raises LimitReached where the run has to end."""
+        try:
+            results = self._engine.compute(system)
+        except (SolverError, NonFiniteError) as error:
+            raise LimitReached(f"the model has no answer: {error}") from error
+        self._check(results.observables())
+        if self._last is not None and _differ(self._last, system):
+            self._keep(system, results.extrapolation)
+        self._last = system
+        return results
+
+    def _check(self, observables: dict[str, float]) -> None:
+        for limits, sign, side in (
+            (self._settings.limits, 1, "above"),
+            (self._settings.lower_limits, -1, "below"),
+        ):
+            for name, limit in limits.items():
+                if sign * observables[name] > sign * limit:
+                    raise LimitReached(f"{name} {observables[name]:.2f} is {side} {limit:g}")
+
+    def _keep(self, system: System, extrapolation: float) -> None:
+        self.extrapolations.append(extrapolation)
+        frame = Frame(system, self.steps, extrapolation)
+        if self._strangest is None or extrapolation > self._strangest.extrapolation:
+            self._strangest = frame
+        if self.steps % self._stride == 0:
+            self._kept.append(frame)
+        if len(self._kept) == MOST_FRAMES:
+            self._kept = self._kept[1::2]
+            self._stride *= 2
+
+    def frames(self, count: int) -> list[Frame]:
+        """Up to ``count`` frames: the strangest first, the others spread evenly over the run."""
+        if self._strangest is None:
+            return []
+        apart = self._settings.apart_steps
+        others = [frame for frame in self._kept if abs(frame.step - self._strangest.step) >= apart]
+        n = min(count - 1, len(others))
+        places = (np.arange(n) + 0.5) * len(others) / max(n, 1)
+        return [self._strangest, *(others[int(place)] for place in places)]
+
+
+def _differ(old: System, new: System) -> bool:
+    """Whether an atom, or the cell, has moved by more than a lattice translation."""
+    deformation, _, moves = displacements(old, new)
+    return bool(abs(moves).max() > SAME_PLACE_A or abs(deformation - np.eye(3)).max() > SAME_PLACE_A)
