@@ -41,7 +41,7 @@ def test_blocks_of_a_page_run(page: Path, copy: Path) -> None:
             (copy / block.file).write_text(block.text)
         if block.is_run:
             done = subprocess.run(
-                block.command, cwd=copy, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+                block.command, cwd=copy, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
             )
             assert done.returncode == 0, f"{page.name}:{block.line}\n{block.text}\n{done.stdout}{done.stderr}"
 
