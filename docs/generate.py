@@ -163,7 +163,7 @@ def readable_docstring(lines: list[str]) -> list[str]:
         if re.search(r"^(\s|>>>|==|[\w, ()]+:\s)", text, re.M):
             shown += ["::", "", *("    " + line.replace("``", "") for line in text.splitlines()), ""]
         else:
-            shown += [_escaped(line) for line in text.splitlines()] + [""]
+            shown += [_escaped(line) for line in re.sub(r"::$", ":", text).splitlines()] + [""]
     return shown
 
 
