@@ -301,13 +301,18 @@ def test_tutorial_seed_obeys_the_ice_rules(tmp_path: Path) -> None:
     assert len(set(j[own])) == 16
 
 
-def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
-    """The other method here is exact for forces and one eV too high in every vacancy."""
+def small_recipe(path: Path) -> None:
+    """Write a training file of three frames."""
     recipe = (TRAINING / "asio2-minimal.toml").read_text()
     species = recipe[recipe.index("[[species]]") : recipe.index("[weights]")]
     data = f'[[data]]\npath = "{TRAINING / "asio2-extra.h5"}"\nnames = "*_208"\nvalidation = []\n'
     header = 'name = "x"\noutput = "x"\nreference = "x"\nvalid_range = "x"\n'
-    (tmp_path / "config.toml").write_text(header + data + species)
+    path.write_text(header + data + species)
+
+
+def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
+    """The other method here is exact for forces and one eV too high in every vacancy."""
+    small_recipe(tmp_path / "config.toml")
     labels = [label for label in read_split(TRAINING / "asio2-extra.h5", "train") if "_208" in label.name]
     assert [label.name for label in labels] == ["hmd_208", "vmd_208", "vrel_208"]
     tests = read_split(TRAINING / "asio2-extra.h5", "test")
@@ -330,6 +335,33 @@ def test_comparison_with_predictions_of_another_method(tmp_path: Path) -> None:
     assert 0 < model < 3000
     assert [float(text) > 1 for text in figures["forces, RMSE (meV/Å)"]] == [True, False]
     assert (tmp_path / "comparison" / "comparison.png").stat().st_size > 10_000
+
+
+OTHER_ZERO = f"""#!{sys.executable}
+import sys, ase.io
+frames = ase.io.read(sys.argv[-2], ":")
+for atoms in frames:
+    zero = 3.0 * (atoms.numbers == 8).sum() - 7.0 * len(atoms)
+    atoms.info["other_energy"] = atoms.info["REF_energy"] + zero
+    atoms.arrays["other_forces"] = 0.0 * atoms.positions
+ase.io.write(sys.argv[-1] + "/other.xyz", frames)
+"""
+
+
+@pytest.mark.slow
+def test_comparison_with_pretrained_potentials_leaves_their_zeros_of_energy_out(tmp_path: Path) -> None:
+    """The potential here has the right energies but for one constant per element, and no forces at all."""
+    small_recipe(tmp_path / "config.toml")
+    python = tmp_path / "python"
+    python.write_text(OTHER_ZERO)
+    python.chmod(0o755)
+    options = ("--test", str(TRAINING / "asio2-extra.h5"), "--pretrained-python", str(python))
+    printed = example("comparison/compare.py", "config.toml", *options, folder=tmp_path)
+    assert "train" not in printed
+    figures = {line.split("│")[1].strip(): line.split("│")[3] for line in printed.splitlines() if "│" in line}
+    assert float(figures["energy, MAE (meV/atom)"]) == 0.0
+    assert float(figures["difference of two vacancies, MAE of 4 (meV)"]) == 0.0
+    assert float(figures["forces, RMSE (meV/Å)"]) > 100.0
 
 
 @pytest.mark.slow

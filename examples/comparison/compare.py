@@ -1,6 +1,7 @@
-"""A machine-learned Hamiltonian beside an interatomic potential (MACE) of the same energies and forces.
+"""A machine-learned Hamiltonian beside interatomic potentials: MACE of the same data, and pretrained ones.
 
     python compare.py CONFIG --model NAME --mace-python PATH --epochs 60 --test DATA ... --output FOLDER
+    python compare.py CONFIG --model NAME --pretrained-python PATH --test DATA ... --output FOLDER
 
 CONFIG is the training file of the model: MACE gets the same training and validation frames, energies and
 forces, and the same isolated-atom energies, but no Hamiltonians (and no drafts). It is trained by its own
@@ -8,6 +9,11 @@ program with its own weights of the loss, energies last ("stage two"). PATH is t
 with ``mace-torch``. Frames of the test split of every DATA, of any size, are predicted by both. What MACE
 makes is kept in FOLDER; without --mace-python its predictions are read from there. Prints tables and draws
 FOLDER/comparison.png.
+
+With --pretrained-python, the python of an environment with ``chgnet`` and ``sevenn``, the frames that were
+not trained on are predicted by CHGNet 0.3.0 and SevenNet-0 instead. They know the Materials Project's PBE,
+with PAW potentials: other zeros of energy, and slightly other forces. So one energy per Si and per O atom is
+fitted to the labels before their energies are compared, which is in their favor.
 
 The formation energy of a vacancy v is E(v) - E(host) + E(O), both at the geometry of the data; its error is
 that of the difference. Hosts and vacancies of one network share their number: h106_min, v106_0.
@@ -21,6 +27,7 @@ import re
 import resource
 import subprocess
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import ase.io
@@ -38,6 +45,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PREDICTIONS = "mace.xyz"
+PRETRAINED = "pretrained"
 #: 32x0e + 32x1o, two layers, 5 Å; all that is not here is MACE's default.
 TRAINING = (
     "--name=mace", "--train_file=train.xyz", "--valid_file=valid.xyz", "--energy_key=REF_energy",
@@ -61,6 +69,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--model", default="asio2-minimal")
     parser.add_argument("--mace-python", help="python of an environment with mace-torch")
+    parser.add_argument("--pretrained-python", help="python of an environment with chgnet and sevenn")
     parser.add_argument("--epochs", type=int, default=60, help="of MACE")
     parser.add_argument(
         "--test", type=Path, nargs="*", default=[], metavar="DATA", help="data sets with a split test"
@@ -72,7 +81,10 @@ def main() -> None:
     found["test"] = [label for path in options.test for label in read_split(path, "test")]
     labels = {role: some for role, some in found.items() if some}
     check_names([label for some in labels.values() for label in some])
-    if options.mace_python:
+    if options.pretrained_python:
+        labels.pop("train", None)
+        run_pretrained(options.pretrained_python, labels, options.output)
+    elif options.mace_python:
         if "validation" not in labels:
             parser.error(f"{options.config} names no frames for validation, which MACE needs")
         run_mace(options.mace_python, options.epochs, settings, labels, options.output)
@@ -86,14 +98,44 @@ def main() -> None:
             for label in some
             for results in [engine.compute(label.system)]
         },
-        "MACE": {
-            atoms.info["name"]: Prediction(atoms.info["MACE_energy"], atoms.arrays["MACE_forces"])
-            for atoms in ase.io.read(options.output / PREDICTIONS, ":")
-        },
     }
+    if options.pretrained_python:
+        everything = [label for some in labels.values() for label in some]
+        for path in sorted((options.output / PRETRAINED).glob("*.xyz")):
+            predictions[path.stem] = aligned(everything, read_predictions(path, "other"))
+    else:
+        predictions["MACE"] = read_predictions(options.output / PREDICTIONS, "MACE")
+        plot(labels, predictions, options.output / "comparison.png")
     for role, some in labels.items():
         Console().print(table(role, some, predictions))
-    plot(labels, predictions, options.output / "comparison.png")
+
+
+def read_predictions(path: Path, prefix: str) -> dict[str, Prediction]:
+    """By name of the frame, from the columns ``PREFIX_energy`` and ``PREFIX_forces`` of extended XYZ."""
+    return {
+        atoms.info["name"]: Prediction(atoms.info[f"{prefix}_energy"], atoms.arrays[f"{prefix}_forces"])
+        for atoms in ase.io.read(path, ":")
+    }
+
+
+def aligned(labels: list[LabelledStructure], found: dict[str, Prediction]) -> dict[str, Prediction]:
+    """Predictions with one energy per atom of each element added, by least squares to the labels."""
+    counts = np.array([np.bincount(label.system.numbers, minlength=119) for label in labels])
+    missing = np.array([label.energy - found[label.name].energy for label in labels])
+    shifts = counts @ np.linalg.lstsq(counts, missing)[0]
+    return {
+        label.name: Prediction(found[label.name].energy + shift, found[label.name].forces)
+        for label, shift in zip(labels, shifts, strict=True)
+    }
+
+
+def run_pretrained(python: str, labels: dict[str, list[LabelledStructure]], folder: Path) -> None:
+    """Predict all frames by the potentials of pretrained.py, in ``folder``."""
+    (folder / PRETRAINED).mkdir(parents=True, exist_ok=True)
+    frames = folder / "frames.xyz"
+    ase.io.write(frames, [frame(label) for some in labels.values() for label in some])
+    script = Path(__file__).with_name("pretrained.py")
+    subprocess.run([python, "-W", "ignore", script, frames, folder / PRETRAINED], check=True)
 
 
 def run_mace(
@@ -146,6 +188,7 @@ def table(role: str, labels: list[LabelledStructure], predictions: dict[str, dic
         np.concatenate([(found[x.name].forces - x.forces).ravel() for x in labels]) for found in by_name
     ]
     formation = [list(formation_errors(labels, found).values()) for found in by_name]
+    sites = [site_errors(labels, found) for found in by_name]
     rows = {
         "energy, MAE (meV/atom)": [1e3 * np.abs(errors).mean() for errors in energies],
         "energy, mean (meV/atom)": [1e3 * np.mean(errors) for errors in energies],
@@ -153,6 +196,9 @@ def table(role: str, labels: list[LabelledStructure], predictions: dict[str, dic
         "forces, MAE (meV/Å)": [1e3 * np.abs(errors).mean() for errors in forces],
         f"vacancy formation, MAE of {len(formation[0])} (meV)": [
             1e3 * np.abs(errors).mean() if errors else np.nan for errors in formation
+        ],
+        f"difference of two vacancies, MAE of {len(sites[0])} (meV)": [
+            1e3 * np.abs(errors).mean() if errors else np.nan for errors in sites
         ],
     }
     for title, values in rows.items():
@@ -175,6 +221,21 @@ def formation_errors(labels: list[LabelledStructure], found: dict[str, Predictio
         for number in re.findall(r"^v(?:ac_|md_|rel_)?(\d+)", name)
         if number in hosts
     }
+
+
+def site_errors(labels: list[LabelledStructure], found: dict[str, Prediction]) -> list[float]:
+    """Errors in eV of the energy difference of each two vacancies of one network, with as many atoms."""
+    errors = {x.name: (found[x.name].energy - x.energy, len(x.system)) for x in labels if x.name[0] == "v"}
+    return [
+        errors[first][0] - errors[second][0]
+        for first, second in combinations(errors, 2)
+        if network_of(first) == network_of(second) and errors[first][1] == errors[second][1]
+    ]
+
+
+def network_of(name: str) -> str:
+    """The number in a name, or the name if it has none."""
+    return next(iter(re.findall(r"\d{2,}", name)), name)
 
 
 def plot(
