@@ -115,11 +115,11 @@ def explore(start: Start, model: Model, settings: ExploreSettings) -> tuple[list
 def _run(
     start: Start, model: Model, settings: ExploreSettings, rng: np.random.Generator
 ) -> tuple[list[Atoms], Outcome]:
-    engine = Engine(model, electronic_temperature=settings.electronic_temperature_K)
+    engine = Engine(model, electronic_temperature_K=settings.electronic_temperature_K)
     watch = Watch(engine, settings)
     end = FINISHED
     try:
-        _drive(watch, start, model, settings, int(rng.integers(1, LARGEST_SEED)))
+        _drive(watch, start, settings, int(rng.integers(1, LARGEST_SEED)))
     except LimitReached as limit:
         end = str(limit)
     except MLHError as error:
@@ -130,13 +130,13 @@ def _run(
     return frames, Outcome(end, watch.steps, [round(value, 3) for value in watch.extrapolations])
 
 
-def _drive(watch: Watch, start: Start, model: Model, settings: ExploreSettings, seed: int) -> None:
+def _drive(watch: Watch, start: Start, settings: ExploreSettings, seed: int) -> None:
     """Run the MD engine of the settings, in an empty folder but for copies of its inputs."""
     shutil.rmtree(start.folder, ignore_errors=True)
     start.folder.mkdir()
     source = settings.script or settings.ipi
     if source is None:
-        run_langevin(watch, model, plain(start.atoms), start.temperature_K, settings, seed)
+        run_langevin(watch, plain(start.atoms), start.temperature_K, settings, seed)
         return
     for file in source.parent.iterdir():
         if file.is_file():

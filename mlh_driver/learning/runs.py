@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,17 +23,15 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from rich.console import Console
 
-from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
-from mlh_driver.interfaces.address import Address
 from mlh_driver.interfaces.ase import MLHCalculator
-from mlh_driver.interfaces.ipi import run_client
 from mlh_driver.interfaces.lammps import run_script
-from mlh_driver.interfaces.progress import Progress
-from mlh_driver.interfaces.template import Template
+from mlh_driver.interfaces.sockets.address import Address
+from mlh_driver.interfaces.sockets.client import run_client
+from mlh_driver.interfaces.sockets.session_log import SessionLog
+from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.learning.settings import SEED, ExploreSettings
 from mlh_driver.learning.watch import Watch
-from mlh_driver.model import Model
 
 FRICTION_PER_FS = 0.02
 LARGEST_SEED = 900_000_000
@@ -65,12 +62,11 @@ def check_inputs(settings: ExploreSettings) -> None:
 
 
 def run_langevin(
-    watch: Watch, model: Model, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int
+    watch: Watch, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int
 ) -> None:
     """Dynamics of ASE from rest: velocities of twice the temperature, half becomes potential energy."""
     rng = np.random.default_rng(seed)
-    atoms.calc = MLHCalculator(model)
-    atoms.calc.engine = cast(Engine, watch)
+    atoms.calc = MLHCalculator(engine=watch)
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature_K, rng=rng)
     dynamics = Langevin(
         atoms,
@@ -105,12 +101,12 @@ def run_ipi(watch: Watch, file: Path, seed: int) -> None:
         socket = Path(sockets) / SOCKET
         with _i_pi(file, socket):
             run_client(
-                cast(Engine, watch),
+                watch,
                 template,
                 Address.unix(str(socket)),
                 wait_s=START_S,
                 reconnect=False,
-                progress=Progress(Console(file=log)),
+                log=SessionLog(Console(file=log)),
             )
 
 

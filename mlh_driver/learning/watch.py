@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.engine import Engine
 from mlh_driver.errors import MLHError, NonFiniteError, SolverError
+from mlh_driver.force_engine import ForceEngine
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.results import Results
 from mlh_driver.system import System, displacements
@@ -42,7 +42,7 @@ class Watch:
     extrapolations: the indicator at every step
     """
 
-    def __init__(self, engine: Engine, settings: ExploreSettings) -> None:
+    def __init__(self, engine: ForceEngine, settings: ExploreSettings) -> None:
         self._engine = engine
         self._settings = settings
         self._last: System | None = None
@@ -58,6 +58,9 @@ class Watch:
 
     def check_species(self, numbers: NDArray[np.int64]) -> None:
         self._engine.check_species(numbers)
+
+    def close(self) -> None:
+        self._engine.close()
 
     def compute(self, system: System) -> Results:
         """What the engine computes; raises LimitReached where the run has to end."""

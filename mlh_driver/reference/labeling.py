@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.reference.constants import count_occupied
@@ -18,7 +19,6 @@ from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
 from mlh_driver.reference.labeler import Labeler, LabelingError
 from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
-from mlh_driver.constants import KELVIN_eV
 from mlh_driver.system import System
 
 #: CP2K and PySCF agree to about 5e-9 (1e-5 in drafts); more than this means another basis, order or geometry.

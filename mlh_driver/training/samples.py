@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure, read_split, read_splits
 from mlh_driver.data.hdf5 import read_reference
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
-from mlh_driver.constants import KELVIN_eV
 from mlh_driver.solvers.dense import NEGLIGIBLE_OCCUPATION, filling
 from mlh_driver.training.settings import TrainSettings
 
