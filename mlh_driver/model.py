@@ -49,11 +49,14 @@ class ModelMetadata(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """A network with everything that turns its output into energies."""
+    """A network with everything that turns its output into energies; the indicator bounds its features."""
 
     metadata: ModelMetadata
     network: HamiltonianNetwork
     indicator: ExtrapolationIndicator
+
+    def __post_init__(self) -> None:
+        self.network.bounds.features = self.indicator
 
     @property
     def basis(self) -> OrbitalBasis:

@@ -11,8 +11,12 @@ over a width w, and a wall W is added to the energy, whose force grows to F:
 
 Both join the outside with two continuous derivatives.
 
-*Outputs.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an
-edge. So whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of
+*Features.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an
+edge, and features are products that grow without bound. So where the extrapolation indicator of an atom (see
+:mod:`mlh_driver.extrapolation`) exceeds twice the edge of the training data, its features are drawn back
+towards the mean of the training by the formula below, |x| being the indicator.
+
+*Outputs.* Whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of
 the training data, a bound B:
 
     |x| -> B [1 + c tanh((|x| / B - 1) / c)],
@@ -31,6 +35,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.coupling import n_orbitals, shell_slices
 
 WIDTH_A = 0.25
@@ -40,12 +45,11 @@ WALL_ONSET_A = 0.25
 #: c of the bounds, and how far beyond the largest value of the training data they lie.
 SOFTNESS = 0.2
 MARGIN = 1.1
-BIN_A = 0.4
+BIN_A = 0.1
 OF_PAIRS = ("bonds", "legs")
-OF_ATOMS = ("features", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
-#: For the features, from which blocks and multipoles are made: their own bounds act before these, which keep
-#: products of features within what single precision holds.
-FEATURE_MARGIN = 2.0
+OF_ATOMS = ("tensors", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
+#: Features come back to this distance from the training data, in units of their edge.
+FEATURES_EDGE = 2.0
 
 
 def saturated(distances: Tensor, inner: Tensor) -> Tensor:
@@ -71,25 +75,25 @@ class OutputBounds(nn.Module):
 
     Per species, (n_species,):
 
-    features:  of the features
+    tensors:   of the features that turn with the structure
     bonds_of_atom, legs_of_atom: of all these blocks of an atom
     onsite:    of the on-site block beyond the mean levels of the species, in eV
     electrons: excess electrons
     dipoles:   in electrons times Å
     energies:  of the many-body double-counting energy, in eV
 
-    ``levels`` (n_species, n) are the mean on-site levels of the shells of each species, in eV.
+    ``levels`` (n_species, n) are the mean on-site levels of the shells of each species, in eV. ``features``,
+    which belongs to the model and is not stored here, knows how far features are from the training.
     """
 
-    centers: Tensor
     levels: Tensor
+    features: ExtrapolationIndicator | None = None
 
     def __init__(self, shells: Sequence[tuple[int, ...]], n_kinds: int, cutoff_A: float) -> None:
         super().__init__()
         self._shells = shells
         n_species, bins = len(shells), round(cutoff_A / BIN_A)
         self.register_buffer("levels", torch.zeros(n_species, max(n_orbitals(s) for s in shells)))
-        self.register_buffer("centers", BIN_A * (torch.arange(bins) + 0.5), persistent=False)
         for name in OF_PAIRS:
             self.register_buffer(name, torch.full((n_kinds, bins), torch.inf))
         for name in OF_ATOMS:
@@ -97,13 +101,36 @@ class OutputBounds(nn.Module):
         self._largest: dict[str, Tensor] | None = None
         self._onsite: list[tuple[Tensor, Tensor]] = []
 
+    def bounded_features(self, features: Tensor, species: Tensor) -> Tensor:
+        """(N, K, C) features, those beyond the edge drawn back towards the mean of the training data.
+
+        Whatever is made of them is then made of scalars such as the training has, in all directions.
+        """
+        scalars, tensors = features[:, :1], features[:, 1:]
+        tensors = self.atoms("tensors", tensors, species)
+        return torch.cat([self._scalars(scalars, species), tensors], dim=1)
+
+    def _scalars(self, scalars: Tensor, species: Tensor) -> Tensor:
+        """(N, 1, C)"""
+        if self.features is None or self._largest is not None:
+            return scalars
+        edge = torch.full_like(scalars[:, 0, 0], FEATURES_EDGE)
+        beyond = torch.nonzero(self.features(scalars[:, 0].detach(), species) > edge)[:, 0]
+        if not len(beyond):
+            return scalars
+        some, kinds = scalars[beyond], species[beyond]
+        distances = self.features(some[:, 0], kinds).to(some.dtype)
+        factors = _factors(distances[:, None], edge[beyond])[:, None, None]
+        means = self.features.means[kinds, None].to(some.dtype)
+        return scalars.index_copy(0, beyond, means + (some - means) * factors)
+
     def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
         """(P, n, n) bounded blocks of pairs, given distances (P,) in Å and kinds (P,)."""
         norms = torch.linalg.vector_norm(blocks.detach().flatten(1), dim=1)
         if self._largest is not None:
-            bins = (distances.detach() / BIN_A).long().clamp(max=len(self.centers) - 1)
-            flat = kinds * len(self.centers) + bins
-            self._largest[name].view(-1).scatter_reduce_(0, flat, norms, "amax")
+            largest = self._largest[name]
+            bins = (distances.detach() / BIN_A).long().clamp(max=largest.shape[1] - 1)
+            largest.view(-1).scatter_reduce_(0, kinds * largest.shape[1] + bins, norms, "amax")
             return blocks
         table = getattr(self, name)
         if bool(torch.isinf(table[:, 0]).all()):
@@ -115,9 +142,12 @@ class OutputBounds(nn.Module):
         return blocks.index_copy(0, beyond, _scaled(blocks[beyond], bounds))
 
     def _at(self, table: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
-        """(P,) bounds at any distance: Gaussian averages of those of the bins."""
-        weights = torch.exp(-(((distances[:, None] - self.centers) / BIN_A) ** 2))
-        return (weights * table[kinds]).sum(dim=1) / weights.sum(dim=1)
+        """(P,) bounds at any distance, with two continuous derivatives, from those of the nearest bins."""
+        x = (distances / BIN_A - 0.5).clamp(0.0, table.shape[1] - 1.001)
+        first = x.detach().long()
+        t = x - first
+        step = t**3 * (10.0 - 15.0 * t + 6.0 * t * t)
+        return table[kinds, first].lerp(table[kinds, first + 1], step)
 
     def atoms(self, name: str, values: Tensor, species: Tensor) -> Tensor:
         """(N, ...) bounded values of atoms."""
@@ -147,6 +177,7 @@ class OutputBounds(nn.Module):
 
     def lift(self) -> None:
         """No bounds, so that a network can learn what lies beyond them."""
+        self.features = None
         for name in (*OF_PAIRS, *OF_ATOMS):
             getattr(self, name).fill_(torch.inf)
 
@@ -158,8 +189,7 @@ class OutputBounds(nn.Module):
             yield
             self._measure_onsite()
             for name in OF_ATOMS:
-                margin = FEATURE_MARGIN if name == "features" else MARGIN
-                getattr(self, name).copy_(margin * self._largest[name])
+                getattr(self, name).copy_(MARGIN * self._largest[name])
             for name in OF_PAIRS:
                 getattr(self, name).copy_(MARGIN * _filled(self._largest[name]))
         finally:

@@ -169,7 +169,7 @@ class HamiltonianNetwork(nn.Module):
         near = self._near_bonds(graph, distances, entries)
         density = self.density(species, near)
         descriptors = self.features(species, near, density)
-        features = self.bounds.atoms("features", descriptors, species)
+        features = self.bounds.bounded_features(descriptors, species)
         pair_features = self.pair_features(features, species)
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         bonds = self._bond_blocks(graph, distances, pairs, pair_features)

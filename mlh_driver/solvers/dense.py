@@ -86,12 +86,12 @@ class DenseSolver:
             lumo=lumo,
             susceptibility=None
             if problem.S
-            else partial(susceptibility, pattern.sizes.cpu().numpy(), vectors, levels, occupations, kT),
+            else partial(susceptibility, pattern.sizes, vectors, levels, occupations, kT),
         )
 
 
 def susceptibility(
-    sizes: NDArray[np.int64],
+    sizes: Tensor,
     vectors: Tensor,
     levels: np.ndarray,
     occupations: np.ndarray,
@@ -100,33 +100,17 @@ def susceptibility(
 ) -> Array:
     """dn_i/dv_j of ``atoms`` (k,), (k, k) in electrons per eV, by first-order perturbation theory.
 
-    With M^i_ab the part of the overlap of orbitals a and b on atom i, and g_ab = (f_a - f_b) / (e_a - e_b),
-    which is f' between equal levels: chi_ij = 2 sum_ab g_ab M^i_ab M^j_ab, less what keeps the number of
-    electrons.
+    With M^i_ab the part of the overlap of orbitals a and b on atom i, and K as in ``_DensityResponse``:
+    chi_ij = 2 sum_ab K_ab M^i_ab M^j_ab, less what keeps the number of electrons.
     """
-    C = vectors.double().cpu().numpy()
-    g, slopes = occupation_differences(levels, occupations, kT)
-    ends = np.cumsum(sizes)
-    own = [C[ends[i] - sizes[i] : ends[i]] for i in atoms]
-    overlaps = np.array([part.T @ part for part in own])
-    k = len(atoms)
-    chi = 2.0 * (overlaps * g).reshape(k, -1) @ overlaps.reshape(k, -1).T
-    total = 2.0 * slopes.sum()
-    if total < 0.0:
-        feels = 2.0 * np.einsum("kaa,a->k", overlaps, slopes)
-        chi = chi - np.outer(feels, feels) / total
-    return np.asarray(chi)
-
-
-def occupation_differences(
-    levels: np.ndarray, occupations: np.ndarray, kT: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(f_a - f_b) / (e_a - e_b) in 1/eV, (n, n), which is f' where levels are equal, and f' itself, (n,)."""
-    slopes = -occupations * (1.0 - occupations) / kT if kT > 0 else np.zeros_like(levels)
-    gaps = levels[:, None] - levels[None, :]
-    equal = np.abs(gaps) < DEGENERACY_eV
-    ratios = (occupations[:, None] - occupations[None, :]) / np.where(equal, 1.0, gaps)
-    return np.where(equal, 0.5 * (slopes[:, None] + slopes[None, :]), ratios), slopes
+    K = _response(torch.from_numpy(levels), torch.from_numpy(occupations), kT)
+    parts = vectors.double().cpu().split(sizes.tolist())
+    overlaps = torch.stack([parts[i].T @ parts[i] for i in atoms])
+    chi = 2.0 * (overlaps * K).flatten(1) @ overlaps.flatten(1).T
+    slopes = K.diagonal()
+    feels = 2.0 * overlaps.diagonal(dim1=1, dim2=2) @ slopes
+    total = 2.0 * slopes.sum().clamp(max=-_LEAST_SLOPE_per_eV)
+    return (chi - torch.outer(feels, feels) / total).numpy()
 
 
 def eigenstates(H: Tensor, S: Tensor | None) -> tuple[np.ndarray, Tensor]:
@@ -207,11 +191,15 @@ class _DensityResponse(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor, _: Tensor):  # type: ignore[override]
         levels, vectors, f = ctx.saved_tensors
-        K = _warm_response(levels, f, ctx.kT) if ctx.kT > 0 else _cold_response(levels, f)
+        K = _response(levels, f, ctx.kT)
         inner = vectors.T @ (0.5 * (gradient + gradient.T)) @ vectors
         slopes = K.diagonal()
         shift = (slopes * inner.diagonal()).sum() / slopes.sum().clamp(max=-_LEAST_SLOPE_per_eV)
         return vectors @ (K * inner - torch.diag(shift * slopes)) @ vectors.T, None, None
+
+
+def _response(levels: Tensor, f: Tensor, kT: float) -> Tensor:
+    return _warm_response(levels, f, kT) if kT > 0 else _cold_response(levels, f)
 
 
 def _cold_response(levels: Tensor, f: Tensor) -> Tensor:
