@@ -17,6 +17,7 @@ from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
 from mlh_driver.network.limits import (
+    FEATURES_EDGE,
     MARGIN,
     OF_ATOMS,
     OF_PAIRS,
@@ -94,13 +95,32 @@ def test_bounds_of_pairs_are_those_of_the_pairs_at_that_distance() -> None:
     bounds = random_model().network.bounds
     with bounds.measured():
         blocks = torch.tensor([3.0, 1.0]).reshape(2, 1, 1).double()
-        bounds.pairs("bonds", blocks, torch.tensor([1.5, 4.5]).double(), torch.tensor([0, 0]))
-    close, between, far = bounds._at(
-        bounds.bonds, torch.tensor([1.0, 3.0, 4.6]).double(), torch.zeros(3).long()
-    )
-    assert close == pytest.approx(MARGIN * 3.0, rel=1e-3)
+        bounds.pairs("bonds", blocks, torch.tensor([1.55, 4.55]).double(), torch.tensor([0, 0]))
+    distances = torch.tensor([0.1, 1.6, 1.7, 3.0, 4.9]).double()
+    found = bounds._at(bounds.bonds, distances, torch.zeros(5).long())
+    closest, near, between, next_one, far = found.tolist()
+    assert closest == near == pytest.approx(MARGIN * 3.0)
     assert MARGIN * 1.0 < between < MARGIN * 3.0
-    assert far == pytest.approx(MARGIN * 1.0, rel=1e-3)
+    assert next_one == far == pytest.approx(MARGIN * 1.0)
+
+
+def test_features_far_from_the_training_data_come_back_to_their_edge() -> None:
+    model = bounded_model(small_system())
+    bounds, indicator = model.network.bounds, model.indicator
+    species = torch.zeros(40, dtype=torch.long)
+    means = indicator.means[species].double()
+    directions = torch.randn(
+        40, means.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    sizes = torch.logspace(-4, 6, 40, dtype=torch.float64)[:, None]
+    features = torch.zeros(40, 16, means.shape[1], dtype=torch.float64)
+    features[:, 0] = means + sizes * directions
+    before = indicator(features[:, 0], species)
+    after = indicator(bounds.bounded_features(features, species)[:, 0], species)
+    inside = before < FEATURES_EDGE
+    assert inside.any() and not inside.all()
+    torch.testing.assert_close(after[inside], before[inside])
+    assert float(after.max()) <= (1.0 + SOFTNESS) * FEATURES_EDGE * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.7])
