@@ -14,7 +14,10 @@ Both join the outside with two continuous derivatives.
 *Features.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an
 edge, and features are products that grow without bound. So where the extrapolation indicator of an atom (see
 :mod:`mlh_driver.extrapolation`) exceeds twice the edge of the training data, its features are drawn back
-towards the mean of the training by the formula below, |x| being the indicator.
+towards the mean of the training by the formula below, |x| being the indicator d. What is predicted from them
+says nothing about the structure, so an energy brings it back:
+
+    V(d) = K ln[1 + (d - 2)^2],   d > 2
 
 *Outputs.* Whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of
 the training data, a bound B:
@@ -50,6 +53,7 @@ OF_PAIRS = ("bonds", "legs")
 OF_ATOMS = ("tensors", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
 #: Features come back to this distance from the training data, in units of their edge.
 FEATURES_EDGE = 2.0
+EDGE_STRENGTH_eV = 2.0
 
 
 def saturated(distances: Tensor, inner: Tensor) -> Tensor:
@@ -112,17 +116,26 @@ class OutputBounds(nn.Module):
 
     def _scalars(self, scalars: Tensor, species: Tensor) -> Tensor:
         """(N, 1, C)"""
+        beyond, distances = self._beyond_edge(scalars[:, 0], species)
+        if self.features is None or not len(beyond):
+            return scalars
+        means = self.features.means[species[beyond], None].to(scalars.dtype)
+        edge = torch.full_like(distances, FEATURES_EDGE)
+        factors = _factors(distances[:, None], edge)[:, None, None]
+        return scalars.index_copy(0, beyond, means + (scalars[beyond] - means) * factors)
+
+    def edge_energies(self, scalars: Tensor, species: Tensor) -> Tensor:
+        """(N,) energies in eV that keep atoms near the training data, from their scalar features (N, C)."""
+        beyond, distances = self._beyond_edge(scalars, species)
+        energies = EDGE_STRENGTH_eV * torch.log1p((distances - FEATURES_EDGE) ** 2)
+        return torch.zeros_like(scalars[:, 0]).index_copy(0, beyond, energies)
+
+    def _beyond_edge(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Atoms (M,) beyond the edge of the training data, and their indicators (M,)."""
         if self.features is None or self._largest is not None:
-            return scalars
-        edge = torch.full_like(scalars[:, 0, 0], FEATURES_EDGE)
-        beyond = torch.nonzero(self.features(scalars[:, 0].detach(), species) > edge)[:, 0]
-        if not len(beyond):
-            return scalars
-        some, kinds = scalars[beyond], species[beyond]
-        distances = self.features(some[:, 0], kinds).to(some.dtype)
-        factors = _factors(distances[:, None], edge[beyond])[:, None, None]
-        means = self.features.means[kinds, None].to(some.dtype)
-        return scalars.index_copy(0, beyond, means + (some - means) * factors)
+            return species[:0], scalars[:0, 0]
+        beyond = torch.nonzero(self.features(scalars.detach(), species) > FEATURES_EDGE)[:, 0]
+        return beyond, self.features(scalars[beyond], species[beyond]).to(scalars.dtype)
 
     def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
         """(P, n, n) bounded blocks of pairs, given distances (P,) in Å and kinds (P,)."""

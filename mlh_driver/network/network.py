@@ -170,6 +170,7 @@ class HamiltonianNetwork(nn.Module):
         density = self.density(species, near)
         descriptors = self.features(species, near, density)
         features = self.bounds.bounded_features(descriptors, species)
+        edge_energies = self.bounds.edge_energies(descriptors[:, 0], species)
         pair_features = self.pair_features(features, species)
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         bonds = self._bond_blocks(graph, distances, pairs, pair_features)
@@ -180,7 +181,7 @@ class HamiltonianNetwork(nn.Module):
             onsite=self._onsite_blocks(features, field.potentials, species),
             pairs=torch.cat([bonds, hops]),
             pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            local_energies=self._energies(species, near, kinds, density) + wall_energies,
+            local_energies=self._energies(species, near, kinds, density) + wall_energies + edge_energies,
             coulomb_energies=field.energies,
             multipoles=field.multipoles,
             potentials=field.potentials,
