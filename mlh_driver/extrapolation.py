@@ -28,9 +28,10 @@ class ExtrapolationIndicator:
     whiteners: Tensor
 
     def __call__(self, descriptors: Tensor, species: Tensor) -> Tensor:
-        """(N,) indicator of every atom, from (N, C) features."""
-        centered = descriptors.to(self.means) - self.means[species]
-        return torch.linalg.vector_norm(torch.einsum("nc,ncd->nd", centered, self.whiteners[species]), dim=1)
+        """(N,) indicator of every atom, from (N, C) features, in their precision."""
+        means, whiteners = self.means.to(descriptors.dtype), self.whiteners.to(descriptors.dtype)
+        centered = descriptors - means[species]
+        return torch.linalg.vector_norm(torch.einsum("nc,ncd->nd", centered, whiteners[species]), dim=1)
 
     def to(self, device: torch.device | str) -> ExtrapolationIndicator:
         return ExtrapolationIndicator(self.means.to(device), self.whiteners.to(device))

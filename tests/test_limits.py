@@ -28,6 +28,7 @@ from mlh_driver.network.limits import (
     saturated,
     wall,
 )
+from mlh_driver.solvers.charge_response import TOLERATED_e
 from mlh_driver.system import System
 
 
@@ -138,6 +139,24 @@ def test_forces_are_exact_beyond_the_bounds(factor: float) -> None:
 
     exact = -(engine.compute(system).forces * direction).sum()
     assert directional_derivative(energy, 1e-4) == pytest.approx(exact, rel=2e-6)
+
+
+def test_forces_are_exact_where_everything_acts_that_holds_a_melt(model64: Model, host: Atoms) -> None:
+    """Beyond the edge of the training data, with electrons held and atoms inside the wall."""
+    atoms = host.copy()
+    atoms.rattle(0.3, seed=1)
+    engine = Engine(model64, electronic_temperature_K=2000.0)
+    results = engine.compute(System.from_ase(atoms))
+    assert results.extrapolation > FEATURES_EDGE
+    assert results.charge_deviation > TOLERATED_e
+    direction = np.random.default_rng(1).normal(size=(len(atoms), 3))
+
+    def energy(x: float) -> float:
+        positions = atoms.positions + x * direction
+        return engine.compute(System(atoms.numbers, positions, atoms.cell.array)).energy
+
+    exact = -(results.forces * direction).sum()
+    assert directional_derivative(energy, 1e-4) == pytest.approx(exact, rel=1e-6)
 
 
 def test_bounds_turn_with_the_structure() -> None:

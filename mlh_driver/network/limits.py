@@ -135,7 +135,7 @@ class OutputBounds(nn.Module):
         if self.features is None or self._largest is not None:
             return species[:0], scalars[:0, 0]
         beyond = torch.nonzero(self.features(scalars.detach(), species) > FEATURES_EDGE)[:, 0]
-        return beyond, self.features(scalars[beyond], species[beyond]).to(scalars.dtype)
+        return beyond, self.features(scalars[beyond], species[beyond])
 
     def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
         """(P, n, n) bounded blocks of pairs, given distances (P,) in Å and kinds (P,)."""
