@@ -223,7 +223,7 @@ def _write(group: h5py.Group, label: LabelledStructure, split: str) -> None:
 
 
 def _compressed(group: h5py.Group, name: str, data: np.ndarray) -> h5py.Dataset:
-    return group.create_dataset(name, data=data, compression="gzip", shuffle=True)
+    return group.create_dataset(name, data=data, chunks=data.shape, compression="gzip", shuffle=True)
 
 
 def _upper(matrix: Array) -> Array:
