@@ -125,8 +125,10 @@ class Run:
                 yield atoms.info["timestep"], plain(atoms)
             return
         for stage, start in self._ipi_stages():
-            for atoms in ipi.read_trajectory(self.folder / f"{stage}.positions_0.xyz"):
-                yield atoms.info["step"] + start, plain(atoms)
+            path = self.folder / f"{stage}.positions_0.xyz"
+            steps = re.findall(r"(?m)^# CELL.* Step: +(\d+)", path.read_text())
+            for step, atoms in zip(steps, ipi.read_trajectory(str(path)), strict=True):
+                yield int(step) + start, plain(atoms)
 
     def _ipi_stages(self) -> Iterator[tuple[str, int]]:
         """Stages that have begun, and the number of steps before each."""
