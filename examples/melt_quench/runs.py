@@ -15,6 +15,7 @@ import ase.io
 import ipi
 import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 from numpy.typing import NDArray
 
 from mlh_driver.analysis import read_log
@@ -126,8 +127,9 @@ class Run:
             return
         for stage, start in self._ipi_stages():
             path = self.folder / f"{stage}.positions_0.xyz"
-            steps = re.findall(r"(?m)^# CELL.* Step: +(\d+)", path.read_text())
-            for step, atoms in zip(steps, ipi.read_trajectory(str(path)), strict=True):
+            comments = re.findall(r"(?m)^# CELL\(abcABC\): (.*) Step: +(\d+)", path.read_text())
+            for (cell, step), atoms in zip(comments, ase.io.iread(path, format="xyz"), strict=True):
+                atoms.cell = Cell.fromcellpar([float(word) for word in cell.split()])
                 yield int(step) + start, plain(atoms)
 
     def _ipi_stages(self) -> Iterator[tuple[str, int]]:
