@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from ase.calculators.calculator import Calculator
 from ase.neighborlist import neighbor_list
 from fake_labeler import SomeLabeler
-from processes import ENVIRONMENT, REPOSITORY
+from processes import ENVIRONMENT, FAKE, REPOSITORY
 
 from mlh_driver import Engine, MLHCalculator
 from mlh_driver.data import LabelledStructure, hdf5, read_split
@@ -106,6 +108,28 @@ def test_melt_quench_of_several_seeds_goes_on_where_it_stopped(tmp_path: Path) -
     assert [name.split("_step")[0] for name in names] == ["vashishta-3"] * 2 + ["vashishta-4"] * 2
     assert list(read_frames([tmp_path / "frames.xyz"])) == names
     assert min(int(name.split("_step")[1].split("_")[0]) for name in names) >= 20
+
+
+def test_melt_quench_in_ipi_is_read_as_one_run_of_two_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tmp_path / "mlh-driver"
+    client.write_text(f'#!/bin/sh\nexec {shlex.join(FAKE)} "$@"\n')
+    client.chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}{os.pathsep}{ENVIRONMENT['PATH']}")
+    lengths = ("--melt", "20", "--quench", "70", "--anneal", "30")
+    printed = example("melt_quench/run.py", "5", "--engine", "ipi", *lengths, folder=tmp_path)
+    cells = next(line.split("│")[2:7] for line in printed.splitlines() if "│" in line)
+    assert [cell.strip() for cell in cells] == ["yes", "120 of 120", "100.0 %", "0.50", "5.50"]
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "melt_quench")
+    import runs
+
+    run = runs.read_runs([tmp_path / "melt_quench_output"])[0]
+    assert [step for step, _ in run.frames()] == [0, 20, 120]
+    assert str(run.final().symbols) == "Si32O64"
+    columns = run.columns()
+    assert sorted(set(columns["Step"])) == list(range(0, 121, 10))
+    assert columns["Time"][-1] == pytest.approx(0.12)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import ase.io
 import ipi
 import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 from numpy.typing import NDArray
 
 from mlh_driver.analysis import read_log
@@ -125,8 +126,11 @@ class Run:
                 yield atoms.info["timestep"], plain(atoms)
             return
         for stage, start in self._ipi_stages():
-            for atoms in ipi.read_trajectory(self.folder / f"{stage}.positions_0.xyz"):
-                yield atoms.info["step"] + start, plain(atoms)
+            path = self.folder / f"{stage}.positions_0.xyz"
+            comments = re.findall(r"(?m)^# CELL\(abcABC\): (.*) Step: +(\d+)", path.read_text())
+            for (cell, step), atoms in zip(comments, ase.io.iread(path, format="xyz"), strict=True):
+                atoms.cell = Cell.fromcellpar([float(word) for word in cell.split()])
+                yield int(step) + start, plain(atoms)
 
     def _ipi_stages(self) -> Iterator[tuple[str, int]]:
         """Stages that have begun, and the number of steps before each."""
