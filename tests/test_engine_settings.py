@@ -78,5 +78,5 @@ def test_parameters_of_ipi_are_read_as_numbers_and_unknown_ones_are_refused() ->
     assert found == EngineSettings(solver="foe", electronic_temperature_K=500.0, threads=2)
     with pytest.raises(InputError, match="electronic_temperature_K is 'warm'; give a number"):
         EngineSettings.parse({"electronic_temperature_K": "warm"})
-    with pytest.raises(InputError, match=r"unknown settings \['electronic_temperature'\].*threads"):
-        MLHDriver(template="init.xyz", electronic_temperature=300.0, verbosity="high")
+    with pytest.raises(InputError, match=r"unknown settings \['temperature'\].*threads"):
+        MLHDriver(template="init.xyz", temperature=300.0, verbosity="high")
