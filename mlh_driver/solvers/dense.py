@@ -101,14 +101,20 @@ def susceptibility(
     """dn_i/dv_j of ``atoms`` (k,), (k, k) in electrons per eV, by first-order perturbation theory.
 
     With M^i_ab the part of the overlap of orbitals a and b on atom i, and K as in ``_DensityResponse``:
-    chi_ij = 2 sum_ab K_ab M^i_ab M^j_ab, less what keeps the number of electrons.
+    chi_ij = 2 sum_ab K_ab M^i_ab M^j_ab, less what keeps the number of electrons. Only pairs count of which
+    one orbital holds electrons and one has room for some.
     """
-    K = _response(torch.from_numpy(levels), torch.from_numpy(occupations), kT)
-    parts = vectors.double().cpu().split(sizes.tolist())
-    overlaps = torch.stack([parts[i].T @ parts[i] for i in atoms])
-    chi = 2.0 * (overlaps * K).flatten(1) @ overlaps.flatten(1).T
-    slopes = K.diagonal()
-    feels = 2.0 * overlaps.diagonal(dim1=1, dim2=2) @ slopes
+    f = torch.from_numpy(occupations)
+    K = _response(torch.from_numpy(levels), f, kT)
+    filled, empty = f > NEGLIGIBLE_OCCUPATION, 1.0 - f > NEGLIGIBLE_OCCUPATION
+    both = filled & empty
+    counts = 2.0 - torch.outer(both[filled].double(), both[empty].double())  # a pair of these comes twice
+    parts = [vectors.cpu().split(sizes.tolist())[i] for i in atoms]
+    overlaps = torch.stack([part[:, filled].T @ part[:, empty] for part in parts])
+    weighted = overlaps * (counts * K[filled][:, empty]).to(overlaps.dtype)
+    chi = 2.0 * (weighted.flatten(1) @ overlaps.flatten(1).T).double()
+    slopes = K.diagonal()[both]
+    feels = torch.stack([2.0 * part[:, both].double().square().sum(dim=0) @ slopes for part in parts])
     total = 2.0 * slopes.sum().clamp(max=-_LEAST_SLOPE_per_eV)
     return (chi - torch.outer(feels, feels) / total).numpy()
 
