@@ -304,7 +304,9 @@ def script(tmp_path: Path) -> Path:
     """A LAMMPS script of two runs of 15 steps, in a folder with its data."""
     folder = tmp_path / "inputs"
     folder.mkdir()
-    ase.io.write(folder / "start.data", molecule(), format="lammps-data", masses=True)
+    atoms = molecule()
+    atoms.positions += 2.0  # away from the faces: the springs of the stand-in do not know of periodic images
+    ase.io.write(folder / "start.data", atoms, format="lammps-data", masses=True)
     (folder / "in.md").write_text(SCRIPT)
     return folder / "in.md"
 
