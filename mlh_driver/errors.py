@@ -10,6 +10,7 @@
     ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
     ├── LammpsError           LAMMPS stopped with an error of its own
+    ├── LimitReached          a run of an exploration ends early (mlh_driver.learning)
     └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
         └── UnconvergedError  its self-consistent field did not converge
 

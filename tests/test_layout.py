@@ -15,10 +15,10 @@ PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
     ("errors", "runtime", "constants"),
     ("system", "basis", "settings", "structures"),
-    ("results", "graph", "data"),
+    ("results", "graph", "data", "extrapolation"),
     ("force_engine",),
     ("network",),
-    ("hamiltonian", "extrapolation"),
+    ("hamiltonian",),
     ("solvers",),
     ("model",),
     ("engine", "engine_settings"),
