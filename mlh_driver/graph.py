@@ -22,6 +22,8 @@ from mlh_driver.system import Array, System, displacements
 
 #: Within the cutoff, several times those of the densest solids: more is a cell in wrong units.
 MOST_NEIGHBORS = 1000
+#: Atoms that are closer are at the same place.
+SHORTEST_A = 1e-3
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ class _PairList:
     kinds: NDArray[np.int64]
 
 
+def _check_closest(squares: Array, pairs: _PairList) -> None:
+    """Raise StructureError for a pair of atoms without a direction from one to the other."""
+    if len(squares) and squares.min() < SHORTEST_A**2:
+        k = int(squares.argmin())
+        raise StructureError(
+            f"atoms {pairs.i[k]} and {pairs.j[k]} (counted from 0) are {squares[k] ** 0.5:.1e} Å apart; is one "
+            "of them there twice?"
+        )
+
+
 class GraphBuilder:
     """Makes graphs, and keeps the pair list of the last structure while it is provably complete.
 
@@ -114,7 +126,10 @@ class GraphBuilder:
         self._list: _PairList | None = None
 
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
-        """The graph; raises StructureError for species that the basis lacks, or far too dense a structure."""
+        """The graph of a structure.
+
+        Raises StructureError for species that the basis lacks, two atoms at one place, far too many neighbors.
+        """
         species = self.basis.species_index(system.numbers)
         images = self._reusable_images(system)
         if images is None:
@@ -124,7 +139,9 @@ class GraphBuilder:
         assert pairs is not None
         shifts = pairs.shifts + images[pairs.i] - images[pairs.j]
         vectors = system.positions[pairs.j] - system.positions[pairs.i] + shifts @ system.cell
-        inside = np.einsum("px,px->p", vectors, vectors) < self.cutoff**2
+        squares = np.einsum("px,px->p", vectors, vectors)
+        _check_closest(squares, pairs)
+        inside = squares < self.cutoff**2
         n_kinds = len(pair_kinds(len(self.basis.species)))
         return Graph(
             species=torch.from_numpy(species),
