@@ -102,8 +102,8 @@ def _check_closest(squares: Array, pairs: _PairList) -> None:
     if len(squares) and squares.min() < SHORTEST_A**2:
         k = int(squares.argmin())
         raise StructureError(
-            f"atoms {pairs.i[k]} and {pairs.j[k]} (counted from 0) are {squares[k] ** 0.5:.1e} Å apart; is one "
-            "of them there twice?"
+            f"atoms {pairs.i[k]} and {pairs.j[k]} (counted from 0) are {squares[k] ** 0.5:.1e} Å apart; is "
+            "one of them there twice?"
         )
 
 
@@ -128,7 +128,7 @@ class GraphBuilder:
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
         """The graph of a structure.
 
-        Raises StructureError for species that the basis lacks, two atoms at one place, far too many neighbors.
+        Raises StructureError for unknown species, two atoms at one place, and far too many neighbors.
         """
         species = self.basis.species_index(system.numbers)
         images = self._reusable_images(system)
