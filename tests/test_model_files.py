@@ -38,8 +38,8 @@ def test_saved_models_come_back_the_same(tmp_path: Path) -> None:
 def test_a_model_of_the_format_before_computes_what_it_did() -> None:
     """Written by the version that had this format; the levels are what that version printed."""
     model = load_model(REPOSITORY / "tests" / "data" / "model-format-3.pt", dtype="float64")
-    levels = Engine(model).eigenvalues(small_system())
-    assert levels[:3] == pytest.approx([-8.3687567798, -8.2158395715, -8.1836903996], abs=1e-9)
+    levels = Engine(model).eigenvalues(small_system(seed=3))  # the training data of its indicator
+    assert levels[:3] == pytest.approx([-8.5229829188, -8.1833404544, -8.1755527669], abs=1e-9)
 
 
 def test_shipped_model_says_what_it_is() -> None:
