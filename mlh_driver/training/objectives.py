@@ -181,13 +181,14 @@ def _total_energy(electrons: Electrons) -> tuple[Tensor, Derivatives]:
 def joint_loss(network: HamiltonianNetwork, sample: Sample, weights: LossWeights) -> Tensor:
     """All errors together, with exact forces.
 
-    The one of the Hamiltonian alone for a draft, and while electrons are on the wrong atoms.
+    The one of the Hamiltonian alone for a draft, and, where it is labelled, while electrons are on the wrong
+    atoms.
     """
     if sample.only_hamiltonian:
         return weights.hamiltonian * hamiltonian_loss(network, network(sample.graph), sample)
     electrons = Electrons.of(network, sample)
     loss = weights.hamiltonian * hamiltonian_loss(network, electrons.blocks, sample)
-    if electrons.charge_deviation > LARGEST_CHARGE_DEVIATION:
+    if sample.hamiltonian is not None and electrons.charge_deviation > LARGEST_CHARGE_DEVIATION:
         return loss
     energy, derivatives = _total_energy(electrons)
     error = (energy - sample.binding).to(sample.forces.dtype)
