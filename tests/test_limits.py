@@ -108,6 +108,8 @@ def test_bounds_of_pairs_are_those_of_the_pairs_at_that_distance() -> None:
 def test_features_far_from_the_training_data_come_back_to_their_edge() -> None:
     model = bounded_model(small_system())
     bounds, indicator = model.network.bounds, model.indicator
+    assert bool(torch.isinf(bounds.edge).all())  # twelve atoms draw no edge
+    bounds.edge.fill_(FEATURES_EDGE)
     species = torch.zeros(40, dtype=torch.long)
     means = indicator.means[species].double()
     directions = torch.randn(

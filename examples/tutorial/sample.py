@@ -9,9 +9,12 @@ import sys
 
 import ase.io
 import numpy as np
+from ase import units
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlh_driver import MLHCalculator
-from mlh_driver.learning.explore import langevin, plain
+from mlh_driver.learning.explore import plain
 
 TEMPERATURES_K = (100, 200, 300)
 TIMESTEP_FS, STEPS = 0.5, 400
@@ -22,7 +25,12 @@ frames = []
 for temperature in TEMPERATURES_K:
     atoms = ase.io.read(start)
     atoms.calc = calculator
-    langevin(atoms, temperature, TIMESTEP_FS, np.random.default_rng(0)).run(STEPS)
+    rng = np.random.default_rng(0)
+    MaxwellBoltzmannDistribution(
+        atoms, temperature_K=2 * temperature, rng=rng
+    )  # half becomes potential energy
+    thermostat = {"temperature_K": temperature, "friction": 0.02 / units.fs, "rng": rng}
+    Langevin(atoms, TIMESTEP_FS * units.fs, **thermostat).run(STEPS)
     print(f"{temperature} K: indicator {calculator.results['extrapolation']:.2f}")
     frames.append(plain(atoms))
     frames[-1].info["name"] = f"md{temperature}"

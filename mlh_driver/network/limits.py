@@ -51,8 +51,10 @@ MARGIN = 1.1
 BIN_A = 0.1
 OF_PAIRS = ("bonds", "legs")
 OF_ATOMS = ("tensors", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
-#: Features come back to this distance from the training data, in units of their edge.
+#: Features come back to this distance from the training data, in units of their edge, if there are so many
+#: training atoms of the species for each feature: few draw no edge.
 FEATURES_EDGE = 2.0
+ATOMS_PER_FEATURE = 10
 EDGE_STRENGTH_eV = 2.0
 
 
@@ -85,12 +87,14 @@ class OutputBounds(nn.Module):
     electrons: excess electrons
     dipoles:   in electrons times Å
     energies:  of the many-body double-counting energy, in eV
+    edge:      of the extrapolation indicator
 
     ``levels`` (n_species, n) are the mean on-site levels of the shells of each species, in eV. ``features``,
     which belongs to the model and is not stored here, knows how far features are from the training.
     """
 
     levels: Tensor
+    edge: Tensor
     features: ExtrapolationIndicator | None = None
 
     def __init__(self, shells: Sequence[tuple[int, ...]], n_kinds: int, cutoff_A: float) -> None:
@@ -100,10 +104,11 @@ class OutputBounds(nn.Module):
         self.register_buffer("levels", torch.zeros(n_species, max(n_orbitals(s) for s in shells)))
         for name in OF_PAIRS:
             self.register_buffer(name, torch.full((n_kinds, bins), torch.inf))
-        for name in OF_ATOMS:
+        for name in (*OF_ATOMS, "edge"):
             self.register_buffer(name, torch.full((n_species,), torch.inf))
         self._largest: dict[str, Tensor] | None = None
         self._onsite: list[tuple[Tensor, Tensor]] = []
+        self._channels = 0
 
     def bounded_features(self, features: Tensor, species: Tensor) -> Tensor:
         """(N, K, C) features, those beyond the edge drawn back towards the mean of the training data.
@@ -111,6 +116,7 @@ class OutputBounds(nn.Module):
         Whatever is made of them is then made of scalars such as the training has, in all directions.
         """
         scalars, tensors = features[:, :1], features[:, 1:]
+        self._channels = features.shape[2]
         tensors = self.atoms("tensors", tensors, species)
         return torch.cat([self._scalars(scalars, species), tensors], dim=1)
 
@@ -120,21 +126,20 @@ class OutputBounds(nn.Module):
         if self.features is None or not len(beyond):
             return scalars
         means = self.features.means[species[beyond], None].to(scalars.dtype)
-        edge = torch.full_like(distances, FEATURES_EDGE)
-        factors = _factors(distances[:, None], edge)[:, None, None]
+        factors = _factors(distances[:, None], self.edge[species[beyond]])[:, None, None]
         return scalars.index_copy(0, beyond, means + (scalars[beyond] - means) * factors)
 
     def edge_energies(self, scalars: Tensor, species: Tensor) -> Tensor:
         """(N,) energies in eV that keep atoms near the training data, from their scalar features (N, C)."""
         beyond, distances = self._beyond_edge(scalars, species)
-        energies = EDGE_STRENGTH_eV * torch.log1p((distances - FEATURES_EDGE) ** 2)
+        energies = EDGE_STRENGTH_eV * torch.log1p((distances - self.edge[species[beyond]]) ** 2)
         return torch.zeros_like(scalars[:, 0]).index_copy(0, beyond, energies)
 
     def _beyond_edge(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Atoms (M,) beyond the edge of the training data, and their indicators (M,)."""
         if self.features is None or self._largest is not None:
             return species[:0], scalars[:0, 0]
-        beyond = torch.nonzero(self.features(scalars.detach(), species) > FEATURES_EDGE)[:, 0]
+        beyond = torch.nonzero(self.features(scalars.detach(), species) > self.edge[species])[:, 0]
         return beyond, self.features(scalars[beyond], species[beyond])
 
     def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
@@ -190,8 +195,7 @@ class OutputBounds(nn.Module):
 
     def lift(self) -> None:
         """No bounds, so that a network can learn what lies beyond them."""
-        self.features = None
-        for name in (*OF_PAIRS, *OF_ATOMS):
+        for name in (*OF_PAIRS, *OF_ATOMS, "edge"):
             getattr(self, name).fill_(torch.inf)
 
     @contextmanager
@@ -220,6 +224,7 @@ class OutputBounds(nn.Module):
             for shell in shell_slices(shells):
                 levels[shell] = levels[shell].mean()
             self.levels[k, : len(levels)] = levels
+            self.edge[k] = FEATURES_EDGE if len(blocks) >= ATOMS_PER_FEATURE * self._channels else torch.inf
             rest = (blocks - torch.diag(levels)).flatten(1)
             self._largest["onsite"][k] = torch.linalg.vector_norm(rest, dim=1).max()
 
