@@ -119,11 +119,25 @@ def test_features_far_from_the_training_data_come_back_to_their_edge() -> None:
     features = torch.zeros(40, 16, means.shape[1], dtype=torch.float64)
     features[:, 0] = means + sizes * directions
     before = indicator(features[:, 0], species)
-    after = indicator(bounds.bounded_features(features, species)[:, 0], species)
+    found, energies = bounds.bounded_features(features, species)
+    after = indicator(found[:, 0], species)
     inside = before < FEATURES_EDGE
     assert inside.any() and not inside.all()
     torch.testing.assert_close(after[inside], before[inside])
     assert float(after.max()) <= (1.0 + SOFTNESS) * FEATURES_EDGE * (1 + 1e-6)
+    assert (energies[inside] == 0).all() and (energies[~inside] > 0).all()
+
+
+def test_kinds_of_pairs_that_the_training_does_not_have_are_unbounded() -> None:
+    bounds = random_model().network.bounds
+    with bounds.measured():
+        bounds.pairs("bonds", torch.ones(1, 1, 1).double(), torch.tensor([2.0]).double(), torch.tensor([0]))
+    distances = torch.tensor([2.0, 2.0]).double().requires_grad_()
+    blocks = torch.full((2, 1, 1), 50.0).double()
+    found = bounds.pairs("bonds", blocks, distances, torch.tensor([0, 1]))
+    (slopes,) = torch.autograd.grad(found.sum(), distances)
+    assert found.detach().flatten().tolist() == [pytest.approx(MARGIN * (1.0 + SOFTNESS)), 50.0]
+    assert bool(slopes.isfinite().all())
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.7])

@@ -72,7 +72,7 @@ def wall(distances: Tensor, inner: Tensor) -> Tensor:
 
 
 class OutputBounds(nn.Module):
-    """Largest norms of what a network predicts; infinite while they are unknown.
+    """Largest norms of what a network predicts; infinite where they are unknown.
 
     Per kind of pair and distance, (n_kinds, bins):
 
@@ -110,37 +110,30 @@ class OutputBounds(nn.Module):
         self._onsite: list[tuple[Tensor, Tensor]] = []
         self._channels = 0
 
-    def bounded_features(self, features: Tensor, species: Tensor) -> Tensor:
-        """(N, K, C) features, those beyond the edge drawn back towards the mean of the training data.
+    def bounded_features(self, features: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, K, C) features, bounded, and the energies (N,) in eV that keep atoms near the training data.
 
-        Whatever is made of them is then made of scalars such as the training has, in all directions.
+        What is made of these features is made of scalars such as the training has, in all directions.
         """
-        scalars, tensors = features[:, :1], features[:, 1:]
         self._channels = features.shape[2]
-        tensors = self.atoms("tensors", tensors, species)
-        return torch.cat([self._scalars(scalars, species), tensors], dim=1)
+        scalars, energies = self._near_edge(features[:, 0], species)
+        tensors = self.atoms("tensors", features[:, 1:], species)
+        return torch.cat([scalars[:, None], tensors], dim=1), energies
 
-    def _scalars(self, scalars: Tensor, species: Tensor) -> Tensor:
-        """(N, 1, C)"""
-        beyond, distances = self._beyond_edge(scalars[:, 0], species)
-        if self.features is None or not len(beyond):
-            return scalars
-        means = self.features.means[species[beyond], None].to(scalars.dtype)
-        factors = _factors(distances[:, None], self.edge[species[beyond]])[:, None, None]
-        return scalars.index_copy(0, beyond, means + (scalars[beyond] - means) * factors)
-
-    def edge_energies(self, scalars: Tensor, species: Tensor) -> Tensor:
-        """(N,) energies in eV that keep atoms near the training data, from their scalar features (N, C)."""
-        beyond, distances = self._beyond_edge(scalars, species)
-        energies = EDGE_STRENGTH_eV * torch.log1p((distances - self.edge[species[beyond]]) ** 2)
-        return torch.zeros_like(scalars[:, 0]).index_copy(0, beyond, energies)
-
-    def _beyond_edge(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
-        """Atoms (M,) beyond the edge of the training data, and their indicators (M,)."""
+    def _near_edge(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars (N, C), those beyond the edge drawn back to it, and what it costs to be there (N,)."""
+        energies = torch.zeros_like(scalars[:, 0])
         if self.features is None or self._largest is not None:
-            return species[:0], scalars[:0, 0]
+            return scalars, energies
         beyond = torch.nonzero(self.features(scalars.detach(), species) > self.edge[species])[:, 0]
-        return beyond, self.features(scalars[beyond], species[beyond])
+        if not len(beyond):
+            return scalars, energies
+        some, kinds = scalars[beyond], species[beyond]
+        distances, edge = self.features(some, kinds), self.edge[kinds]
+        means = self.features.means[kinds].to(scalars.dtype)
+        drawn_back = means + (some - means) * _factors(distances[:, None], edge)[:, None]
+        costs = EDGE_STRENGTH_eV * torch.log1p((distances - edge) ** 2)
+        return scalars.index_copy(0, beyond, drawn_back), energies.index_copy(0, beyond, costs)
 
     def pairs(self, name: str, blocks: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
         """(P, n, n) bounded blocks of pairs, given distances (P,) in Å and kinds (P,)."""
@@ -151,13 +144,12 @@ class OutputBounds(nn.Module):
             largest.view(-1).scatter_reduce_(0, kinds * largest.shape[1] + bins, norms, "amax")
             return blocks
         table = getattr(self, name)
-        if bool(torch.isinf(table[:, 0]).all()):
-            return blocks
         beyond = torch.nonzero(norms > self._at(table, distances.detach(), kinds))[:, 0]
         if not len(beyond):
             return blocks
-        bounds = self._at(table, distances[beyond], kinds[beyond])
-        return blocks.index_copy(0, beyond, _scaled(blocks[beyond], bounds))
+        some = blocks[beyond]
+        factors = _factors(some, self._at(table, distances[beyond], kinds[beyond]))
+        return blocks.index_copy(0, beyond, _times(some, factors))
 
     def _at(self, table: Tensor, distances: Tensor, kinds: Tensor) -> Tensor:
         """(P,) bounds at any distance, with two continuous derivatives, from those of the nearest bins."""
@@ -165,12 +157,13 @@ class OutputBounds(nn.Module):
         first = x.detach().long()
         t = x - first
         step = t**3 * (10.0 - 15.0 * t + 6.0 * t * t)
-        return table[kinds, first].lerp(table[kinds, first + 1], step)
+        low, high = table[kinds, first], table[kinds, first + 1]
+        return torch.where(low == high, low, low.lerp(high, step))  # also where both are infinite
 
     def atoms(self, name: str, values: Tensor, species: Tensor) -> Tensor:
         """(N, ...) bounded values of atoms."""
         factors = self.factors(name, values, species)
-        return values if factors is None else values * factors.reshape(-1, *[1] * (values.dim() - 1))
+        return values if factors is None else _times(values, factors)
 
     def onsite_blocks(self, blocks: Tensor, species: Tensor) -> Tensor:
         """(N, n, n) bounded on-site blocks."""
@@ -179,7 +172,7 @@ class OutputBounds(nn.Module):
             return blocks
         means = torch.diag_embed(self.levels[species]).to(blocks)[:, : blocks.shape[1], : blocks.shape[1]]
         factors = self.factors("onsite", blocks - means, species)
-        return blocks if factors is None else means + (blocks - means) * factors[:, None, None]
+        return blocks if factors is None else means + _times(blocks - means, factors)
 
     def factors(self, name: str, values: Tensor, species: Tensor) -> Tensor | None:
         """(N,) what scales the values (N, ...) of atoms to their bounds, None where all are within."""
@@ -205,10 +198,11 @@ class OutputBounds(nn.Module):
         try:
             yield
             self._measure_onsite()
-            for name in OF_ATOMS:
-                getattr(self, name).copy_(MARGIN * self._largest[name])
             for name in OF_PAIRS:
-                getattr(self, name).copy_(MARGIN * _filled(self._largest[name]))
+                self._largest[name] = _filled(self._largest[name])
+            for name, largest in self._largest.items():
+                unseen = largest == 0.0  # such as a kind of pair that the training data do not have
+                getattr(self, name).copy_(torch.where(unseen, torch.inf, MARGIN * largest))
         finally:
             self._largest, self._onsite = None, []
 
@@ -235,8 +229,9 @@ def _factors(values: Tensor, bounds: Tensor) -> Tensor:
     return (1.0 + SOFTNESS * torch.tanh((x - 1.0) / SOFTNESS)) / x
 
 
-def _scaled(values: Tensor, bounds: Tensor) -> Tensor:
-    return values * _factors(values, bounds).reshape(-1, *[1] * (values.dim() - 1))
+def _times(values: Tensor, factors: Tensor) -> Tensor:
+    """Values (M, ...) times a factor each, (M,)."""
+    return values * factors.reshape(-1, *[1] * (values.dim() - 1))
 
 
 def _filled(largest: Tensor) -> Tensor:

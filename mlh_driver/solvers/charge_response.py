@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
@@ -137,6 +138,11 @@ class _Point:
     dual: float
 
     @property
+    def beyond(self) -> NDArray[np.bool_]:
+        """(N,) atoms where charges or potentials are beyond what is tolerated."""
+        return np.maximum(np.abs(self.assumed), np.abs(self.deviations)) > TOLERATED_e
+
+    @property
     def disagreement(self) -> float:
         """In eV, between the potentials and those of the charges that they lead to."""
         return float(np.abs(potential_of(self.deviations) - self.potentials).max())
@@ -190,8 +196,7 @@ class _Search:
 
     def _newton_step(self, point: _Point) -> Array:
         """Change of s: (1 - chi u''(s)) ds = d - s, in the atoms where either is beyond what is tolerated."""
-        beyond = np.maximum(np.abs(point.assumed), np.abs(point.deviations)) > TOLERATED_e
-        self._follow(np.flatnonzero(beyond), point)
+        self._follow(np.flatnonzero(point.beyond), point)
         atoms = self._atoms
         rest = (point.deviations - point.assumed)[atoms]
         matrix = np.eye(len(atoms)) - self._susceptibility * hardness_of(point.assumed[atoms])
@@ -202,9 +207,8 @@ class _Search:
     def _safe_step(self, point: _Point) -> Array:
         """Along the gradient of D by the potentials, which is uphill whatever the electrons do."""
         rest = point.deviations - point.assumed
-        beyond = np.maximum(np.abs(point.assumed), np.abs(point.deviations)) > TOLERATED_e
         softness = 1.0 - TYPICAL_SUSCEPTIBILITY * hardness_of(point.deviations)
-        return _shortened(point, np.where(beyond, rest / softness, 0.0))
+        return _shortened(point, np.where(point.beyond, rest / softness, 0.0))
 
     def _follow(self, atoms: np.ndarray, point: _Point) -> None:
         """Know the susceptibility (k, k) of these atoms, in electrons per eV."""
