@@ -128,7 +128,7 @@ def test_input_has_the_reference_settings() -> None:
     lines = {line.strip() for line in text.splitlines()}
     assert {"CUTOFF 800.0", "REL_CUTOFF 60.0", "EPS_DEFAULT 1.0E-10", "EPS_SCF 2.0E-06"} <= lines
     assert "POTENTIAL GTH-PBE-q4" in lines
-    assert {"SCF_GUESS RESTART", "METHOD DIRECT_P_MIXING"} <= lines
+    assert {"SCF_GUESS RESTART", "METHOD BROYDEN_MIXING"} <= lines
     draft = cp2k.write_input(atoms, Cp2kSettings().draft(), prepared=False)
     for words in ("CUTOFF 200.0", "SCF_GUESS ATOMIC", "METHOD BROYDEN_MIXING", "STRESS_TENSOR NONE"):
         assert words in draft

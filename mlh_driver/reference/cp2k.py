@@ -43,9 +43,9 @@ class Cp2kSettings:
     """How CP2K is run.
 
     The first four define the reference (``REFERENCE_KEYS``). A self-consistent field is first converged at
-    the settings of ``DRAFT``, by Broyden mixing. Its orbitals start the one that counts, close to the
-    solution, where DIIS takes a few expensive steps instead of 13 (glass) to 35 (liquid), and where the
-    energy is variational.
+    the settings of ``DRAFT``. Its orbitals start the one that counts, close to the solution, which then
+    takes a few expensive steps instead of 13 (glass) to 35 (liquid), and where the energy is variational.
+    Both mix by Broyden's method; DIIS oscillates where the gap closes.
 
     electronic_temperature_K: of Fermi-Dirac occupations, 0 for closed shells; small gaps need it
     """
@@ -113,17 +113,15 @@ _PRINT_MATRICES = """    &PRINT
 
 
 def _scf_block(settings: Cp2kSettings, prepared: bool) -> str:
-    """From orbitals, DIIS takes over after the first steps; from atoms, Broyden mixing is robust."""
-    guess, mixing = ("RESTART", "DIRECT_P_MIXING") if prepared else ("ATOMIC", "BROYDEN_MIXING")
     return f"""    &SCF
-      SCF_GUESS {guess}
+      SCF_GUESS {"RESTART" if prepared else "ATOMIC"}
       EPS_SCF {settings.eps_scf:.1E}
       MAX_SCF {settings.max_scf}
       &DIAGONALIZATION
         ALGORITHM STANDARD
       &END DIAGONALIZATION
       &MIXING
-        METHOD {mixing}
+        METHOD BROYDEN_MIXING
         ALPHA {settings.mixing_alpha}
         NBROYDEN {settings.n_broyden}
       &END MIXING
