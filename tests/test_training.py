@@ -28,6 +28,7 @@ from mlh_driver.training.objectives import (
     LEVEL_WEIGHT,
     MULTIPOLE_WEIGHT,
     ONSITE_WEIGHT,
+    Derivatives,
     Electrons,
     LARGE_ENERGY_ERROR_eV,
     band_term,
@@ -38,7 +39,7 @@ from mlh_driver.training.objectives import (
     total_energy,
     weighted_errors,
 )
-from mlh_driver.training.samples import Derivatives, Sample, make_sample
+from mlh_driver.training.samples import Sample, make_sample
 from mlh_driver.training.settings import (
     DataSettings,
     LossWeights,
@@ -46,7 +47,8 @@ from mlh_driver.training.settings import (
     TrainSettings,
     read_settings,
 )
-from mlh_driver.training.trainer import WARM_UP_STEPS, Trainer, _usable, learning_rate
+from mlh_driver.training.stages import EnergyStage, JointStage, Stage
+from mlh_driver.training.trainer import WARM_UP_STEPS, Trainer, learning_rate
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 
@@ -266,8 +268,8 @@ def test_the_learning_rate_falls_after_the_warm_up() -> None:
 
 def test_early_stopping_weighs_forces_and_energies_as_the_loss(folder: Path) -> None:
     trainer = Trainer(read_settings(folder / "tiny.toml"))
-    errors = trainer._errors("joint", trainer.validation[0])
     weights = trainer.settings.weights
+    errors = JointStage(trainer.settings.joint, weights).errors(trainer.average, trainer.data.validation[0])
     squares = weights.forces * errors["forces_rmse_meV_A"] ** 2
     assert errors["score"] ** 2 == pytest.approx(squares + weights.energy * errors["energy_meV_atom"] ** 2)
 
@@ -427,7 +429,7 @@ def test_a_stage_ends_with_its_last_average_or_stops_early_with_the_best(
     trainer = Trainer(settings.model_copy(update={"hamiltonian": plan, "energy": nothing, "joint": nothing}))
     averages = []
 
-    def errors(stage: str) -> dict[str, float]:
+    def errors(stage: Stage) -> dict[str, float]:
         averages.append([p.clone() for p in trainer.average.parameters()])
         return {"score": float(len(averages))}
 
@@ -617,14 +619,15 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
     hdf5.append(folder / "drafts.h5", draft, "train", {"engine": "a random model, coarse"})
     drafts = DataSettings(path=folder / "drafts.h5", learn="hamiltonian")
     trainer = Trainer(settings.model_copy(update={"data": (*settings.data, drafts)}))
-    assert [sample.name for sample in trainer.train] == ["s0", "s1", "d0"]
-    used = {stage: len(_usable(trainer.train, stage)) for stage in ("hamiltonian", "energy", "joint")}
+    assert [sample.name for sample in trainer.data.train] == ["s0", "s1", "d0"]
+    used = {stage.name: len(stage.usable(trainer.data.train)) for stage in trainer.stages}
     assert used == {"hamiltonian": 3, "energy": 2, "joint": 3}
-    loss = trainer._loss("joint", trainer.train[2]).detach()
-    network, sample = trainer.network, trainer.train[0]
+    joint = trainer.stages[2]
+    loss = joint.loss(trainer.network, trainer.data.train[2]).detach()
+    network, sample = trainer.network, trainer.data.train[0]
     expected = hamiltonian_loss(network, network(sample.graph), sample).detach()
     assert float(loss) == pytest.approx(LossWeights().hamiltonian * float(expected))
-    model = make_model(trainer.settings, trainer.run(), trainer.train)
+    model = make_model(trainer.settings, trainer.run(), trainer.data.train)
     assert model.metadata.training_data == ("s0", "s1", "d0")
     hdf5.append(folder / "bare.h5", replace(draft, hamiltonian=None, eigenvalues=None), "train", {})
     bare = DataSettings(path=folder / "bare.h5", learn="hamiltonian")
@@ -635,14 +638,14 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
 def test_the_energy_stage_starts_anew(folder: Path) -> None:
     """Nothing of an earlier double-counting energy is left, and the fit heeds the weights."""
     trainer = Trainer(read_settings(folder / "tiny.toml"))
-    before = trainer.network.many_body.factors.weight.clone()
-    trainer._prepare_energy_stage()
-    assert (trainer.network.many_body.factors.weight != before).all()
-    assert (trainer.network.many_body.readout == 0).all()
-    first = trainer.network.repulsion.clone()
-    trainer.settings = trainer.settings.model_copy(update={"weights": LossWeights(energy=1e5)})
-    trainer._prepare_energy_stage()
-    assert not torch.allclose(trainer.network.repulsion, first)
+    network, plan = trainer.network, trainer.settings.energy
+    before = network.many_body.factors.weight.clone()
+    EnergyStage(plan, LossWeights()).start(network, trainer.data.train)
+    assert (network.many_body.factors.weight != before).all()
+    assert (network.many_body.readout == 0).all()
+    first = network.repulsion.clone()
+    EnergyStage(plan, LossWeights(energy=1e5)).start(network, trainer.data.train)
+    assert not torch.allclose(network.repulsion, first)
 
 
 def test_nothing_of_an_unfinished_run_is_lost_or_mixed_up(folder: Path) -> None:

@@ -18,35 +18,37 @@ from rich.console import Console
 from rich.table import Table
 
 from mlh_driver.model import load_model
-from mlh_driver.training.objectives import BandTerm
-from mlh_driver.training.samples import Derivatives, Sample
+from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.training.objectives import BandTerm, Derivatives
+from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import StageSettings, TrainSettings, read_settings
+from mlh_driver.training.stages import EnergyStage
 from mlh_driver.training.trainer import Trainer
 
 
-class WithoutElectrons(Trainer):
+class WithoutElectrons(EnergyStage):
     """Trains an interatomic potential."""
 
-    def band(self, sample: Sample) -> BandTerm:
+    def band(self, network: HamiltonianNetwork, sample: Sample) -> BandTerm:
         forces = sample.forces
         return BandTerm(0.0, Derivatives(0.0 * forces, forces.new_zeros(3, 3)))
 
 
-def fitted_errors(trainer: Trainer) -> dict[str, float]:
+def fitted_errors(settings: TrainSettings, kind: type[EnergyStage]) -> dict[str, float]:
+    stage = kind(settings.energy, settings.weights)
+    trainer = Trainer(settings, stages=(stage,))
     trainer.run()
-    return trainer.validation_errors("energy")
+    return trainer.validation_errors(stage)
 
 
 def energy_only(settings: TrainSettings, model: str, steps: int, output: Path) -> TrainSettings:
-    skipped = StageSettings(steps=0, learning_rate=1.0)
     return settings.model_copy(
         update={
             "start_from": model,
             "network": load_model(model).metadata.network,
             "output": output,
-            "hamiltonian": skipped,
+            "hamiltonian": StageSettings(steps=0, learning_rate=1.0),
             "energy": settings.energy.model_copy(update={"steps": steps}),
-            "joint": skipped,
         }
     )
 
@@ -64,8 +66,8 @@ def main() -> None:
     table.add_column("forces, RMSE (meV/Å)", justify="right")
     with tempfile.TemporaryDirectory() as folder:
         settings = energy_only(read_settings(options.config), options.model, options.steps, Path(folder))
-        for title, kind in (("of the model", Trainer), ("none", WithoutElectrons)):
-            errors = fitted_errors(kind(settings))
+        for title, kind in (("of the model", EnergyStage), ("none", WithoutElectrons)):
+            errors = fitted_errors(settings, kind)
             table.add_row(title, f"{errors['energy_meV_atom']:.1f}", f"{errors['forces_rmse_meV_A']:.0f}")
     Console().print(table)
 

@@ -38,7 +38,7 @@ from rich.table import Table
 
 from mlh_driver import Engine
 from mlh_driver.data import LabelledStructure, read_split
-from mlh_driver.training.samples import check_names, labels_of
+from mlh_driver.training.dataset import check_names, labels_of
 from mlh_driver.training.settings import TrainSettings, read_settings
 
 matplotlib.use("Agg")

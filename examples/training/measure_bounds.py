@@ -15,7 +15,7 @@ from rich.progress import track
 
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import load_model
-from mlh_driver.training.samples import labels_of
+from mlh_driver.training.dataset import labels_of
 from mlh_driver.training.settings import read_settings
 
 

@@ -31,8 +31,8 @@ from mlh_driver.reference import label_into, make_labeler
 from mlh_driver.reference.constants import count_occupied
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
+from mlh_driver.training.dataset import check_references, check_sections
 from mlh_driver.training.export import make_model
-from mlh_driver.training.samples import check_references, check_sections
 from mlh_driver.training.settings import DataSettings, StageSettings, TrainSettings, read_settings
 from mlh_driver.training.trainer import Progress, Trainer
 
@@ -209,7 +209,7 @@ class ActiveLearning:
         if not path.exists():
             trainer = Trainer(settings, self.progress)
             network = trainer.run(resume=trainer.checkpoint_path.exists())
-            make_model(settings, network, trainer.train).save(path)
+            make_model(settings, network, trainer.data.train).save(path)
         return load_model(str(path))
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:

@@ -11,7 +11,8 @@ from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
-from mlh_driver.training.samples import Sample, labels_of
+from mlh_driver.training.dataset import labels_of
+from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import TrainSettings
 
 

@@ -8,17 +8,18 @@ the electronic temperature of the label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from mlh_driver.graph import Graph
+from mlh_driver.graph import Graph, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.network.network import Blocks, HamiltonianNetwork
 from mlh_driver.solvers.dense import differentiable_density
-from mlh_driver.training.samples import Derivatives, Sample
+from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import LossWeights
 
 #: Of squared errors of on-site elements, 1 for the others: they are few, but hold long waves of potential.
@@ -34,6 +35,27 @@ LARGE_ENERGY_ERROR_eV = 0.002
 #: Largest difference of the electrons on an atom between P of the predicted H and the network's own number.
 #: Beyond it electrons are on the wrong atoms, and the energy means nothing yet.
 LARGEST_CHARGE_DEVIATION = 0.1
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Forces (N, 3) in eV/Å and virial (3, 3) in eV of some energy."""
+
+    forces: Tensor
+    virial: Tensor
+
+    @classmethod
+    def of(
+        cls, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], graph: Graph, create_graph: bool = False
+    ) -> Derivatives:
+        """Of sum(outputs * cotangents), by the geometry of the graph from which the outputs were made."""
+        gradients = torch.autograd.grad(
+            outputs, graph.geometry, cotangents, create_graph=create_graph, materialize_grads=True
+        )
+        return cls(*forces_and_virial(gradients, graph))
+
+    def __add__(self, other: Derivatives) -> Derivatives:
+        return Derivatives(self.forces + other.forces, self.virial + other.virial)
 
 
 def shift_free(difference: Tensor) -> Tensor:

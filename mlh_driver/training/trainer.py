@@ -8,7 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,13 @@ from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
 from mlh_driver.model import load_model, save_archive
 from mlh_driver.network.network import HamiltonianNetwork
-from mlh_driver.training.objectives import (
-    BandTerm,
-    band_term,
-    double_counting,
-    energy_errors,
-    energy_loss,
-    hamiltonian_errors,
-    hamiltonian_loss,
-    joint_loss,
-    total_energy,
-)
-from mlh_driver.training.pair_potential import fit_repulsion
-from mlh_driver.training.samples import (
-    DTYPE,
-    Sample,
-    check_names,
-    check_references,
-    check_sections,
-    check_species,
-    check_unseen,
-    inner_radii,
-    labels_of,
-    make_sample,
-)
+from mlh_driver.training.dataset import DataSet
+from mlh_driver.training.samples import DTYPE
 from mlh_driver.training.screening import fit_screening
 from mlh_driver.training.settings import StageSettings, TrainSettings
 from mlh_driver.training.soap import SOAP
+from mlh_driver.training.stages import Stage, stages_of
 
-STAGES = ("hamiltonian", "energy", "joint")
-ENERGY_PARTS = ("many_body", "repulsion")
 WARM_UP_STEPS = 100
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -77,36 +54,27 @@ class Trainer:
 
     Files in ``settings.output``: ``checkpoint.pt`` (everything needed to resume) and ``log.jsonl`` (one
     JSON object per validation: stage, step, seconds, learning_rate, train_loss and the errors).
+
+    stages: those of ``stages_of(settings)`` unless given
     """
 
-    def __init__(self, settings: TrainSettings, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        progress: Progress | None = None,
+        stages: tuple[Stage, ...] | None = None,
+    ) -> None:
         self.settings = settings
         self.progress = progress
-        torch.manual_seed(settings.seed)
+        self.stages = stages_of(settings) if stages is None else stages
+        self.data = DataSet.read(settings)
         self.rng = np.random.default_rng(settings.seed)
-        self.network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
-        check_sections(settings)
-        check_references(settings)
-        self.train = self._samples("train") + self._drafts()
-        if settings.start_from:
-            self._load_weights(settings.start_from)
-        if settings.hamiltonian.steps or not settings.start_from:
-            fit_screening(self.network, self.train)
+        self.network = self._initial_network()
         self.average = copy.deepcopy(self.network)
-        self.validation = self._samples("validation")
-        if not _usable(self.train, "energy"):
-            raise InputError("the settings name no training structures with energies")
-        check_names([*self.train, *self.validation])
-        check_unseen(self.train, self.validation)
-        check_species(self.train, settings.basis().numbers.tolist())
-        if settings.hamiltonian.steps and not _usable(self.train, "hamiltonian"):
-            raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
-        self._set_inner_radii()
         self.best: dict[str, Tensor] = {}
         self.position = Position()
         self.steps_taken = 0
         self.optimizer = self._new_optimizer()
-        self.bands: dict[str, BandTerm] = {}
         try:
             settings.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -125,8 +93,8 @@ class Trainer:
             self._check_nothing_is_lost()
             (self.settings.output / "log.jsonl").unlink(missing_ok=True)
             self.save_checkpoint()  # from here on there is none of an earlier run to go on with
-        while self.position.stage < len(STAGES):
-            self._run_stage(STAGES[self.position.stage])
+        while self.position.stage < len(self.stages):
+            self._run_stage(self.stages[self.position.stage])
             self.best = {}
             self.position = Position(stage=self.position.stage + 1, seconds=self.position.seconds)
             self.network.load_state_dict(self.average.state_dict())
@@ -134,14 +102,22 @@ class Trainer:
             self.save_checkpoint()
         return self.average
 
-    def _set_inner_radii(self) -> None:
-        for network in (self.network, self.average):
-            network.set_inner_radii(inner_radii(_usable(self.train, "energy"), len(network.kinds)))
+    def _initial_network(self) -> HamiltonianNetwork:
+        """With random weights or those of a model, and what follows from the data in closed form."""
+        settings = self.settings
+        torch.manual_seed(settings.seed)
+        network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
+        if settings.start_from:
+            self._load_weights(network, settings.start_from)
+        if settings.hamiltonian.steps or not settings.start_from:
+            fit_screening(network, self.data.train)
+        network.set_inner_radii(self.data.inner_radii(len(network.kinds)))
+        return network
 
-    def _load_weights(self, name: str) -> None:
+    def _load_weights(self, network: HamiltonianNetwork, name: str) -> None:
         """Start from the weights of an existing model with the same basis and network settings."""
         model = load_model(name)
-        if (model.basis, model.network.settings) != (self.network.basis, self.settings.network):
+        if (model.basis, model.network.settings) != (network.basis, self.settings.network):
             raise InputError(
                 f"start_from = {name}: that model has another basis or other network settings; "
                 "use the settings of its metadata (mlh-driver info --model NAME)"
@@ -152,53 +128,30 @@ class Trainer:
                 f"{model.metadata.atom_energies_eV}, these settings from {self.settings.atom_energies()} "
                 "(atom_energy_eV, eV); use the same"
             )
-        self.network.load_state_dict(model.network.state_dict())
-        self.network.bounds.lift()
-
-    def _samples(self, role: str, learn: str = "all") -> list[Sample]:
-        settings = self.settings
-        return [
-            make_sample(label, self.network.basis, settings.atom_energies(), settings.network.pair_cutoff_A)
-            for label in labels_of(settings, role, learn)
-        ]
-
-    def _drafts(self) -> list[Sample]:
-        """Samples whose Hamiltonian alone is to be learned."""
-        drafts = [replace(s, only_hamiltonian=True) for s in self._samples("train", "hamiltonian")]
-        for draft in drafts:
-            if draft.hamiltonian is None:
-                raise InputError(
-                    f"{draft.name} has no Hamiltonian, but its data section says learn = 'hamiltonian'; "
-                    "label it with mlh-driver label, or leave that line out"
-                )
-        return drafts
-
-    def _stage_parameters(self, stage: str) -> list[nn.Parameter]:
-        def belongs(name: str) -> bool:
-            is_energy = name.split(".")[0] in ENERGY_PARTS
-            return stage == "joint" or is_energy == (stage == "energy")
-
-        return [p for name, p in self.network.named_parameters() if belongs(name)]
+        network.load_state_dict(model.network.state_dict())
+        network.bounds.lift()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        if self.position.stage >= len(STAGES):
-            return SOAP([nn.Parameter(torch.zeros(1))], lr=1.0)
-        return SOAP(self._stage_parameters(STAGES[self.position.stage]), lr=1.0)
+        """Of the present stage; of nothing behind the last one."""
+        stages = self.stages[self.position.stage :]
+        parameters = stages[0].parameters(self.network) if stages else [nn.Parameter(torch.zeros(1))]
+        return SOAP(parameters, lr=1.0)
 
-    def _run_stage(self, stage: str) -> None:
-        plan: StageSettings = getattr(self.settings, stage)
-        if stage == "energy" and plan.steps:
-            self._prepare_energy_stage()
+    def _run_stage(self, stage: Stage) -> None:
+        plan = stage.plan
+        if plan.steps and self.position.step == 0:
+            stage.start(self.network, stage.usable(self.data.train))
+            self.average.load_state_dict(self.network.state_dict())
         started = time.monotonic() - self.position.seconds
         while self.position.step < plan.steps and self.position.since_best < plan.patience:
-            self.position.losses.append(self._step(stage, plan))
+            self.position.losses.append(self._step(stage))
             self.position.step += 1
             self.steps_taken += 1
             self.position.seconds = time.monotonic() - started
             if self.progress:
-                self.progress(stage, self.position.step, plan.steps, self.position.errors)
+                self.progress(stage.name, self.position.step, plan.steps, self.position.errors)
             if self.position.step % plan.validate_every == 0 or self.position.step == plan.steps:
-                self._validate(stage, plan)
+                self._validate(stage)
                 self.save_checkpoint()  # so that no line of the log is written twice
             elif time.monotonic() - self._last_checkpoint > self.settings.checkpoint_every_s:
                 self.save_checkpoint()
@@ -206,48 +159,34 @@ class Trainer:
             self.average.load_state_dict(self.best)
             self._set_inner_radii()  # the data may have grown since
 
-    def _prepare_energy_stage(self) -> None:
-        """The electronic term of every structure, and a first pair repulsion by least squares."""
-        train = _usable(self.train, "energy")
-        self.bands = {s.name: self.band(s) for s in [*train, *self.validation]}
-        if self.position.step == 0:
-            fit_repulsion(self.network, train, self.bands, self.settings.weights)
-            self.average.load_state_dict(self.network.state_dict())
+    def _set_inner_radii(self) -> None:
+        for network in (self.network, self.average):
+            network.set_inner_radii(self.data.inner_radii(len(network.kinds)))
 
-    def band(self, sample: Sample) -> BandTerm:
-        """What the energy stage adds the double-counting energy to."""
-        return band_term(self.network, sample)
-
-    def _step(self, stage: str, plan: StageSettings) -> float:
-        samples = _usable(self.train, stage)
+    def _step(self, stage: Stage) -> float:
+        samples = stage.usable(self.data.train)
         sample = samples[int(self.rng.integers(len(samples)))]
-        rate = learning_rate(plan, self.position.step)
+        rate = learning_rate(stage.plan, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         try:
-            loss = self._loss(stage, sample)
+            loss = stage.loss(self.network, sample)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            parameters = [p for p in self._stage_parameters(stage) if p.grad is not None]
-            norm = nn.utils.clip_grad_norm_(parameters, 10.0 if stage == "hamiltonian" else 30.0)
+            parameters = [p for p in stage.parameters(self.network) if p.grad is not None]
+            norm = nn.utils.clip_grad_norm_(parameters, stage.gradient_limit)
             diverged = not bool(torch.isfinite(loss.detach() + norm))
         except torch.linalg.LinAlgError:  # eigenvalues of a Hamiltonian that holds no numbers
             diverged = True
         if diverged:
             raise NonFiniteError(
-                f"the training diverged at step {self.position.step + 1} of the stage {stage!r}, at "
-                f"{sample.name}; lower its learning_rate = {plan.learning_rate}, and start anew or --resume"
+                f"the training diverged at step {self.position.step + 1} of the stage {stage.name!r}, at "
+                f"{sample.name}; lower its learning_rate = {stage.plan.learning_rate}, and start anew or "
+                "--resume"
             )
         self.optimizer.step()
         self._update_average()
         return float(loss.detach())
-
-    def _loss(self, stage: str, sample: Sample) -> Tensor:
-        if stage == "hamiltonian":
-            return hamiltonian_loss(self.network, self.network(sample.graph), sample)
-        if stage == "energy":
-            return energy_loss(self.network, sample, self.bands[sample.name], self.settings.weights)
-        return joint_loss(self.network, sample, self.settings.weights)
 
     def _update_average(self) -> None:
         decay = min(self.settings.average_decay, (1 + self.position.step) / (10 + self.position.step))
@@ -255,7 +194,7 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - decay)
 
-    def _validate(self, stage: str, plan: StageSettings) -> None:
+    def _validate(self, stage: Stage) -> None:
         position = self.position
         train_loss = float(np.mean(position.losses))
         position.losses.clear()
@@ -268,37 +207,21 @@ class Trainer:
             position.since_best += 1
         position.errors = errors
         record = {
-            "stage": stage,
+            "stage": stage.name,
             "step": position.step,
             "seconds": round(position.seconds, 1),
-            "learning_rate": learning_rate(plan, position.step - 1),
+            "learning_rate": learning_rate(stage.plan, position.step - 1),
             "train_loss": train_loss,
             **errors,
         }
         with open(self.settings.output / "log.jsonl", "a") as log:
             log.write(json.dumps(record) + "\n")
 
-    def validation_errors(self, stage: str) -> dict[str, float]:
+    def validation_errors(self, stage: Stage) -> dict[str, float]:
         """Errors of the averaged network on the structures for validation, see ``mean_errors``."""
-        return mean_errors(self._errors(stage, sample) for sample in _usable(self.validation, stage))
-
-    def _errors(self, stage: str, sample: Sample) -> dict[str, float]:
-        """Errors of the averaged network on one structure; ``score`` decides on early stopping."""
-        if stage == "hamiltonian":
-            errors = hamiltonian_errors(self.average, sample)
-            return {**errors, "score": errors["H_rms_per_atom_meV"]}
-        if stage == "energy":
-            energy, derivatives = double_counting(self.average, sample, self.bands[sample.name])
-            errors = energy_errors(energy, derivatives, sample)
-        else:
-            _, energy, derivatives = total_energy(self.average, sample)
-            errors = energy_errors(energy, derivatives, sample) | hamiltonian_errors(self.average, sample)
-        weights = self.settings.weights
-        squares = (
-            weights.forces * errors["forces_rmse_meV_A"] ** 2
-            + weights.energy * errors["energy_meV_atom"] ** 2
+        return mean_errors(
+            stage.errors(self.average, sample) for sample in stage.usable(self.data.validation)
         )
-        return {**errors, "score": squares**0.5}
 
     @property
     def checkpoint_path(self) -> Path:
@@ -334,7 +257,7 @@ class Trainer:
         self.best = state["best"]
         self.position = Position(**state["position"])
         self.optimizer = self._new_optimizer()
-        if self.position.stage < len(STAGES):
+        if self.position.stage < len(self.stages):
             self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = state["rng"]
 
@@ -362,10 +285,11 @@ class Trainer:
         if not self.checkpoint_path.exists():
             return
         position = Position(**self._read_checkpoint()["position"])
-        if position.stage < len(STAGES) and (position.stage or position.step):
+        if position.stage < len(self.stages) and (position.stage or position.step):
             raise InputError(
                 f"{self.checkpoint_path} is of a run at step {position.step} of the stage "
-                f"{STAGES[position.stage]!r}: go on with --resume, or remove it or choose another output"
+                f"{self.stages[position.stage].name!r}: go on with --resume, or remove it or choose another "
+                "output"
             )
 
 
@@ -375,10 +299,3 @@ def learning_rate(plan: StageSettings, step: int) -> float:
         return plan.learning_rate * (step + 1) / WARM_UP_STEPS
     progress = (step - WARM_UP_STEPS) / max(1, plan.steps - WARM_UP_STEPS)
     return plan.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-def _usable(samples: list[Sample], stage: str) -> list[Sample]:
-    """The samples that a stage can learn from: the first one needs Hamiltonians, the second energies."""
-    if stage == "hamiltonian":
-        return [sample for sample in samples if sample.hamiltonian is not None]
-    return [sample for sample in samples if not (sample.only_hamiltonian and stage == "energy")]
