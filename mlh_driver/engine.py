@@ -110,7 +110,7 @@ class Engine:
         self.model = _loaded(self.settings)
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
         self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
-        self.electrons = ChargeHolder(self.solver)
+        self.electrons = ChargeHolder()
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
@@ -146,7 +146,7 @@ class Engine:
             n_electrons = 2.0 * float(atoms.reference.sum())
             problem = ElectronicProblem(H, None, n_electrons, self.kT, system)
             excess = blocks.multipoles[:, 0].detach().double().cpu().numpy()
-            held = self.electrons.solve(problem, atoms.valences + excess)
+            held = self.electrons.solve(self.solver, problem, atoms.valences + excess)
             density = held.state.density
             weight = density.with_blocks(2.0 * density.blocks).plus_diagonal(-2.0 * atoms.reference)
         with watch("gradient"):

@@ -54,8 +54,8 @@ def test_where_charges_agree_with_the_network_nothing_changes() -> None:
     problem, _ = wrong_level()
     bare = DenseSolver().solve(problem)
     electrons = electrons_of(problem, DenseSolver())
-    holder = ChargeHolder(DenseSolver())
-    held = holder.solve(problem, electrons + 0.99 * TOLERATED_e)
+    holder = ChargeHolder()
+    held = holder.solve(DenseSolver(), problem, electrons + 0.99 * TOLERATED_e)
     assert holder.solutions == 1
     assert not held.potentials.any() and not held.energies.any()
     assert held.state.band_energy == bare.band_energy
@@ -67,7 +67,7 @@ def test_where_charges_agree_with_the_network_nothing_changes() -> None:
 def test_an_atom_with_wrong_levels_keeps_its_electrons(name: str, depth_eV: float) -> None:
     problem, right = wrong_level(depth_eV)
     lost = np.abs(electrons_of(problem, DenseSolver()) - right).max()
-    held = ChargeHolder(make_solver(name, 1e-6)).solve(problem, right)
+    held = ChargeHolder().solve(make_solver(name, 1e-6), problem, right)
     assert lost > 0.8
     assert np.abs(held.deviations).max() < 0.5 * lost
 
@@ -75,7 +75,7 @@ def test_an_atom_with_wrong_levels_keeps_its_electrons(name: str, depth_eV: floa
 def test_the_state_is_the_minimum_of_the_energy() -> None:
     """The energy, a convex function of P, equals the concave function of potentials whose maximum it is."""
     problem, right = wrong_level()
-    held = ChargeHolder(DenseSolver()).solve(problem, right)
+    held = ChargeHolder().solve(DenseSolver(), problem, right)
     answer = DenseSolver().solve(replace(problem, H=shifted(problem.H, held.potentials)))
     electrons = 2.0 * answer.density.orbital_populations().sum(dim=1).numpy()
     assert electrons - right == pytest.approx(held.deviations, abs=1e-7)
@@ -105,7 +105,7 @@ def test_linear_time_solvers_find_the_same_state(name: str, kT: float) -> None:
     problem, right = wrong_level(1.0, kT)
     right[7] += 0.3
     exact, linear = (
-        ChargeHolder(make_solver(solver, 1e-6)).solve(problem, right) for solver in ("dense", name)
+        ChargeHolder().solve(make_solver(solver, 1e-6), problem, right) for solver in ("dense", name)
     )
     assert np.abs(exact.potentials).max() > 0.5
     assert linear.potentials == pytest.approx(exact.potentials, abs=1e-3)
@@ -114,10 +114,10 @@ def test_linear_time_solvers_find_the_same_state(name: str, kT: float) -> None:
 
 def test_the_potentials_of_the_last_structure_are_a_good_start() -> None:
     problem, right = wrong_level()
-    holder = ChargeHolder(DenseSolver())
-    first = holder.solve(problem, right)
+    holder = ChargeHolder()
+    first = holder.solve(DenseSolver(), problem, right)
     before = holder.solutions
-    second = holder.solve(problem, right)
+    second = holder.solve(DenseSolver(), problem, right)
     assert holder.solutions == before + 1
     assert second.potentials == pytest.approx(first.potentials, abs=1e-7)
 
@@ -127,7 +127,7 @@ def test_charges_that_do_not_settle_are_an_error_that_names_the_remedy() -> None
     levels = torch.diag(torch.tensor([-3.0, -2.0, 1.0, 2.0], dtype=torch.float64))
     alone = chain(levels, None, 4.0, 1e-9, n=1)
     with pytest.raises(SolverError, match="2000 K"):
-        ChargeHolder(DenseSolver()).solve(alone, np.array([2.0, 1.0, 1.0, 0.0]))
+        ChargeHolder().solve(DenseSolver(), alone, np.array([2.0, 1.0, 1.0, 0.0]))
 
 
 def crowded(temperature_K: float) -> tuple[Engine, System]:

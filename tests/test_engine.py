@@ -13,10 +13,11 @@ from conftest import MINIMAL_SIO2, random_model, small_system
 
 from mlh_driver import Engine, EngineSettings, MLHCalculator, System
 from mlh_driver.cli.options import build_engine
-from mlh_driver.errors import InputError, NonFiniteError, StructureError
+from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
 from mlh_driver.results import OBSERVABLES
+from mlh_driver.solvers import ElectronicProblem, ElectronicState
 
 
 def directional_derivative(energy, step: float) -> float:
@@ -161,6 +162,19 @@ def test_settings_of_the_command_line_have_their_units() -> None:
     engine = build_engine(settings)
     assert engine.kT == pytest.approx(300.0 * units.kB, rel=1e-6)
     assert engine.solver.error_per_atom == pytest.approx(1e-4)  # eV
+
+
+def test_a_solver_of_ones_own_replaces_the_engines() -> None:
+    class Stubborn:
+        name = "stubborn"
+
+        def solve(self, problem: ElectronicProblem) -> ElectronicState:
+            raise SolverError("never")
+
+    engine = Engine(random_model())
+    engine.solver = Stubborn()
+    with pytest.raises(SolverError, match="never"):
+        engine.compute(small_system())
 
 
 def test_atoms_moved_in_place_are_seen_to_have_moved() -> None:

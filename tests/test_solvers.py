@@ -21,7 +21,7 @@ from mlh_driver.solvers import (
 )
 from mlh_driver.solvers import auto as auto_module
 from mlh_driver.solvers.dense import differentiable_density, fermi_occupations, orthonormalized
-from mlh_driver.solvers.purification import purify
+from mlh_driver.solvers.purification import Purification, purify
 from mlh_driver.solvers.sparse import SparsePattern
 from mlh_driver.system import System
 
@@ -247,7 +247,7 @@ def test_without_truncation_purification_is_exact_element_by_element() -> None:
         system = System(np.full(len(sizes), 14), positions, 6 * np.eye(3))
         task = ElectronicProblem(block_matrix(H, sizes), None, 16.0, 0.0, system)
         exact = DenseSolver().solve(task)
-        solver = LinearScalingSolver("sp2")
+        solver = LinearScalingSolver(Purification())
         for _ in range(2):  # by the trace first, then guided by the gap
             state = solver.solve(task)
             P = state.density.dense()
@@ -263,9 +263,11 @@ def test_truncated_density_is_as_good_as_promised(name: str) -> None:
     n_atoms = len(task.system)
     exact = DenseSolver().solve(task)
     tolerated = 1e-4
-    solver = LinearScalingSolver(name, tolerated)  # type: ignore[arg-type]
+    solver = make_solver(name, tolerated)
+    assert isinstance(solver, LinearScalingSolver)
     state = solver.solve(task)
-    assert not solver._memory.pattern.is_complete  # type: ignore[union-attr]
+    assert solver._frozen is not None
+    assert not solver._frozen.pattern.is_complete
     error = (state.band_energy - state.entropy_term) - (exact.band_energy - exact.entropy_term)
     assert abs(error) / n_atoms < tolerated
     electrons = 2 * float(state.density.orbital_populations().sum())
@@ -287,7 +289,7 @@ def test_energy_error_is_of_second_order_and_bounded_by_its_estimate() -> None:
     distances = np.linalg.norm(vectors, axis=2)
     dropped, energies = [], []
     for radius in (4.5, 6.5, 8.5, 10.5):
-        solver = LinearScalingSolver("sp2", error_per_atom=1.0)
+        solver = LinearScalingSolver(Purification(), error_per_atom=1.0)
         solver.radius = radius
         state = solver.solve(task)
         dropped.append((norms[distances > radius] ** 2).sum() ** 0.5)
@@ -295,7 +297,7 @@ def test_energy_error_is_of_second_order_and_bounded_by_its_estimate() -> None:
     slope = np.polyfit(np.log(dropped), np.log(energies), 1)[0]
     assert 1.5 < slope < 2.5
     for tolerated in (1e-2, 1e-3, 1e-4, 1e-5):
-        state = LinearScalingSolver("sp2", tolerated).solve(task)
+        state = LinearScalingSolver(Purification(), tolerated).solve(task)
         assert abs(state.band_energy - exact.band_energy) / n_atoms < tolerated
 
 
@@ -318,7 +320,7 @@ def test_order_of_atoms_does_not_matter(name: str) -> None:
 def test_metals_are_refused_by_purification_and_taken_over_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
     metal = disordered_solid((6, 6, 6), split=0.0)
     with pytest.raises(SolverError, match="gap"):
-        LinearScalingSolver("sp2").solve(metal)
+        LinearScalingSolver(Purification()).solve(metal)
     exact = DenseSolver().solve(metal)
     monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
     solver = AutoSolver()
@@ -370,7 +372,7 @@ def test_auto_diagonalizes_where_nothing_else_works_and_that_is_possible(
 
 def test_pattern_is_frozen_until_atoms_move_too_far() -> None:
     task = disordered_solid((6, 5, 5))
-    solver = LinearScalingSolver("sp2")
+    solver = LinearScalingSolver(Purification())
     solver.solve(task)
     made = solver.patterns_made
 
@@ -390,17 +392,17 @@ def test_pattern_is_frozen_until_atoms_move_too_far() -> None:
 def test_a_wrong_guess_of_the_gap_or_of_the_polynomials_does_no_harm() -> None:
     task = disordered_solid((6, 5, 5))
     exact = DenseSolver().solve(task)
-    solver = LinearScalingSolver("sp2")
+    solver = LinearScalingSolver(Purification())
     solver.solve(task)
-    memory = solver._memory
-    assert memory is not None
-    H = memory.pattern.load(task.H, memory.pattern.find(task.H.index.numpy()), np.float32)  # type: ignore[arg-type]
+    assert solver._frozen is not None
+    pattern = solver._frozen.pattern
+    H = pattern.load(task.H, pattern.find(task.H.index.numpy()), np.float32)  # type: ignore[arg-type]
     bounds = (-8.0, 8.0)
     found = (exact.homo, exact.lumo)
     wrong_gaps = [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]
     for gap, squarings in [*((gap, []) for gap in wrong_gaps), (found, [True] * 20), (found, [False] * 20)]:
-        P = purify(memory.pattern, H, task.n_pairs, bounds, gap, squarings)
-        assert 2 * memory.pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)
+        P = purify(pattern, H, task.n_pairs, bounds, gap, squarings)
+        assert 2 * pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)
 
 
 def test_what_truncation_takes_from_the_trace_does_not_restart_the_purification(
@@ -417,7 +419,7 @@ def test_what_truncation_takes_from_the_trace_does_not_restart_the_purification(
 
     monkeypatch.setattr(SparsePattern, "product", counted)
     task = disordered_solid((12, 12, 12), split=2.75, disorder=0.05)
-    solver = LinearScalingSolver("sp2", error_per_atom=1.0)
+    solver = LinearScalingSolver(Purification(), error_per_atom=1.0)
     solver.radius = 6.1
     first = solver.solve(task)
     without_guess, products = products, 0

@@ -5,7 +5,9 @@ from mlh_driver.solvers.auto import AutoSolver
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
 from mlh_driver.solvers.charge_response import ChargeHolder, HeldState
 from mlh_driver.solvers.dense import DenseSolver
+from mlh_driver.solvers.fermi_operator import FermiOperator
 from mlh_driver.solvers.linear_scaling import LinearScalingSolver
+from mlh_driver.solvers.purification import Purification
 
 SOLVERS = ("auto", "dense", "sp2", "foe")
 
@@ -20,10 +22,9 @@ def make_solver(name: str, error_per_atom: float = ERROR_PER_ATOM_eV) -> Solver:
         return AutoSolver(error_per_atom)
     if name == "dense":
         return DenseSolver()
-    if name == "sp2":
-        return LinearScalingSolver("sp2", error_per_atom)
-    if name == "foe":
-        return LinearScalingSolver("foe", error_per_atom)
+    for method in (Purification(), FermiOperator()):
+        if name == method.name:
+            return LinearScalingSolver(method, error_per_atom)
     raise InputError(f"solver {name!r} is unknown; choose one of {', '.join(SOLVERS)}")
 
 

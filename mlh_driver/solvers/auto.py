@@ -5,7 +5,10 @@ from __future__ import annotations
 from mlh_driver.errors import SolverError
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
 from mlh_driver.solvers.dense import DenseSolver
-from mlh_driver.solvers.linear_scaling import MIN_GAP_IN_KT, LinearScalingSolver
+from mlh_driver.solvers.fermi_operator import FermiOperator
+from mlh_driver.solvers.linear_scaling import LinearScalingSolver
+from mlh_driver.solvers.method import MIN_GAP_IN_KT
+from mlh_driver.solvers.purification import Purification
 
 #: Up to this many orbitals diagonalization is the faster one.
 DENSE_IS_FASTER = 1800
@@ -20,8 +23,8 @@ class AutoSolver:
 
     def __init__(self, error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
         self._dense = DenseSolver()
-        self._sp2 = LinearScalingSolver("sp2", error_per_atom)
-        self._foe = LinearScalingSolver("foe", error_per_atom)
+        self._sp2 = LinearScalingSolver(Purification(), error_per_atom)
+        self._foe = LinearScalingSolver(FermiOperator(), error_per_atom)
         self._gap_is_small = False
         self.last_used = "dense"
 

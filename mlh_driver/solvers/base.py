@@ -80,9 +80,14 @@ class ElectronicState:
 
 
 class Solver(Protocol):
-    """Finds the electronic state of a Hamiltonian."""
+    """Finds the electronic state of a Hamiltonian.
 
-    name: str
+    Solvers may keep state: what one call has found makes the next faster if the structure is similar, and
+    never changes its result by more than the tolerated error.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def solve(self, problem: ElectronicProblem) -> ElectronicState:
         """Raises SolverError when the state cannot be determined reliably."""

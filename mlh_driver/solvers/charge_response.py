@@ -105,19 +105,18 @@ def deviations_of(potentials: Array) -> Array:
 class ChargeHolder:
     """Solves with the response to charge; starts from the potentials of the last structure."""
 
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
+    def __init__(self) -> None:
         self.solutions = 0
         self._last: Array = np.zeros(0)
 
-    def solve(self, problem: ElectronicProblem, predicted: Array) -> HeldState:
+    def solve(self, solver: Solver, problem: ElectronicProblem, predicted: Array) -> HeldState:
         """The state of a problem without overlap, given the predicted electrons (N,) of each atom.
 
         Raises SolverError when charges and potentials do not come to agree.
         """
         start = self._last if len(self._last) == len(predicted) else np.zeros(len(predicted))
         self._last = np.zeros(0)  # an error leaves nothing behind
-        search = _Search(self.solver, problem, predicted)
+        search = _Search(solver, problem, predicted)
         held = search.run(start)
         self.solutions += search.solutions
         self._last = deviations_of(held.potentials)

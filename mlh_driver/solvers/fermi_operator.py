@@ -21,6 +21,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from mlh_driver.errors import SolverError
+from mlh_driver.solvers.method import MIN_GAP_IN_KT, SparseProblem, SparseState
 from mlh_driver.solvers.sparse import Matrix, SparsePattern
 
 _BLOCK = 4  # T_1 ... T_4 are made explicitly
@@ -31,6 +32,34 @@ _SHARPENINGS = 4
 MAX_TRIALS = 60
 #: Electrons per atom by which the count may be off before it is corrected exactly.
 COUNT_TOLERANCE = 1e-6
+
+
+class FermiOperator:
+    """``foe``: Fermi-Dirac occupations at any temperature above zero; it remembers the chemical potential."""
+
+    name = "foe"
+    prefactor = 1.2
+    dtype = np.float64
+
+    def __init__(self) -> None:
+        self._mu: float | None = None
+
+    def check_temperature(self, kT: float) -> None:
+        if kT <= 0:
+            raise SolverError("solver 'foe' needs an electronic temperature above zero")
+
+    def new_pattern(self) -> None:
+        """The chemical potential does not depend on it."""
+
+    def solve(self, problem: SparseProblem) -> SparseState:
+        """Raises SolverError if no chemical potential gives the right number of electrons."""
+        kT = problem.kT
+        fermi = fermi_operator(problem.pattern, problem.H, problem.n_pairs, kT, problem.bounds, self._mu)
+        self._mu = fermi.mu
+        homo, lumo = problem.frontier_levels(fermi.sharp)
+        # within a gap any Fermi level gives the same electrons; which is found depends on earlier calls
+        fermi_level = fermi.mu if lumo - homo < MIN_GAP_IN_KT * kT else 0.5 * (homo + lumo)
+        return SparseState(fermi.P, homo, lumo, fermi_level, fermi.free_energy)
 
 
 @dataclass(frozen=True)

@@ -6,63 +6,43 @@ squares times an excitation energy, so
 
     error per atom = c (spectral width) (sum of ||P_ij||^2 beyond the radius) / N,
 
-where the sum is extrapolated from the outermost shells inside, and c (2.4 for purification, 1.2 for the
-Fermi operator) is a bound from comparisons with diagonalization, which a stretched defect comes near. The
-radius follows from the error that the user tolerates; it is raised when the estimate is too large, and the
-pattern stays frozen between calls until atoms have moved too far.
+where the sum is extrapolated from the outermost shells inside, and c (``prefactor`` of the method) is a bound
+from comparisons with diagonalization, which a stretched defect comes near. The radius follows from the error
+that the user tolerates; it is raised when the estimate is too large, and the pattern stays frozen between
+calls until atoms have moved too far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlh_driver.errors import SolverError
 from mlh_driver.runtime import use_torch_threads
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV
-from mlh_driver.solvers.fermi_operator import fermi_operator
 from mlh_driver.solvers.lanczos import lanczos
-from mlh_driver.solvers.purification import GAP_MARGIN, purify
+from mlh_driver.solvers.method import DensityMethod, FrontierOrbitals, SparseProblem
 from mlh_driver.solvers.sparse import Matrix, Operator, SparsePattern
 from mlh_driver.system import System, displacements
 
 START_RADIUS_A = 9.75
 MIN_RADIUS_A, MAX_RADIUS_A = 5.0, 20.0
-#: Zero temperature is a good approximation if the gap is at least this many kT: occupations are off by e^-10.
-MIN_GAP_IN_KT = 20.0
-#: Purifications of one structure until levels agree; four if those of the last structure were of no use.
-MAX_TRIES = 5
 #: A pattern is kept until an atom has moved this far, in Å, or the cell has been strained by 2 per cent.
 MAX_SHIFT_A = 0.5
 MAX_STRAIN = 0.02
 #: Of S^-1/2, root mean square per orbital: more than this means that it does not fit into the pattern.
 LARGEST_ROOT_ERROR = 1e-3
-#: For the levels around the gap. Lanczos starts from the last orbital and a random vector of this weight, and
-#: takes a least number of steps: a level that has risen above the last one may be anywhere in the structure,
-#: where the last orbital has nothing.
-LANCZOS_STEPS, LEAST_LANCZOS_STEPS = 200, 60
-NEWS = 10.0
-#: c of the error above.
-PREFACTORS = {"sp2": 2.4, "foe": 1.2}
 _SHELL_A = 1.0
 
 
-@dataclass
-class _Memory:
-    """What one call leaves for the next: the pattern and, in its order, the frontier orbitals.
-
-    squarings: see :func:`~mlh_driver.solvers.purification.purify`
-    """
+@dataclass(frozen=True)
+class _Frozen:
+    """A pattern, the structure that it was made for, and the frontier orbitals in its order."""
 
     pattern: SparsePattern
     system: System
-    homo: Matrix
-    lumo: Matrix
-    levels: tuple[float, float] | None = None
-    mu: float | None = None
-    squarings: list[bool] = field(default_factory=list)
+    frontier: FrontierOrbitals
 
     def fits(self, system: System) -> bool:
         """Whether ``system`` is close enough to the structure that the pattern was made for."""
@@ -74,37 +54,40 @@ class _Memory:
 
 
 class LinearScalingSolver:
-    """Block-sparse density matrix.
+    """Block-sparse density matrix by a method that keeps to a frozen pattern.
 
-    method:         ``sp2``, zero temperature, for a gap of at least 20 kT; ``foe``, Fermi-Dirac occupations
-                    at any kT > 0
     error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
 
+    A solver keeps state: the pattern, its radius, and what the method remembers, from one call to the next.
     An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and
     ``lumo`` are Lanczos values that start from the last call: good to some meV, in the first call of a
     large system to 0.03 eV; with ``foe`` they are resolved to a fraction of kT.
     """
 
-    def __init__(self, method: Literal["sp2", "foe"], error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
-        self.name: str = method
+    def __init__(self, method: DensityMethod, error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
+        self.method = method
         self.error_per_atom = error_per_atom
         self.radius = START_RADIUS_A
         self.patterns_made = 0
-        self._memory: _Memory | None = None
+        self._frozen: _Frozen | None = None
+
+    @property
+    def name(self) -> str:
+        return self.method.name
 
     def solve(self, problem: ElectronicProblem) -> ElectronicState:
         """See :class:`~mlh_driver.solvers.base.Solver`.
 
-        Raises SolverError for an odd electron number or a gap below 20 kT (``sp2``), kT = 0 (``foe``), an
-        overlap that is not positive definite, or a density matrix too extended for the tolerated error.
+        Raises SolverError for what the method cannot do, an overlap that is not positive definite, or a
+        density matrix too extended for the tolerated error.
         """
-        if self.name == "foe" and problem.kT <= 0:
-            raise SolverError("solver 'foe' needs an electronic temperature above zero")
+        self.method.check_temperature(problem.kT)
         use_torch_threads()
         while True:
-            pattern, slots = self._prepare(problem)
-            state, P, width = self._solve_in(problem, slots)
-            error, decay = truncation_error(pattern, P, PREFACTORS[self.name] * width)
+            frozen, slots = self._prepare(problem)
+            pattern = frozen.pattern
+            state, P, width = self._solve_in(frozen, problem, slots)
+            error, decay = truncation_error(pattern, P, self.method.prefactor * width)
             change = np.log(max(error, 1e-300) / self.error_per_atom) / np.log(1.0 / decay)
             if error <= self.error_per_atom:
                 if change < -2.0 * _SHELL_A:  # far too good: smaller when the pattern is made anew
@@ -117,134 +100,60 @@ class LinearScalingSolver:
                     "tolerate more"
                 )
             self.radius = min(MAX_RADIUS_A, pattern.radius + np.clip(change + 0.1, 0.25, 3.0))
-            del pattern, slots, state, P  # two patterns at a time would double the memory
+            del frozen, pattern, slots, state, P  # two patterns at a time would double the memory
 
-    def _prepare(self, problem: ElectronicProblem) -> tuple[SparsePattern, np.ndarray]:
+    def _prepare(self, problem: ElectronicProblem) -> tuple[_Frozen, np.ndarray]:
         """A pattern that holds H, and where the blocks of H stand in it."""
         index = problem.H.index.cpu().numpy()
-        memory = self._memory
-        if memory and memory.fits(problem.system) and memory.pattern.radius >= self.radius:
-            slots = memory.pattern.find(index)
+        frozen = self._frozen
+        if frozen and frozen.fits(problem.system) and frozen.pattern.radius >= self.radius:
+            slots = frozen.pattern.find(index)
             if slots is not None:
-                return memory.pattern, slots
-        levels, mu = (memory.levels, memory.mu) if memory else (None, None)
-        self._memory = memory = None
+                return frozen, slots
+        self._frozen = frozen = None
+        self.method.new_pattern()
         pattern = SparsePattern(problem.system, self.radius, problem.H)
-        start = pattern.random_vector()
-        self._memory = _Memory(pattern, problem.system, start, start, levels, mu)
+        self._frozen = _Frozen(pattern, problem.system, FrontierOrbitals(pattern))
         self.patterns_made += 1
         slots = pattern.find(index)
         assert slots is not None
-        return pattern, slots
+        return self._frozen, slots
 
     def _solve_in(
-        self, problem: ElectronicProblem, slots: np.ndarray
+        self, frozen: _Frozen, problem: ElectronicProblem, slots: np.ndarray
     ) -> tuple[ElectronicState, Matrix, float]:
         """The state, P in the orthonormal basis, and the width of the spectrum in eV."""
-        memory = self._memory
-        assert memory is not None
-        pattern, n_pairs, kT = memory.pattern, problem.n_pairs, problem.kT
+        pattern = frozen.pattern
         if problem.S is None:
             S = Z = None
-            h = pattern.load(problem.H, slots, np.float32 if self.name == "sp2" else np.float64)
+            h = pattern.load(problem.H, slots, self.method.dtype)
         else:
             S = pattern.load(problem.S, slots, np.float64)
             Z = inverse_square_root(pattern, S)
             h = pattern.sandwich(Z, pattern.load(problem.H, slots, np.float64))
         hamiltonian = pattern.operator(h.astype(np.float32, copy=False))
         bounds = spectral_bounds(pattern, hamiltonian)
-        if self.name == "sp2":
-            P, homo, lumo = _purified(memory, h, hamiltonian, problem, bounds)
-        else:
-            fermi = fermi_operator(pattern, h, n_pairs, kT, bounds, memory.mu)
-            P, memory.mu = fermi.P, fermi.mu
-            homo, lumo = _frontier_levels(memory, fermi.sharp, hamiltonian, bounds)
-        density = P if Z is None else pattern.sandwich(Z, P)
+        found = self.method.solve(
+            SparseProblem(pattern, h, hamiltonian, bounds, problem.n_pairs, problem.kT, frozen.frontier)
+        )
+        density = found.P if Z is None else pattern.sandwich(Z, found.P)
         if S is not None:
-            density *= n_pairs / pattern.dot(density, S)
+            density *= problem.n_pairs / pattern.dot(density, S)
         stored = pattern.store(density, slots, problem.H)
         band_energy = 2.0 * float(stored.atom_products(problem.H).sum())
-        if self.name == "sp2":
-            fermi_level, entropy_term = 0.5 * (homo + lumo), 0.0
-        else:
-            # within a gap any Fermi level gives the same electrons; which is found depends on earlier calls
-            fermi_level = fermi.mu if lumo - homo < MIN_GAP_IN_KT * kT else 0.5 * (homo + lumo)
-            entropy_term = band_energy - fermi.free_energy
         weighted = None
         if Z is not None:
-            weighted = pattern.store(pattern.sandwich(Z, pattern.product(P, h)), slots, problem.H)
+            weighted = pattern.store(pattern.sandwich(Z, pattern.product(found.P, h)), slots, problem.H)
         state = ElectronicState(
             density=stored,
             weighted=weighted,
             band_energy=band_energy,
-            entropy_term=entropy_term,
-            fermi_level=fermi_level,
-            homo=homo,
-            lumo=lumo,
+            entropy_term=0.0 if found.free_energy is None else band_energy - found.free_energy,
+            fermi_level=found.fermi_level,
+            homo=found.homo,
+            lumo=found.lumo,
         )
-        return state, P, bounds[1] - bounds[0]
-
-
-def _purified(
-    memory: _Memory,
-    H: Matrix,
-    hamiltonian: Operator,
-    problem: ElectronicProblem,
-    bounds: tuple[float, float],
-) -> tuple[Matrix, float, float]:
-    """P and the levels around the gap, P being found with the help of levels that these agree with.
-
-    By the levels of a very different structure, a new one between them could stay partly filled. The first P
-    of a structure is found without levels, and once more with its own: by these, truncation costs another
-    energy. Raises SolverError for a gap that is too small.
-    """
-    for _ in range(MAX_TRIES):
-        guess, memory.levels = memory.levels, None
-        P = purify(memory.pattern, H, problem.n_pairs, bounds, guess, memory.squarings)
-        homo, lumo = _frontier_levels(memory, P.astype(np.float32), hamiltonian, bounds)
-        if guess is not None:
-            margin = GAP_MARGIN * (guess[1] - guess[0])
-            if homo > guess[0] + margin or lumo < guess[1] - margin:
-                memory.squarings.clear()
-                continue
-        if lumo - homo < max(MIN_GAP_IN_KT * problem.kT, 1e-3):
-            raise SolverError(
-                f"the gap of {lumo - homo:.3f} eV is too small for zero-temperature purification at "
-                f"{problem.kT:.4f} eV electronic temperature; use solver 'foe' or 'dense'"
-            )
-        memory.levels = homo, lumo
-        if guess is not None:
-            return P, homo, lumo
-    raise SolverError("purification found no levels that agree with each other; use solver 'foe' or 'dense'")
-
-
-def _frontier_levels(
-    memory: _Memory, P: Matrix, hamiltonian: Operator, bounds: tuple[float, float]
-) -> tuple[float, float]:
-    """Highest occupied and lowest empty level, by Lanczos within the range of P and of 1 - P."""
-    pattern = memory.pattern
-    random = _unit(pattern.random_vector())
-    occupied = pattern.operator(P)
-
-    def empty(v: Matrix) -> Matrix:
-        return v - occupied(v)
-
-    def highest(within: Operator, last: Matrix, zero: float, sign: float) -> Matrix:
-        start = within(_unit(last) + np.float32(NEWS) * random)
-
-        def apply(v: Matrix) -> Matrix:
-            return within(np.float32(sign) * (hamiltonian(v) - np.float32(zero) * v))
-
-        return lanczos(apply, start, LANCZOS_STEPS, tolerance=0.005, least=LEAST_LANCZOS_STEPS)[2]
-
-    memory.homo = highest(occupied, memory.homo, bounds[0], 1.0)
-    memory.lumo = highest(empty, memory.lumo, bounds[1], -1.0)
-    homo, lumo = (float(np.vdot(v, hamiltonian(v))) for v in (memory.homo, memory.lumo))
-    return homo, lumo
-
-
-def _unit(v: Matrix) -> Matrix:
-    return v / np.linalg.norm(v)
+        return state, found.P, bounds[1] - bounds[0]
 
 
 def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[float, float]:

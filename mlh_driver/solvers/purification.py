@@ -12,8 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from mlh_driver.errors import SolverError
+from mlh_driver.solvers.method import MIN_GAP_IN_KT, SparseProblem, SparseState
 from mlh_driver.solvers.sparse import Matrix, SparsePattern
 
+#: Purifications of one structure until levels agree; four if those of the last structure were of no use.
+MAX_TRIES = 5
+#: No gap, whatever the temperature.
+CLOSED_GAP_eV = 1e-3
 MAX_STEPS = 60
 #: Occupations of the levels around the gap are this close to 0 and 1 before the last step squares the error.
 EDGE_TOLERANCE = 1e-3
@@ -26,6 +31,55 @@ ACCEPTABLE = 1e-3
 COUNT_TOLERANCE, COUNT_LIMIT = 1e-3, 0.5
 #: The levels may move by this fraction of the gap between two calls.
 GAP_MARGIN = 0.1
+
+
+class Purification:
+    """``sp2``: zero temperature, for gaps of at least 20 kT.
+
+    It remembers the levels around the gap, and for one pattern the order of the polynomials.
+    """
+
+    name = "sp2"
+    prefactor = 2.4
+    dtype = np.float32
+
+    def __init__(self) -> None:
+        self._levels: tuple[float, float] | None = None
+        self._squarings: list[bool] = []
+
+    def check_temperature(self, kT: float) -> None:
+        """Whether the gap is wide enough for it is seen when the gap is known."""
+
+    def new_pattern(self) -> None:
+        self._squarings = []
+
+    def solve(self, problem: SparseProblem) -> SparseState:
+        """P, found with the help of levels that its own levels agree with.
+
+        By the levels of a very different structure, a new one between them could stay partly filled. The
+        first P of a structure is found without levels, and once more with its own: by these, truncation costs
+        another energy. Raises SolverError for an odd number of electrons or a gap that is too small.
+        """
+        for _ in range(MAX_TRIES):
+            guess, self._levels = self._levels, None
+            P = purify(problem.pattern, problem.H, problem.n_pairs, problem.bounds, guess, self._squarings)
+            homo, lumo = problem.frontier_levels(P)
+            if guess is not None:
+                margin = GAP_MARGIN * (guess[1] - guess[0])
+                if homo > guess[0] + margin or lumo < guess[1] - margin:
+                    self._squarings.clear()
+                    continue
+            if lumo - homo < max(MIN_GAP_IN_KT * problem.kT, CLOSED_GAP_eV):
+                raise SolverError(
+                    f"the gap of {lumo - homo:.3f} eV is too small for zero-temperature purification at "
+                    f"{problem.kT:.4f} eV electronic temperature; use solver 'foe' or 'dense'"
+                )
+            self._levels = homo, lumo
+            if guess is not None:
+                return SparseState(P, homo, lumo, fermi_level=0.5 * (homo + lumo), free_energy=None)
+        raise SolverError(
+            "purification found no levels that agree with each other; use solver 'foe' or 'dense'"
+        )
 
 
 def purify(
