@@ -63,12 +63,12 @@ class _Stopwatch:
 class _Atoms:
     """Per-atom constants of a composition.
 
-    species, sizes, valences, isolated: (N,);  reference: (N, n) occupations of the neutral atoms, zero-padded
+    species, sizes, valences, isolated: (N,);  neutral: (N, n) diagonal of P0, zero-padded
     """
 
     species: NDArray[np.int64]
     sizes: Tensor
-    reference: Tensor
+    neutral: Tensor
     valences: Array
     isolated: Array
 
@@ -143,18 +143,18 @@ class Engine:
             with torch.no_grad():
                 H = assembly.hamiltonian(self._dtype)
             _check_elements(H)
-            n_electrons = 2.0 * float(atoms.reference.sum())
+            n_electrons = 2.0 * float(atoms.neutral.sum())
             problem = ElectronicProblem(H, None, n_electrons, self.kT, system)
-            excess = blocks.multipoles[:, 0].detach().double().cpu().numpy()
-            held = self.electrons.solve(self.solver, problem, atoms.valences + excess)
+            predicted = blocks.multipoles[:, 0].detach().double().cpu().numpy()
+            held = self.electrons.solve(self.solver, problem, atoms.valences + predicted)
             density = held.state.density
-            weight = density.with_blocks(2.0 * density.blocks).plus_diagonal(-2.0 * atoms.reference)
+            excess = density.with_blocks(2.0 * density.blocks).plus_diagonal(-2.0 * atoms.neutral)
         with watch("gradient"):
             on_multipoles = torch.zeros_like(blocks.multipoles)
             on_multipoles[:, 0] = -torch.from_numpy(held.potentials).to(on_multipoles)
-            cotangents = (*assembly.cotangents(weight), on_multipoles)
+            cotangents = (*assembly.cotangents(excess), on_multipoles)
             forces, stress = self._derivatives(system, graph, blocks, *cotangents)
-        return self._results(system, blocks, H, weight, held, atoms, forces, stress, watch.seconds)
+        return self._results(system, blocks, H, excess, held, atoms, forces, stress, watch.seconds)
 
     def close(self) -> None:
         """Nothing to give back: the model goes with the last engine that uses it."""
@@ -186,7 +186,7 @@ class Engine:
             atoms = _Atoms(
                 species=species,
                 sizes=sizes,
-                reference=torch.from_numpy(occupations[species]).to(self._device),
+                neutral=torch.from_numpy(occupations[species]).to(self._device),
                 valences=basis.valences[species],
                 isolated=np.array(self.model.metadata.atom_energies_eV)[species],
             )
@@ -210,7 +210,7 @@ class Engine:
         system: System,
         blocks: Blocks,
         H: BlockMatrix,
-        weight: BlockMatrix,
+        excess: BlockMatrix,
         held: HeldState,
         atoms: _Atoms,
         forces: Array,
@@ -222,7 +222,7 @@ class Engine:
             atoms.isolated
             + held.energies
             + blocks.energies.detach().double().cpu().numpy()
-            + weight.atom_products(H).cpu().numpy()
+            + excess.atom_products(H).cpu().numpy()
             - state.entropy_term / len(system)
         )
         extrapolations = self.model.indicator(blocks.descriptors.detach(), torch.from_numpy(atoms.species))

@@ -141,9 +141,9 @@ def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> Hamiltonian
     difference = predicted - label.hamiltonian
     shift = np.diagonal(difference).mean()
     basis = engine.model.basis
-    n_pairs = round(basis.valences[basis.species_index(label.system.numbers)].sum()) // 2
-    occupied = np.linalg.eigvalsh(label.hamiltonian)[:n_pairs]
-    levels = np.linalg.eigvalsh(predicted)[:n_pairs] - occupied - shift
+    n_occupied = round(basis.valences[basis.species_index(label.system.numbers)].sum()) // 2
+    occupied = np.linalg.eigvalsh(label.hamiltonian)[:n_occupied]
+    levels = np.linalg.eigvalsh(predicted)[:n_occupied] - occupied - shift
     return HamiltonianErrors(
         elements_eV=difference - shift * np.eye(len(difference)),
         shells=_shell_of_elements(engine, label),

@@ -62,9 +62,9 @@ def test_highest_level_that_goes_from_one_vacancy_to_another_is_followed(model64
     engine.compute(stretched(0.16, 0.14, copies=4))
     last = stretched(0.05, 0.25, copies=4)
     found, exact = engine.compute(last), Engine(model64, solver="dense").eigenvalues(last)
-    n_pairs = 4 * (4 * 32 + 6 * 63) // 2
-    assert found.homo == pytest.approx(exact[n_pairs - 1], abs=0.02)
-    assert found.lumo == pytest.approx(exact[n_pairs], abs=0.02)
+    n_occupied = 4 * (4 * 32 + 6 * 63) // 2
+    assert found.homo == pytest.approx(exact[n_occupied - 1], abs=0.02)
+    assert found.lumo == pytest.approx(exact[n_occupied], abs=0.02)
 
 
 def test_sp2_keeps_to_the_tolerated_error_of_a_stretched_vacancy_from_the_first_call_on() -> None:
@@ -159,11 +159,11 @@ def test_crystal_of_2940_atoms_against_k_space() -> None:
         at_k = np.einsum("arbxy,r->axby", first, phases).reshape(4 * n_cell, 4 * n_cell)
         levels.append(np.linalg.eigvalsh(at_k))
     energies = np.sort(np.concatenate(levels))
-    n_pairs = round(engine.model.basis.valences[graph.species.numpy()].sum() / 2)
-    band_energy = 2 * energies[:n_pairs].sum()
+    n_occupied = round(engine.model.basis.valences[graph.species.numpy()].sum() / 2)
+    band_energy = 2 * energies[:n_occupied].sum()
     assert abs(results.band_energy - band_energy) / n_atoms < 1e-4
-    assert results.homo == pytest.approx(energies[n_pairs - 1], abs=0.03)
-    assert results.lumo == pytest.approx(energies[n_pairs], abs=0.03)
+    assert results.homo == pytest.approx(energies[n_occupied - 1], abs=0.03)
+    assert results.lumo == pytest.approx(energies[n_occupied], abs=0.03)
 
 
 def test_parts_of_a_large_system_add_up(host: Atoms, model64: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,8 +127,8 @@ def test_non_orthogonal_basis_gives_P_and_W(name: str) -> None:
     H, S = gapped_matrix(), overlap(20)
     state = make_solver(name).solve(problem(H, S, 16.0, 0.0))
     levels, vectors = eigh(H.numpy(), S.numpy())
-    assert state.weighted is not None
-    P, W = state.density.dense(), state.weighted.dense()
+    assert state.energy_weighted is not None
+    P, W = state.density.dense(), state.energy_weighted.dense()
     close = {"rtol": 0.0, "atol": 1e-6 if name == "sp2" else 1e-10}
     torch.testing.assert_close(P @ S @ P, P, **close)
     assert float((P @ S).trace()) == pytest.approx(8, abs=1e-9)
@@ -280,7 +280,7 @@ def test_energy_error_is_of_second_order_and_bounded_by_its_estimate() -> None:
     task = disordered_solid((9, 9, 9))
     n_atoms = len(task.system)
     exact = DenseSolver().solve(task)
-    occupied = torch.linalg.eigh(task.H.dense())[1][:, : round(task.n_pairs)]
+    occupied = torch.linalg.eigh(task.H.dense())[1][:, : round(task.n_occupied)]
     norms = torch.linalg.matrix_norm(
         (occupied @ occupied.T).reshape(n_atoms, 2, n_atoms, 2).transpose(1, 2)
     ).numpy()
@@ -401,7 +401,7 @@ def test_a_wrong_guess_of_the_gap_or_of_the_polynomials_does_no_harm() -> None:
     found = (exact.homo, exact.lumo)
     wrong_gaps = [(-6.0, -5.0), (4.0, 4.5), (exact.homo - 3.0, exact.homo - 2.9)]
     for gap, squarings in [*((gap, []) for gap in wrong_gaps), (found, [True] * 20), (found, [False] * 20)]:
-        P = purify(pattern, H, task.n_pairs, bounds, gap, squarings)
+        P = purify(pattern, H, task.n_occupied, bounds, gap, squarings)
         assert 2 * pattern.dot(P, H.astype(np.float64)) == pytest.approx(exact.band_energy, abs=0.02)
 
 

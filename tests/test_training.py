@@ -186,7 +186,7 @@ def test_hot_labels_teach_free_energies_and_hot_charges(folder: Path, teacher: M
         derivatives.forces.detach(), sample.forces, atol=1e-4, rtol=1e-4, check_dtype=False
     )
     np.testing.assert_allclose(sample.multipoles[:, 0], -results.charges, atol=1e-4)
-    assert float(sample.occupations.sum()) == pytest.approx(sample.n_pairs, abs=1e-4)
+    assert float(sample.occupations.sum()) == pytest.approx(sample.n_occupied, abs=1e-4)
     cold = make_sample(
         replace(label, electronic_temperature_K=0.0),
         teacher.basis,
@@ -194,7 +194,7 @@ def test_hot_labels_teach_free_energies_and_hot_charges(folder: Path, teacher: M
         5.0,
     )
     assert abs(cold.multipoles - sample.multipoles).max() > 0.01
-    assert cold.occupations.tolist() == [1.0] * cold.n_pairs
+    assert cold.occupations.tolist() == [1.0] * cold.n_occupied
 
 
 def test_a_hot_label_is_evaluated_at_its_temperature(folder: Path, teacher: Model) -> None:
@@ -212,7 +212,7 @@ def test_electrons_on_wrong_atoms_leave_the_loss_of_the_hamiltonian(
 ) -> None:
     sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
     electrons = Electrons.of(teacher.network, sample)
-    excess = sum(part.sum() for part in electrons.weight.detach().diagonal().split(sample.sizes.tolist())[:1])
+    excess = sum(part.sum() for part in electrons.excess.detach().diagonal().split(sample.sizes.tolist())[:1])
     deviation = electrons.charge_deviation
     assert deviation >= abs(float(excess - electrons.blocks.multipoles[0, 0].detach())) - 1e-6
     weights = LossWeights()
@@ -323,20 +323,20 @@ def test_errors_that_add_up_in_a_level_count_more(folder: Path, teacher: Model) 
     """
     sample = sample_of(folder, read_settings(folder / "tiny.toml"), torch.float64)
     C, error = sample.orbitals, 0.1
-    n, n_pairs = C.shape
+    n, n_occupied = C.shape
     with torch.no_grad():
         blocks = teacher.network(sample.graph)
         H = Assembly(blocks, sample.sizes).hamiltonian(torch.float64).dense()
     wrong = replace(
         sample, hamiltonian=H - error * torch.outer(C[:, 3], C[:, 3]), multipoles=blocks.multipoles
     )
-    f = torch.ones(n_pairs, dtype=torch.float64)
+    f = torch.ones(n_occupied, dtype=torch.float64)
     f[3] = 0.5
     losses = [
         n / 4 * float(hamiltonian_loss(teacher.network, blocks, replace(wrong, occupations=occupations)))
         for occupations in (f, 0 * f)
     ]
-    squares = 0.5 * (error - error / n) ** 2 + (n_pairs - 1) * (error / n) ** 2
+    squares = 0.5 * (error - error / n) ** 2 + (n_occupied - 1) * (error / n) ** 2
     assert losses[0] - losses[1] == pytest.approx(LEVEL_WEIGHT * squares)
 
 

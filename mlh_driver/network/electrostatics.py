@@ -96,10 +96,10 @@ class LongRange(nn.Module):
     ) -> Tensor:
         """(N, 4) excess electrons and dipoles."""
         hidden = silu(self.hidden(features[:, 0]))
-        levels = self.levels_of_species[species] + self.levels(hidden)
+        electronegativities = self.levels_of_species[species] + self.levels(hidden)
         i, j = (end.atoms for end in near.ends)
         radial = mixed_by_kind(near.radial, kinds, self.transfer)
-        flow = (radial * (levels[i] - levels[j])).sum(dim=1)
+        flow = (radial * (electronegativities[i] - electronegativities[j])).sum(dim=1)
         unbounded = flow.new_zeros(len(species)).index_add(0, i, flow)
         share = bounds.factors("electrons", unbounded[:, None], species)
         if share is not None:

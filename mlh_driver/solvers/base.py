@@ -43,11 +43,11 @@ class ElectronicProblem:
                 "the predicted Hamiltonian has NaN or infinite elements; the structure is probably far "
                 "outside the model's range (atoms on top of each other?)"
             )
-        if not 0 <= self.n_pairs <= self.H.n_orbitals:
+        if not 0 <= self.n_occupied <= self.H.n_orbitals:
             raise SolverError(f"{self.n_electrons:g} electrons do not fit into {self.H.n_orbitals} orbitals")
 
     @property
-    def n_pairs(self) -> float:
+    def n_occupied(self) -> float:
         return 0.5 * self.n_electrons
 
 
@@ -56,7 +56,7 @@ class ElectronicState:
     """The spin-less one-particle state that minimises the free energy 2 Tr[P H] - T_e S_e.
 
     density:      P in the pattern of H, trace = half the number of electrons (with S: Tr[P S])
-    weighted:     energy-weighted density matrix W = P H P at zero temperature; None when S is None
+    energy_weighted: density matrix W = P H P at zero temperature; None when S is None
     band_energy:  2 Tr[P H] in eV
     entropy_term: T_e S_e in eV, to be subtracted from the energy
     fermi_level:  chemical potential in eV; the middle of the gap at zero temperature
@@ -66,7 +66,7 @@ class ElectronicState:
     """
 
     density: BlockMatrix
-    weighted: BlockMatrix | None
+    energy_weighted: BlockMatrix | None
     band_energy: float
     entropy_term: float
     fermi_level: float

@@ -27,15 +27,15 @@ def fermi_occupations(levels: np.ndarray, mu: float, kT: float) -> np.ndarray:
     return 0.5 * (1.0 - np.tanh(0.5 * (levels - mu) / kT))
 
 
-def chemical_potential(levels: np.ndarray, n_pairs: float, kT: float) -> float:
-    """The mu at which the occupations sum to ``n_pairs``; the middle of the flat region if there is a gap."""
+def chemical_potential(levels: np.ndarray, n_occupied: float, kT: float) -> float:
+    """The mu at which the occupations sum to ``n_occupied``; if there is a gap, its middle."""
     margin = 40.0 * kT + 1.0
 
     def excess(mu: float) -> float:
-        return float(fermi_occupations(levels, mu, kT).sum() - n_pairs)
+        return float(fermi_occupations(levels, mu, kT).sum() - n_occupied)
 
-    filled = round(n_pairs)
-    if abs(filled - n_pairs) < 1e-12 and 0 < filled < len(levels):
+    filled = round(n_occupied)
+    if abs(filled - n_occupied) < 1e-12 and 0 < filled < len(levels):
         middle = 0.5 * (levels[filled - 1] + levels[filled])
         if abs(excess(middle)) < 1e-13 * len(levels):
             return float(middle)
@@ -59,16 +59,16 @@ class DenseSolver:
         Raises SolverError for an overlap that is not positive definite, and, at kT = 0, for an odd
         electron number or a closed gap.
         """
-        pattern, kT, n_pairs = problem.H, problem.kT, problem.n_pairs
+        pattern, kT, n_occupied = problem.H, problem.kT, problem.n_occupied
         levels, vectors = eigenstates(pattern.dense(), problem.S.dense() if problem.S else None)
         if kT > 0:
-            mu = chemical_potential(levels, n_pairs, kT)
+            mu = chemical_potential(levels, n_occupied, kT)
             occupations = fermi_occupations(levels, mu, kT)
             entropy_term = kT * entropy_of(occupations)
         else:
-            occupations, mu = ground_state_filling(levels, n_pairs)
+            occupations, mu = ground_state_filling(levels, n_occupied)
             entropy_term = 0.0
-        homo, lumo = frontier_levels(levels, n_pairs)
+        homo, lumo = frontier_levels(levels, n_occupied)
         filled = int(np.count_nonzero(occupations > NEGLIGIBLE_OCCUPATION))
         orbitals = vectors[:, :filled]
         if problem.S is None and orbitals.dtype == torch.float32:
@@ -78,7 +78,7 @@ class DenseSolver:
         density = pattern.like_dense((orbitals * f) @ orbitals.T)
         return ElectronicState(
             density=density,
-            weighted=pattern.like_dense((orbitals * (f * e)) @ orbitals.T) if problem.S else None,
+            energy_weighted=pattern.like_dense((orbitals * (f * e)) @ orbitals.T) if problem.S else None,
             band_energy=2.0 * float(density.atom_products(pattern).sum()),
             entropy_term=entropy_term,
             fermi_level=mu,
@@ -142,14 +142,15 @@ def orthonormalized(vectors: Tensor) -> Tensor:
     return 1.5 * vectors - 0.5 * vectors @ (vectors.T @ vectors)
 
 
-def ground_state_filling(levels: np.ndarray, n_pairs: float) -> tuple[np.ndarray, float]:
+def ground_state_filling(levels: np.ndarray, n_occupied: float) -> tuple[np.ndarray, float]:
     """Zero-temperature occupations and mid-gap mu; refuses an odd count or a closed gap."""
-    filled = round(n_pairs)
-    if abs(filled - n_pairs) > 1e-9:
+    filled = round(n_occupied)
+    if abs(filled - n_occupied) > 1e-9:
         raise SolverError(
-            f"{2 * n_pairs:g} electrons cannot fill levels in pairs; use an electronic temperature above zero"
+            f"{2 * n_occupied:g} electrons cannot fill levels in pairs; use an electronic temperature above "
+            "zero"
         )
-    homo, lumo = frontier_levels(levels, n_pairs)
+    homo, lumo = frontier_levels(levels, n_occupied)
     if lumo - homo < DEGENERACY_eV:
         raise SolverError(
             f"the gap is {lumo - homo:.1e} eV, so the zero-temperature state is not defined; "
@@ -160,19 +161,19 @@ def ground_state_filling(levels: np.ndarray, n_pairs: float) -> tuple[np.ndarray
     return occupations, 0.5 * (homo + lumo) if np.isfinite(lumo - homo) else float(levels[-1])
 
 
-def frontier_levels(levels: np.ndarray, n_pairs: float) -> tuple[float, float]:
+def frontier_levels(levels: np.ndarray, n_occupied: float) -> tuple[float, float]:
     """Highest level with more than half a pair, and the next; infinite where there is none."""
-    filled = int(np.floor(n_pairs + 0.5))
+    filled = int(np.floor(n_occupied + 0.5))
     homo = float(levels[filled - 1]) if filled > 0 else -np.inf
     lumo = float(levels[filled]) if filled < len(levels) else np.inf
     return homo, lumo
 
 
-def filling(levels: np.ndarray, n_pairs: int, kT: float) -> np.ndarray:
+def filling(levels: np.ndarray, n_occupied: int, kT: float) -> np.ndarray:
     """(n,) occupations of ascending levels: Fermi-Dirac, or, at kT = 0, of the lowest whatever the gap."""
     if kT > 0:
-        return fermi_occupations(levels, chemical_potential(levels, n_pairs, kT), kT)
-    return (np.arange(len(levels)) < n_pairs).astype(np.float64)
+        return fermi_occupations(levels, chemical_potential(levels, n_occupied, kT), kT)
+    return (np.arange(len(levels)) < n_occupied).astype(np.float64)
 
 
 class _DensityResponse(torch.autograd.Function):
@@ -184,9 +185,9 @@ class _DensityResponse(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, H: Tensor, n_pairs: int, kT: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx, H: Tensor, n_occupied: int, kT: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         levels, vectors = torch.linalg.eigh(H)
-        occupations = filling(levels.double().numpy(), n_pairs, kT)
+        occupations = filling(levels.double().numpy(), n_occupied, kT)
         f = torch.from_numpy(occupations).to(H)
         entropy_term = H.new_tensor(kT * entropy_of(occupations))
         ctx.save_for_backward(levels, vectors, f)
@@ -226,10 +227,10 @@ def _warm_response(levels: Tensor, f: Tensor, kT: float) -> Tensor:
     return -(crossed + crossed.T) * ratio / kT
 
 
-def differentiable_density(H: Tensor, n_pairs: int, kT: float) -> tuple[Tensor, Tensor]:
+def differentiable_density(H: Tensor, n_occupied: int, kT: float) -> tuple[Tensor, Tensor]:
     """P of H, (n, n), differentiable once (first-order perturbation theory), and T_e S_e in eV, which is not.
 
     The free energy 2 Tr[P H] - T_e S_e is stationary, so its derivative needs neither of the two.
     """
-    density, entropy_term = _DensityResponse.apply(H, n_pairs, kT)
+    density, entropy_term = _DensityResponse.apply(H, n_occupied, kT)
     return density, entropy_term

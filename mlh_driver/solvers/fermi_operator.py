@@ -54,7 +54,7 @@ class FermiOperator:
     def solve(self, problem: SparseProblem) -> SparseState:
         """Raises SolverError if no chemical potential gives the right number of electrons."""
         kT = problem.kT
-        fermi = fermi_operator(problem.pattern, problem.H, problem.n_pairs, kT, problem.bounds, self._mu)
+        fermi = fermi_operator(problem.pattern, problem.H, problem.n_occupied, kT, problem.bounds, self._mu)
         self._mu = fermi.mu
         homo, lumo = problem.frontier_levels(fermi.sharp)
         # within a gap any Fermi level gives the same electrons; which is found depends on earlier calls
@@ -78,12 +78,12 @@ class FermiState:
 def fermi_operator(
     pattern: SparsePattern,
     H: Matrix,
-    n_pairs: float,
+    n_occupied: float,
     kT: float,
     bounds: tuple[float, float],
     mu: float | None = None,
 ) -> FermiState:
-    """Occupations of ``n_pairs`` pairs at temperature ``kT`` in eV, searching mu from a first guess.
+    """Occupations of ``n_occupied`` pairs at temperature ``kT`` in eV, searching mu from a first guess.
 
     Without a guess, mu is followed from a temperature at which it is easy to find.
 
@@ -95,12 +95,12 @@ def fermi_operator(
         warmer = 4.0 * kT
         limit = 0.1 * (bounds[1] - bounds[0])
         start = 0.5 * sum(bounds)
-        mu = start if warmer > limit else fermi_operator(pattern, H, n_pairs, warmer, bounds).mu
+        mu = start if warmer > limit else fermi_operator(pattern, H, n_occupied, warmer, bounds).mu
     low, high = bounds[0] - 40.0 * kT, bounds[1] + 40.0 * kT
     for _ in range(MAX_TRIALS):
         y, log_cosh = _tanh(pattern, H, mu, kT, bounds)
         P = pattern.add_unit(0.5 * y, 0.5)
-        missing = n_pairs - pattern.trace(P)
+        missing = n_occupied - pattern.trace(P)
         slope = max(pattern.trace(P) - pattern.dot(P, P), 0.0) / kT
         if abs(missing) < COUNT_TOLERANCE * pattern.n_atoms:
             step = 0.0  # also in a gap, where no step changes the count
@@ -111,12 +111,12 @@ def fermi_operator(
         low, high = (mu, high) if missing > 0 else (low, mu)
         mu = mu + step if low < mu + step < high else 0.5 * (low + high)
     else:
-        raise SolverError(f"no chemical potential gives {2 * n_pairs:g} electrons at kT = {kT:.4f} eV")
+        raise SolverError(f"no chemical potential gives {2 * n_occupied:g} electrons at kT = {kT:.4f} eV")
     n = pattern.n_orbitals
     grand = -2.0 * kT * (log_cosh + n * np.log(2.0)) - (mu * n - pattern.trace(H))
-    free_energy = grand + 2.0 * mu * n_pairs + slope * step**2
+    free_energy = grand + 2.0 * mu * n_occupied + slope * step**2
     P = pattern.product(P, P, scale=-step / kT, c=P, beta=1.0 + step / kT)
-    P = pattern.add_unit(P, (n_pairs - pattern.trace(P)) / n)
+    P = pattern.add_unit(P, (n_occupied - pattern.trace(P)) / n)
     sharp = y.astype(np.float32)
     for _ in range(_SHARPENINGS):
         sharp, _ = _doubled(pattern, sharp)

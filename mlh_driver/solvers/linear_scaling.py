@@ -134,19 +134,21 @@ class LinearScalingSolver:
         hamiltonian = pattern.operator(h.astype(np.float32, copy=False))
         bounds = spectral_bounds(pattern, hamiltonian)
         found = self.method.solve(
-            SparseProblem(pattern, h, hamiltonian, bounds, problem.n_pairs, problem.kT, frozen.frontier)
+            SparseProblem(pattern, h, hamiltonian, bounds, problem.n_occupied, problem.kT, frozen.frontier)
         )
         density = found.P if Z is None else pattern.sandwich(Z, found.P)
         if S is not None:
-            density *= problem.n_pairs / pattern.dot(density, S)
+            density *= problem.n_occupied / pattern.dot(density, S)
         stored = pattern.store(density, slots, problem.H)
         band_energy = 2.0 * float(stored.atom_products(problem.H).sum())
-        weighted = None
+        energy_weighted = None
         if Z is not None:
-            weighted = pattern.store(pattern.sandwich(Z, pattern.product(found.P, h)), slots, problem.H)
+            energy_weighted = pattern.store(
+                pattern.sandwich(Z, pattern.product(found.P, h)), slots, problem.H
+            )
         state = ElectronicState(
             density=stored,
-            weighted=weighted,
+            energy_weighted=energy_weighted,
             band_energy=band_energy,
             entropy_term=0.0 if found.free_energy is None else band_energy - found.free_energy,
             fermi_level=found.fermi_level,

@@ -69,7 +69,7 @@ class SparseProblem:
     H: Matrix
     hamiltonian: Operator
     bounds: tuple[float, float]
-    n_pairs: float
+    n_occupied: float
     kT: float
     frontier: FrontierOrbitals
 

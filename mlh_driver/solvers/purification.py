@@ -62,7 +62,7 @@ class Purification:
         """
         for _ in range(MAX_TRIES):
             guess, self._levels = self._levels, None
-            P = purify(problem.pattern, problem.H, problem.n_pairs, problem.bounds, guess, self._squarings)
+            P = purify(problem.pattern, problem.H, problem.n_occupied, problem.bounds, guess, self._squarings)
             homo, lumo = problem.frontier_levels(P)
             if guess is not None:
                 margin = GAP_MARGIN * (guess[1] - guess[0])
@@ -85,12 +85,12 @@ class Purification:
 def purify(
     pattern: SparsePattern,
     H: Matrix,
-    n_pairs: float,
+    n_occupied: float,
     bounds: tuple[float, float],
     gap: tuple[float, float] | None,
     squarings: list[bool],
 ) -> Matrix:
-    """P, float64, of the ``n_pairs`` lowest levels of H.
+    """P, float64, of the ``n_occupied`` lowest levels of H.
 
     bounds:    of the spectrum, in eV
     gap:       the levels around the gap if they are known approximately
@@ -100,21 +100,22 @@ def purify(
 
     Raises SolverError for an odd number of electrons, and when no projector of the right trace is reached.
     """
-    if abs(n_pairs - round(n_pairs)) > 1e-9:
+    if abs(n_occupied - round(n_occupied)) > 1e-9:
         raise SolverError(
-            f"{2 * n_pairs:g} electrons cannot fill levels in pairs; use an electronic temperature above zero"
+            f"{2 * n_occupied:g} electrons cannot fill levels in pairs; use an electronic temperature above "
+            "zero"
         )
     X = _mapped(pattern, H, bounds)
     tolerance = min(COUNT_TOLERANCE * pattern.n_atoms, COUNT_LIMIT)
     guided = None if gap is None else _guided(pattern, X, bounds, gap, squarings)
     P = None if guided is None else _last_step(pattern, guided)
-    if P is None or abs(n_pairs - pattern.trace(P)) > tolerance:
+    if P is None or abs(n_occupied - pattern.trace(P)) > tolerance:
         squarings.clear()
-        P = _last_step(pattern, _by_trace(pattern, X, n_pairs))
-    missing = n_pairs - pattern.trace(P)
+        P = _last_step(pattern, _by_trace(pattern, X, n_occupied))
+    missing = n_occupied - pattern.trace(P)
     if abs(missing) > tolerance:
         raise SolverError(
-            f"purification lost {2 * missing:.2g} of {2 * n_pairs:g} electrons to truncation; the gap is "
+            f"purification lost {2 * missing:.2g} of {2 * n_occupied:g} electrons to truncation; the gap is "
             "probably too small for solver 'sp2', use 'foe' or 'dense'"
         )
     return pattern.add_unit(P, missing / pattern.n_orbitals)
@@ -164,7 +165,7 @@ def _guided(
     return X if converged else None
 
 
-def _by_trace(pattern: SparsePattern, X: Matrix, n_pairs: float) -> Matrix:
+def _by_trace(pattern: SparsePattern, X: Matrix, n_occupied: float) -> Matrix:
     """Polynomials chosen by the trace; stops when the distance from a projector no longer falls."""
     n = pattern.n_orbitals
     history: list[float] = []
@@ -175,7 +176,7 @@ def _by_trace(pattern: SparsePattern, X: Matrix, n_pairs: float) -> Matrix:
         stalled = len(history) > 2 and history[-1] >= history[-3]
         if history[-1] < CONVERGED * n or (history[-1] < ACCEPTABLE * n and stalled):
             break
-        squaring = abs(squares - n_pairs) < abs(2.0 * trace - squares - n_pairs)
+        squaring = abs(squares - n_occupied) < abs(2.0 * trace - squares - n_occupied)
         p2, p1 = (1.0, 0.0) if squaring else (-1.0, 2.0)
         X = pattern.product(X, X, scale=p2, c=X, beta=p1, out=buffers[step % 2])
     if not history[-1] < ACCEPTABLE * n:

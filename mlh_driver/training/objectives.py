@@ -97,7 +97,7 @@ class Electrons:
     """The electrons of the predicted H, at the temperature of the label.
 
     pattern:      H as blocks
-    H, weight:    (n, n) in eV, and 2 (P - P0); both differentiable
+    H, excess:    (n, n) in eV, and 2 (P - P0); both differentiable
     entropy_term: T_e S_e in eV
     """
 
@@ -106,7 +106,7 @@ class Electrons:
     assembly: Assembly
     pattern: BlockMatrix
     H: Tensor
-    weight: Tensor
+    excess: Tensor
     entropy_term: Tensor
 
     @classmethod
@@ -116,19 +116,19 @@ class Electrons:
         assembly = Assembly(blocks, sample.sizes)
         pattern = assembly.hamiltonian()
         H = pattern.dense()
-        density, entropy_term = differentiable_density(H, sample.n_pairs, sample.kT)
-        weight = 2.0 * (density - torch.diag(sample.reference))
-        return cls(graph, blocks, assembly, pattern, H, weight, entropy_term)
+        density, entropy_term = differentiable_density(H, sample.n_occupied, sample.kT)
+        excess = 2.0 * (density - torch.diag(sample.neutral))
+        return cls(graph, blocks, assembly, pattern, H, excess, entropy_term)
 
     @property
     def free_energy(self) -> Tensor:
         """2 Tr[(P - P0) H] - T_e S_e in eV; P and S_e held fixed, as it is stationary in them."""
-        return (self.weight.detach() * self.H).sum() - self.entropy_term
+        return (self.excess.detach() * self.H).sum() - self.entropy_term
 
     @property
     def charge_deviation(self) -> float:
         """Largest difference between the excess electrons of an atom by P and those of the network."""
-        parts = self.weight.detach().diagonal().split(self.pattern.sizes.tolist())
+        parts = self.excess.detach().diagonal().split(self.pattern.sizes.tolist())
         found = torch.stack([part.sum() for part in parts])
         return float((found - self.blocks.multipoles[:, 0].detach()).abs().max())
 
@@ -136,7 +136,7 @@ class Electrons:
         """Of the free energy plus the double-counting energies (N,)."""
         return Derivatives.of(
             [self.blocks.onsite, self.blocks.pairs, energies],
-            [*self.assembly.cotangents(self.pattern.like_dense(self.weight)), torch.ones_like(energies)],
+            [*self.assembly.cotangents(self.pattern.like_dense(self.excess)), torch.ones_like(energies)],
             self.graph,
             create_graph,
         )
@@ -224,7 +224,7 @@ def hamiltonian_errors(network: HamiltonianNetwork, sample: Sample) -> dict[str,
     with torch.no_grad():
         H = Assembly(network(sample.graph), sample.sizes).hamiltonian().dense()
     difference = shift_free(H - sample.hamiltonian)
-    levels = torch.linalg.eigvalsh(sample.hamiltonian + difference)[: sample.n_pairs] - sample.occupied
+    levels = torch.linalg.eigvalsh(sample.hamiltonian + difference)[: sample.n_occupied] - sample.occupied
     return {
         "H_mae_meV": 1e3 * float(difference.abs().mean()),
         "H_rms_per_atom_meV": 1e3 * float((difference.square().sum() / sample.graph.n_atoms).sqrt()),

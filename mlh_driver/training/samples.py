@@ -24,11 +24,11 @@ class Sample:
     """One structure ready for training.
 
     sizes:       (N,) orbitals per atom
-    reference:   (n,) diagonal of P0
+    neutral:     (n,) diagonal of P0, the occupations of neutral atoms
     hamiltonian: (n, n) eV, or None where it is not labelled
     multipoles:  (N, 4) excess electrons and dipoles of its density matrix at kT, or None
     orbitals:    (n, n_filled) its eigenvectors that hold electrons, or None
-    occupied:    (n_pairs,) its lowest levels in eV, or None
+    occupied:    (n_occupied,) its lowest levels in eV, or None
     binding:     energy, at an electronic temperature free energy, minus isolated atoms in eV
     forces:      (N, 3) eV/Å
     virial:      (3, 3) -V stress in eV, or None where the stress is not labelled
@@ -40,8 +40,8 @@ class Sample:
     name: str
     graph: Graph
     sizes: Tensor
-    reference: Tensor
-    n_pairs: int
+    neutral: Tensor
+    n_occupied: int
     hamiltonian: Tensor | None
     multipoles: Tensor | None
     orbitals: Tensor | None
@@ -64,17 +64,17 @@ def make_sample(
     """Build the graph and convert the labels; raises InputError if H does not fit the basis."""
     graph = GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
     species = graph.species.numpy()
-    reference = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
-    n = len(reference)
+    neutral = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
+    n = len(neutral)
     if label.hamiltonian is not None and label.hamiltonian.shape != (n, n):
         raise InputError(
             f"{label.name}: the Hamiltonian is {label.hamiltonian.shape}, but the basis has {n} orbitals "
             "for this structure; the settings' species do not match the data"
         )
     isolated = sum(atom_energies[s] for s in species)
-    n_electrons = round(2 * float(reference.sum()))
-    n_pairs = n_electrons // 2
-    if n_electrons % 2 or label.n_occupied not in (None, n_pairs):
+    n_electrons = round(2 * float(neutral.sum()))
+    n_occupied = n_electrons // 2
+    if n_electrons % 2 or label.n_occupied not in (None, n_occupied):
         labelled = "" if label.n_occupied is None else f" (its label has {2 * label.n_occupied})"
         raise InputError(
             f"{label.name}: by the settings' species it has {n_electrons} valence electrons{labelled}; "
@@ -91,16 +91,16 @@ def make_sample(
     if label.hamiltonian is not None:
         hamiltonian = torch.tensor(label.hamiltonian, dtype=DTYPE)
         levels, C = torch.linalg.eigh(hamiltonian.double())
-        f = torch.from_numpy(filling(levels.numpy(), n_pairs, kT))
+        f = torch.from_numpy(filling(levels.numpy(), n_occupied, kT))
         f, C = f[f > NEGLIGIBLE_OCCUPATION], C[:, f > NEGLIGIBLE_OCCUPATION]
-        occupied, orbitals, occupations = levels[:n_pairs], C.to(DTYPE), f.to(DTYPE)
-        multipoles = multipoles_of((C * f) @ C.T, reference, species, basis).to(DTYPE)
+        occupied, orbitals, occupations = levels[:n_occupied], C.to(DTYPE), f.to(DTYPE)
+        multipoles = multipoles_of((C * f) @ C.T, neutral, species, basis).to(DTYPE)
     return Sample(
         name=label.name,
         graph=graph,
         sizes=torch.tensor(basis.sizes[species]),
-        reference=reference,
-        n_pairs=n_pairs,
+        neutral=neutral,
+        n_occupied=n_occupied,
         hamiltonian=hamiltonian,
         multipoles=multipoles,
         orbitals=orbitals,
@@ -115,7 +115,7 @@ def make_sample(
     )
 
 
-def multipoles_of(P: Tensor, reference: Tensor, species: NDArray[np.int64], basis: OrbitalBasis) -> Tensor:
+def multipoles_of(P: Tensor, neutral: Tensor, species: NDArray[np.int64], basis: OrbitalBasis) -> Tensor:
     """(N, 4) excess electrons 2 Tr[P - P0] of every atom, and 4 P_sp of its first s and p shell as dipole."""
     found = torch.zeros(len(species), 4, dtype=P.dtype)
     start = 0
@@ -123,7 +123,7 @@ def multipoles_of(P: Tensor, reference: Tensor, species: NDArray[np.int64], basi
         shells = basis.shells[kind]
         starts = np.cumsum([start, *(2 * l + 1 for l in shells)])
         own = slice(start, int(starts[-1]))
-        found[atom, 0] = 2.0 * (P.diagonal()[own] - reference[own]).sum()
+        found[atom, 0] = 2.0 * (P.diagonal()[own] - neutral[own]).sum()
         if 0 in shells and 1 in shells:
             s, p = int(starts[shells.index(0)]), int(starts[shells.index(1)])
             found[atom, 1:] = 4.0 * P[s, p : p + 3]
