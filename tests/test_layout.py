@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from mlh_driver import errors
 
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
-    ("errors", "runtime", "constants"),
+    ("errors", "constants"),
+    ("runtime",),
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data", "extrapolation"),
     ("force_engine",),
@@ -21,8 +23,10 @@ LAYERS = (
     ("hamiltonian",),
     ("solvers",),
     ("model",),
-    ("engine", "engine_settings"),
-    ("interfaces", "evaluation", "training", "reference"),
+    ("engine_settings",),
+    ("engine",),
+    ("evaluation",),
+    ("interfaces", "training", "reference"),
     ("learning",),
     ("analysis",),
     ("cli",),
@@ -44,13 +48,41 @@ def imported_parts(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("mlh_driver.")} - {"__version__"}
 
 
-def test_lower_layers_never_import_higher_ones() -> None:
+def module_name(path: Path) -> str:
+    return ".".join(("mlh_driver", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of the modules of the package that a file imports from."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if (node.module or "").startswith("mlh_driver.")}
+
+
+def test_layers_import_from_below_and_not_from_beside() -> None:
     for path in PACKAGE.rglob("*.py"):
         part = path.relative_to(PACKAGE).with_suffix("").parts[0]
         if part == "__init__":
             continue
         for imported in imported_parts(path):
-            assert LEVEL[imported] <= LEVEL[part], f"{path.name} ({part}) imports {imported}"
+            below = LEVEL[imported] < LEVEL[part] or imported == part
+            assert below, f"{path.name} ({part}) imports {imported}"
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    order = TopologicalSorter()
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "__init__.py":
+            order.add(module_name(path), *imported_modules(path))
+    order.prepare()  # raises CycleError
+
+
+def test_functions_are_short() -> None:
+    """Sixty lines at most."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 60, f"{path.name}: {node.name} has {length} lines"
 
 
 def test_public_names() -> None:

@@ -95,6 +95,10 @@ def row_dots(starts, a, b):  # type: ignore[no-untyped-def]
 @lru_cache
 def block_kernels(n: int) -> SimpleNamespace:
     """Kernels for n x n blocks: ``multiply`` and ``apply``."""
+    return SimpleNamespace(multiply=_multiplication(n), apply=_application(n))
+
+
+def _multiplication(n: int) -> Callable[..., Any]:
     accumulate = _accumulator(n)
 
     @njit(parallel=True, cache=True, fastmath={"contract"})
@@ -137,6 +141,10 @@ def block_kernels(n: int) -> SimpleNamespace:
                         for column in range(n):
                             out[slot, row * n + column] = out[source, column * n + row]
 
+    return multiply  # type: ignore[no-any-return]
+
+
+def _application(n: int) -> Callable[..., Any]:
     @njit(parallel=True, cache=True, fastmath=True)
     def apply(starts, columns, a, x):  # type: ignore[no-untyped-def]
         """a x for a vector (rows, n)."""
@@ -158,7 +166,13 @@ def block_kernels(n: int) -> SimpleNamespace:
                 y[i, row] = total
         return y
 
-    return SimpleNamespace(multiply=multiply, apply=apply)
+    return apply  # type: ignore[no-any-return]
+
+
+def _shuffled(builder, vector, lanes):  # type: ignore[no-untyped-def]
+    """A vector of these lanes of another."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
 def _accumulator(n: int) -> Callable[..., Any]:
@@ -191,32 +205,28 @@ def _accumulator(n: int) -> Callable[..., Any]:
                 place = builder.add(builder.mul(block, constant(n * n)), constant(offset))
                 return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
 
-            def shuffle(vector, lanes):  # type: ignore[no-untyped-def]
-                mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-                return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
             factors = []
             for row in range(0, n, rows):
                 part = builder.load(address(a, slot, row * n, wide), align=bytes_each)
                 factors.append([
-                    shuffle(part, [r * n + k for r in range(rows) for _ in range(n)]) for k in range(n)
+                    _shuffled(builder, part, [r * n + k for r in range(rows) for _ in range(n)])
+                    for k in range(n)
                 ])  # fmt: skip
-            with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (term, _):
-                pair = builder.mul(term, constant(2))
+            with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (at, _):
+                pair = builder.mul(at, constant(2))
                 in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
                 in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
                 out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
-                repeated = []
-                for k in range(n):
-                    row_of_b = builder.load(address(b, b_block, k * n, narrow), align=bytes_each)
-                    repeated.append(shuffle(row_of_b, list(range(n)) * rows))
+                rows_of_b = [
+                    builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)
+                ]
+                repeated = [_shuffled(builder, row_of_b, list(range(n)) * rows) for row_of_b in rows_of_b]
                 for group, factor in enumerate(factors):
                     place = address(out, out_block, group * rows * n, wide)
                     total = builder.load(place, align=bytes_each)
                     for left, right in zip(factor, repeated, strict=True):
-                        total = builder.fadd(
-                            total, builder.fmul(left, right, flags=["contract"]), flags=["contract"]
-                        )
+                        term = builder.fmul(left, right, flags=["contract"])
+                        total = builder.fadd(total, term, flags=["contract"])
                     builder.store(total, place, align=bytes_each)
             return target.get_dummy_value()
 
