@@ -42,6 +42,7 @@ from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
 from mlh_driver.runtime import use_threads, use_torch_threads
+from mlh_driver.small_cells import ONCE, CellRepeater, folded, repeated
 from mlh_driver.solvers import ChargeHolder, ElectronicProblem, HeldState, make_solver
 from mlh_driver.system import Array, System
 
@@ -93,6 +94,11 @@ def _loaded(settings: EngineSettings) -> Model:
     return load_model(settings.model, settings.dtype, settings.device)
 
 
+def _least_width(settings: EngineSettings, model: Model) -> float:
+    """In Å, of cells that are taken as they are."""
+    return 0.0 if settings.sampling == "gamma" else model.metadata.narrowest_cell_A
+
+
 class Engine:
     """Computes structures with a model in this process: a :class:`~mlh_driver.force_engine.ForceEngine`.
 
@@ -111,6 +117,7 @@ class Engine:
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
         self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder()
+        self.repeater = CellRepeater(_least_width(self.settings, self.model))
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
@@ -131,6 +138,11 @@ class Engine:
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
         matrix) or NonFiniteError; it never returns a number that is not finite, nor a force above 1000 eV/Å.
         """
+        if (repeats := self.repeater(system)) == ONCE:
+            return self._compute(system)
+        return folded(self._compute(repeated(system, repeats)), repeats)
+
+    def _compute(self, system: System) -> Results:
         watch = _Stopwatch()
         with watch("graph"):
             graph = self._graph(system)
@@ -156,18 +168,25 @@ class Engine:
             forces, stress = self._derivatives(system, graph, blocks, *cotangents)
         return self._results(system, blocks, H, excess, held, atoms, forces, stress, watch.seconds)
 
+    def with_settings(self, **changes: Unpack[EngineKeywords]) -> Engine:
+        """An engine with the same model and other settings."""
+        before = EngineKeywords(
+            **{name: value for name, value in vars(self.settings).items() if name != "model"}  # type: ignore[typeddict-item]
+        )
+        return Engine(self.model, **(before | changes))
+
     def close(self) -> None:
         """Nothing to give back: the model goes with the last engine that uses it."""
 
     def hamiltonian(self, system: System) -> Array:
-        """(n, n) predicted Hamiltonian in eV at Gamma, on the model's own zero of potential."""
+        """(n, n) predicted Hamiltonian in eV at Gamma of the very cell, on the model's zero of potential."""
         graph = self._graph(system)
         with torch.no_grad():
             blocks = self.model.network(graph)
             return Assembly(blocks, self._atoms(system, graph).sizes).hamiltonian().dense().cpu().numpy()
 
     def eigenvalues(self, system: System) -> Array:
-        """(n,) ascending eigenvalues of the predicted Hamiltonian in eV."""
+        """(n,) ascending eigenvalues in eV of the predicted Hamiltonian at Gamma of the very cell."""
         return np.asarray(np.linalg.eigvalsh(self.hamiltonian(system)), dtype=np.float64)
 
     def _graph(self, system: System) -> Graph:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "asio2-minimal"
 PRECISIONS = ("float32", "float64")
+SAMPLINGS = ("auto", "gamma")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class EngineSettings:
             ``foe`` (any kT > 0)
     electronic_temperature_K: of the Fermi-Dirac occupations; 0 is allowed when there is a gap
     error_per_atom_meV: what the linear-time solvers may miss of the energy, in meV per atom
+    sampling: ``auto``: cells narrower than all those of the training are repeated inside, since Gamma alone
+            would give them wrong energies (see :mod:`mlh_driver.small_cells`); ``gamma``: none is
     dtype:  precision of the network, ``float32`` or ``float64``; sums of energies are in double precision
     device: where the network runs: ``cpu``, ``cuda``, ``cuda:1`` ...
     threads: CPU threads of the whole process; 0 leaves them as they are
@@ -38,6 +41,7 @@ class EngineSettings:
     solver: str = "auto"
     electronic_temperature_K: float = 300.0
     error_per_atom_meV: float = 0.1
+    sampling: str = "auto"
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
@@ -53,6 +57,8 @@ class EngineSettings:
                 f"error_per_atom_meV is {self.error_per_atom_meV}; give a positive number of meV per "
                 "atom, such as 0.1"
             )
+        if self.sampling not in SAMPLINGS:
+            raise InputError(f"sampling is {self.sampling!r}; choose {' or '.join(SAMPLINGS)}")
         if self.dtype not in PRECISIONS:
             raise InputError(f"dtype is {self.dtype!r}; choose {' or '.join(PRECISIONS)}")
         if self.threads < 0:
@@ -76,6 +82,7 @@ class EngineKeywords(TypedDict, total=False):
     solver: str
     electronic_temperature_K: float
     error_per_atom_meV: float
+    sampling: str
     dtype: str
     device: str
     threads: int

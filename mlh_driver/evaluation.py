@@ -4,19 +4,17 @@ The zero of potential of the reference is arbitrary, so Hamiltonians are compare
 structure, the mean of the diagonal of H_model - H_reference; eigenvalues are compared after the same
 shift. Energies, forces and stresses are compared as they are, on the reference's scale. A label with an
 electronic temperature is compared with the model at that temperature, one of closed shells with the model at
-the temperature of the engine.
+the temperature of the engine. Labels are of one point of the Brillouin zone, Gamma, and so is the model here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError
@@ -109,7 +107,7 @@ def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> Structu
 
     H and levels are compared where the model is in this process; a server does not send them.
     """
-    results = _at_temperature_of(label, engine).compute(label.system)
+    results = _as_labelled(label, engine).compute(label.system)
     return StructureErrors(
         name=label.name,
         hamiltonian=_hamiltonian_errors(engine, label) if isinstance(engine, Engine) else None,
@@ -120,13 +118,13 @@ def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> Structu
     )
 
 
-def _at_temperature_of(label: LabelledStructure, engine: ForceEngine) -> ForceEngine:
-    """The engine with electrons as hot as those of the label; a server keeps its own temperature."""
-    if not (label.electronic_temperature_K and isinstance(engine, Engine)):
+def _as_labelled(label: LabelledStructure, engine: ForceEngine) -> ForceEngine:
+    """The engine at Gamma, and with electrons as hot as those of the label; a server keeps its settings."""
+    if not isinstance(engine, Engine):
         return engine
-    engine = copy(engine)
-    engine.kT = KELVIN_eV * label.electronic_temperature_K
-    return engine
+    if not label.electronic_temperature_K:
+        return engine.with_settings(sampling="gamma")
+    return engine.with_settings(sampling="gamma", electronic_temperature_K=label.electronic_temperature_K)
 
 
 def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:

@@ -32,6 +32,8 @@ class ModelMetadata(BaseModel):
     reference:   the electronic-structure method of the labels
     valid_range: in words, the structures that the model is meant for
     training_data: names of the training structures
+    narrowest_cell_A: smallest distance between opposite faces of the training cells, which were wide enough
+                 for Gamma; 0 if it is not known
     errors:      per split, the measured errors (see ``mlh-driver evaluate``)
     """
 
@@ -44,6 +46,7 @@ class ModelMetadata(BaseModel):
     reference: str
     valid_range: str
     training_data: tuple[str, ...]
+    narrowest_cell_A: float = 0.0
     errors: dict[str, dict[str, float]] = {}
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("runtime",),
     ("system", "basis", "settings", "structures"),
     ("results", "graph", "data", "extrapolation"),
-    ("force_engine",),
+    ("force_engine", "small_cells"),
     ("network",),
     ("hamiltonian",),
     ("solvers",),

@@ -1,4 +1,4 @@
-"""Give a model the bounds of what it predicts on its training data, as a training does at its end.
+"""Give a model what a training measures on its data at its end: bounds of its predictions, narrowest cell.
 
     python examples/training/measure_bounds.py asio2-minimal.toml before.pt after.pt
 
@@ -8,6 +8,7 @@ For models of format 3, which have none. See mlh_driver/network/limits.py.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from rich.progress import track
 
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import load_model
+from mlh_driver.small_cells import widths
 from mlh_driver.training.dataset import labels_of
 from mlh_driver.training.settings import read_settings
 
@@ -31,7 +33,9 @@ def main() -> None:
     with torch.no_grad(), model.network.bounds.measured():
         for label in track(labels, description="structures"):
             model.network(graphs.build(label.system, torch.float32))
-    model.save(options.out)
+    narrowest = min(float(widths(label.system.cell).min()) for label in labels)
+    metadata = model.metadata.model_copy(update={"narrowest_cell_A": narrowest})
+    replace(model, metadata=metadata).save(options.out)
     print(f"{options.out}: bounds of {len(labels)} structures")
 
 

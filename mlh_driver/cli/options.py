@@ -32,6 +32,12 @@ ENGINE_OPTIONS: dict[str, Any] = {
             help="Energy error in meV per atom that the linear-time solvers sp2 and foe may make.",
         ),
     ],
+    "sampling": Annotated[
+        str,
+        typer.Option(
+            "--sampling", help="auto: cells too narrow for Gamma are repeated inside; gamma: none is."
+        ),
+    ],
     "dtype": Annotated[str, typer.Option("--dtype", help="Precision of the network: float32, float64.")],
     "device": Annotated[str, typer.Option("--device", help="Where the network runs: cpu, cuda, cuda:1 ...")],
     "threads": ThreadsOption,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlh_driver.results import Results
     from mlh_driver.system import System
 
+UNITS = {"extrapolation": "", "charge_deviation": "e"}
+"""Of the observables that are no energies."""
+
 
 @with_engine_options
 def predict(
@@ -67,6 +70,7 @@ def _report(system: System, results: Results) -> dict[str, Any]:
         "energies": results.energies.tolist(),
         "charges": results.charges.tolist(),
         **results.observables(),
+        "repeats": results.repeats,
         "timings": results.timings,
     }
 
@@ -84,8 +88,10 @@ def _print(system: System, results: Results) -> None:
         ("forces, largest", f"{np.linalg.norm(results.forces, axis=1).max():.4f}", "eV/Å"),
         ("pressure", f"{-np.trace(results.stress) / 3 / GPA_eV_A3:.3f}", "GPa"),
     ]
+    if results.repeats != (1, 1, 1):
+        rows.insert(1, ("narrow cell, repeated", " x ".join(map(str, results.repeats)), ""))
     rows += [
-        (name.replace("_", " "), f"{value:.4f}", "" if name == "extrapolation" else "eV")
+        (name.replace("_", " "), f"{value:.4f}", UNITS.get(name, "eV"))
         for name, value in results.observables().items()
     ]
     for number in np.unique(system.numbers):

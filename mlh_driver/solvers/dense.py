@@ -45,7 +45,7 @@ def chemical_potential(levels: np.ndarray, n_occupied: float, kT: float) -> floa
 def entropy_of(occupations: np.ndarray) -> float:
     """-2 sum [f ln f + (1 - f) ln(1 - f)], the electronic entropy over k for both spins."""
     f = occupations[(occupations > 1e-300) & (occupations < 1.0)]
-    return float(-2.0 * (f * np.log(f) + (1.0 - f) * np.log1p(-f)).sum())
+    return 0.0 - float(2.0 * (f * np.log(f) + (1.0 - f) * np.log1p(-f)).sum())
 
 
 class DenseSolver:

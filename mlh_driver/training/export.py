@@ -11,6 +11,7 @@ from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
+from mlh_driver.small_cells import widths
 from mlh_driver.training.dataset import labels_of
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import TrainSettings
@@ -35,6 +36,7 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list
         reference=settings.reference,
         valid_range=settings.valid_range,
         training_data=tuple(sample.name for sample in train),
+        narrowest_cell_A=min(float(widths(sample.graph.cell.numpy()).min()) for sample in known),
     )
     model = Model(metadata, network, fit_indicator(of_known, species, len(settings.species)))
     return replace(model, metadata=metadata.model_copy(update={"errors": measured_errors(model, settings)}))

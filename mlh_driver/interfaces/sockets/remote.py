@@ -138,6 +138,7 @@ class RemoteEngine:
             forces=forces,
             stress=-virial / system.volume,
             timings=extras["timings"],
+            repeats=tuple(extras["repeats"]),
             **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
         )
 

@@ -43,7 +43,9 @@ def extras_for_remote(results: Results) -> str:
     Arrays are base64 of their float64 bytes: ten times faster than numbers as text.
     """
     arrays = {name: _base64(getattr(results, name)) for name in PER_ATOM}
-    return json.dumps(results.observables() | arrays | {"timings": results.timings})
+    return json.dumps(
+        results.observables() | arrays | {"timings": results.timings, "repeats": results.repeats}
+    )
 
 
 @dataclass(frozen=True)
