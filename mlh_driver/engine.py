@@ -35,16 +35,16 @@ from torch import Tensor
 
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
-from mlh_driver.errors import NonFiniteError
+from mlh_driver.errors import NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
 from mlh_driver.results import Results
 from mlh_driver.runtime import use_threads, use_torch_threads
-from mlh_driver.small_cells import ONCE, CellRepeater, folded, repeated
+from mlh_driver.small_cells import NARROWER, ONCE, CellRepeater, folded, repeated
 from mlh_driver.solvers import ChargeHolder, ElectronicProblem, HeldState, make_solver
-from mlh_driver.system import Array, System
+from mlh_driver.system import Array, System, described
 
 
 class _Stopwatch:
@@ -78,13 +78,28 @@ class _Atoms:
 _LARGEST_ELEMENT_eV = 1e4
 
 
+#: Of the inner radius. A neighbor that is closer by this counts like one edge of the training data more.
+_CLOSE = 0.05
+#: A structure in which nearly all atoms have a neighbor closer than 0.8 of the inner radius is no structure.
+_CRUSHED, _CRUSHED_SHARE = 0.2, 0.9
+
+
+def _check_density(closeness: Tensor) -> None:
+    """Raise StructureError for a structure that is crushed as a whole, before anything is computed."""
+    if float((closeness > _CRUSHED).double().mean()) > _CRUSHED_SHARE:
+        raise StructureError(
+            "nearly all atoms are far closer to a neighbor than any of the training data; are cell and "
+            "positions in Å, and do they belong to each other?"
+        )
+
+
 def _check_elements(H: BlockMatrix) -> None:
     """Raise NonFiniteError for a Hamiltonian that no solver can handle."""
     largest = float(H.blocks.abs().max())
     if not largest < _LARGEST_ELEMENT_eV:
         raise NonFiniteError(
             f"the predicted Hamiltonian has elements of {largest:.3g} eV: the structure is far outside the "
-            "model's range; start from one that a classical potential has relaxed"
+            "model's range; look at its closest atoms, its elements and its density"
         )
 
 
@@ -96,7 +111,7 @@ def _loaded(settings: EngineSettings) -> Model:
 
 def _least_width(settings: EngineSettings, model: Model) -> float:
     """In Å, of cells that are taken as they are."""
-    return 0.0 if settings.sampling == "gamma" else model.metadata.narrowest_cell_A
+    return 0.0 if settings.sampling == "gamma" else NARROWER * model.metadata.narrowest_cell_A
 
 
 class Engine:
@@ -138,15 +153,21 @@ class Engine:
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
         matrix) or NonFiniteError; it never returns a number that is not finite, nor a force above 1000 eV/Å.
         """
-        if (repeats := self.repeater(system)) == ONCE:
-            return self._compute(system)
-        return folded(self._compute(repeated(system, repeats)), repeats)
+        repeats = self.repeater(system)
+        try:
+            if repeats == ONCE:
+                return self._compute(system)
+            return folded(self._compute(repeated(system, repeats)), repeats)
+        except (NonFiniteError, SolverError, StructureError) as error:
+            raise type(error)(f"{error} ({described(system)})") from error
 
     def _compute(self, system: System) -> Results:
         watch = _Stopwatch()
         with watch("graph"):
             graph = self._graph(system)
             atoms = self._atoms(system, graph)
+            closeness = self.model.network.closeness(graph)
+            _check_density(closeness)
         with watch("network"):
             graph = graph.with_gradient()
             blocks = self.model.network(graph)
@@ -166,7 +187,10 @@ class Engine:
             on_multipoles[:, 0] = -torch.from_numpy(held.potentials).to(on_multipoles)
             cotangents = (*assembly.cotangents(excess), on_multipoles)
             forces, stress = self._derivatives(system, graph, blocks, *cotangents)
-        return self._results(system, blocks, H, excess, held, atoms, forces, stress, watch.seconds)
+        extrapolations = self._extrapolations(blocks, graph.species, closeness)
+        return self._results(
+            system, blocks, H, excess, held, atoms, forces, stress, extrapolations, watch.seconds
+        )
 
     def with_settings(self, **changes: Unpack[EngineKeywords]) -> Engine:
         """An engine with the same model and other settings."""
@@ -212,6 +236,12 @@ class Engine:
             self._composition = (key, atoms)
         return self._composition[1]
 
+    def _extrapolations(self, blocks: Blocks, species: Tensor, closeness: Tensor) -> Tensor:
+        """(N,) by the features of the atoms, and by distances shorter than any of the training data."""
+        by_features = self.model.indicator(blocks.descriptors.detach(), species)
+        by_distances = torch.where(closeness > 0.0, 1.0 + closeness / _CLOSE, 0.0)
+        return torch.maximum(by_features, by_distances)
+
     def _derivatives(
         self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor, multipoles: Tensor
     ) -> tuple[Array, Array]:
@@ -234,6 +264,7 @@ class Engine:
         atoms: _Atoms,
         forces: Array,
         stress: Array,
+        extrapolations: Tensor,
         timings: dict[str, float],
     ) -> Results:
         state = held.state
@@ -244,7 +275,6 @@ class Engine:
             + excess.atom_products(H).cpu().numpy()
             - state.entropy_term / len(system)
         )
-        extrapolations = self.model.indicator(blocks.descriptors.detach(), torch.from_numpy(atoms.species))
         return Results(
             energy=float(energies.sum()),
             forces=forces,

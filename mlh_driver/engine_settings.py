@@ -28,8 +28,8 @@ class EngineSettings:
             ``foe`` (any kT > 0)
     electronic_temperature_K: of the Fermi-Dirac occupations; 0 is allowed when there is a gap
     error_per_atom_meV: what the linear-time solvers may miss of the energy, in meV per atom
-    sampling: ``auto``: cells narrower than all those of the training are repeated inside, since Gamma alone
-            would give them wrong energies (see :mod:`mlh_driver.small_cells`); ``gamma``: none is
+    sampling: ``auto``: cells much narrower than those of the training are repeated inside, since Gamma
+            alone would give them wrong energies (see :mod:`mlh_driver.small_cells`); ``gamma``: none is
     dtype:  precision of the network, ``float32`` or ``float64``; sums of energies are in double precision
     device: where the network runs: ``cpu``, ``cuda``, ``cuda:1`` ...
     threads: CPU threads of the whole process; 0 leaves them as they are

@@ -14,6 +14,11 @@ from mlh_driver.system import Array
 #: falls without bound is as likely there as one that rises.
 LARGEST_FORCE_eV_A = 1000.0
 
+#: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
+TOLERATED_e = 0.1
+#: Below it, a closed shell and one Slater determinant describe an insulator badly.
+SMALL_GAP_eV = 1.0
+
 OBSERVABLES = (
     "band_gap",
     "fermi_level",
@@ -82,6 +87,23 @@ class Results:
         """(3, 3) virial -V * stress in eV, for a cell of ``volume`` in Å^3."""
         return -volume * self.stress
 
+    def doubts(self) -> dict[str, str]:
+        """Reasons not to trust these numbers without a check against DFT, by observable; none as a rule."""
+        found = {}
+        if self.extrapolation > 1.0:
+            found["extrapolation"] = (
+                f"extrapolation is {self.extrapolation:.2f}, beyond the edge (1) of the training data, at "
+                f"atom {self.extrapolations.argmax()}"
+            )
+        if self.charge_deviation > TOLERATED_e:
+            found["charge_deviation"] = (
+                f"the predicted Hamiltonian moves {self.charge_deviation:.2f} electrons too many at atom "
+                f"{np.abs(self.charge_deviations).argmax()}: it is wrong there"
+            )
+        if self.band_gap < SMALL_GAP_eV:
+            found["band_gap"] = f"the gap of {self.band_gap:.2f} eV is small for a closed shell"
+        return found
+
     def check_finite(self) -> Results:
         """Return self; raise NonFiniteError if a number is not finite, or a force above 1000 eV/Å."""
         bad: list[Any] = []
@@ -101,6 +123,6 @@ class Results:
             return self
         raise NonFiniteError(
             f"the model returned {cause}. The structure is probably far outside the model's range: look at "
-            "'extrapolation' of the steps before, use a smaller time step, or start from a structure that a "
-            "classical potential has relaxed"
+            "its closest atoms, its elements and its density, at 'extrapolation' of the steps before, and at "
+            "the time step"
         )

@@ -1,8 +1,9 @@
 """Narrow cells are repeated, since one point of the Brillouin zone (Gamma) says too little about them.
 
 Models are trained at Gamma, on cells that are wide enough for it. The energy of a narrower cell at Gamma is
-another quantity: in silica, 1 meV per atom off at a width of 9.9 Å (cristobalite), 20 at 8.5 Å (quartz), some
-100 in unit cells. Gamma of a cell that is repeated n times is a mesh of n points of the cell itself.
+another quantity: in silica, 1 meV per atom off at widths of 8.5 Å (quartz) and 9.9 Å (cristobalite), 2 where
+one side is 6.9 Å, and 90 in unit cells. Gamma of a cell that is repeated n times is a mesh of n points of the
+cell itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from mlh_driver.system import Array, System
 
 Repeats = tuple[int, int, int]
 ONCE: Repeats = (1, 1, 1)
+#: Cells at least this part as wide as the narrowest of the training are taken as they are.
+NARROWER = 0.85
 #: A cell that breathes around the least width keeps its repeats within this part of it, for smooth energies.
 KEPT = 0.1
 

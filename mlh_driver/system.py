@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from numpy.typing import NDArray
+from vesin import NeighborList
 
 from mlh_driver.errors import StructureError
 
+#: In which the closest atoms are looked for.
+CLOSEST_WITHIN_A = 4.0
 Array = NDArray[np.float64]
 
 
@@ -73,6 +76,25 @@ class System:
 
     def to_ase(self) -> Atoms:
         return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=True)
+
+
+def mass_density(atoms: Atoms) -> float:
+    """In g/cm3; an Å^3 is 1e-24 cm3."""
+    return float(atoms.get_masses().sum() / (units.kg / 1000.0) / (atoms.get_volume() * 1e-24))
+
+
+def described(system: System) -> str:
+    """What to look at where a structure cannot be computed: composition, density, the two closest atoms."""
+    atoms = system.to_ase()
+    words = f"{atoms.get_chemical_formula()} at {mass_density(atoms):.3g} g/cm3"
+    i, j, distances = NeighborList(cutoff=CLOSEST_WITHIN_A, full_list=False).compute(
+        points=system.positions, box=system.cell, periodic=True, quantities="ijd"
+    )
+    if not len(distances):
+        return words
+    k = int(distances.argmin())
+    pair = " and ".join(f"{atoms.symbols[int(a)]} {int(a)}" for a in (i[k], j[k]))
+    return f"{words}; the closest atoms, {pair} (counted from 0), are {distances[k]:.2f} Å apart"
 
 
 def displacements(old: System, new: System) -> tuple[Array, Array, Array]:

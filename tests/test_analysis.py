@@ -21,7 +21,6 @@ from mlh_driver.analysis import (
     Network,
     bond_angles,
     coordination,
-    density,
     primitive_rings,
     radial_distribution,
     read_log,
@@ -29,6 +28,7 @@ from mlh_driver.analysis import (
 )
 from mlh_driver.analysis.plots import plot_structures, plot_thermo
 from mlh_driver.errors import InputError
+from mlh_driver.system import mass_density
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_crystals_are_perfect_networks(quartz: Atoms, cristobalite: Atoms) -> No
         assert found.silicon == (0, 0, 0, 0, 1)
         assert found.oxygen == (0, 0, 1)
         assert (found.edge_sharing, found.si_si_bonds, found.o_o_bonds) == (0, 0, 0)
-    assert density(quartz) == pytest.approx(2.648, abs=0.003)
+    assert mass_density(quartz) == pytest.approx(2.648, abs=0.003)
 
 
 def test_angles_of_crystals(quartz: Atoms, cristobalite: Atoms) -> None:

@@ -15,9 +15,9 @@ from test_solvers import problem as chain
 
 from mlh_driver.engine import Engine
 from mlh_driver.errors import SolverError
+from mlh_driver.results import TOLERATED_e
 from mlh_driver.solvers import ChargeHolder, DenseSolver, ElectronicProblem, Solver, make_solver
 from mlh_driver.solvers.charge_response import (
-    TOLERATED_e,
     deviations_of,
     energy_of,
     hardness_of,

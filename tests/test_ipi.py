@@ -205,8 +205,8 @@ def test_warning_far_from_the_training_data(start: Launcher) -> None:
     server = i_pi(start)
     warned = client(start, "fake,strange=1")
     assert (warned.status(), server.status()) == (0, 0)
-    assert warned.output.count("is far outside the training data") == 3  # at 4, 16 and 64
-    assert "structure 2 is far outside the training data (extrapolation 4.0" in warned.output
+    assert warned.output.count("beyond the edge (1) of the training data") == 3  # at 4, 16 and 64
+    assert "structure 2: extrapolation is 4.00, beyond the edge" in warned.output
 
 
 @pytest.mark.parametrize("terminated_first", [False, True])

@@ -28,7 +28,7 @@ from mlh_driver.network.limits import (
     saturated,
     wall,
 )
-from mlh_driver.solvers.charge_response import TOLERATED_e
+from mlh_driver.results import TOLERATED_e
 from mlh_driver.system import System
 
 

@@ -30,9 +30,9 @@ CRISTOBALITE = crystal(
 
 
 def wide_model() -> Model:
-    """As if it had been trained on cells of 10 Å."""
+    """As if it had been trained on cells of 12 Å."""
     model = random_model()
-    return replace(model, metadata=model.metadata.model_copy(update={"narrowest_cell_A": 10.0}))
+    return replace(model, metadata=model.metadata.model_copy(update={"narrowest_cell_A": 12.0}))
 
 
 def test_a_narrow_cell_is_computed_as_the_repeated_one() -> None:

@@ -13,7 +13,7 @@ from mlh_driver.analysis.distribution import RadialDistribution, radial_distribu
 from mlh_driver.analysis.network import OXYGEN, SI_O_BOND_A, SILICON, Network
 from mlh_driver.analysis.published import PUBLISHED, Published
 from mlh_driver.analysis.rings import primitive_rings
-from mlh_driver.analysis.structure import Structure, density, summary
+from mlh_driver.analysis.structure import Structure, summary
 from mlh_driver.analysis.thermo import read_log
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Structure",
     "bond_angles",
     "coordination",
-    "density",
     "primitive_rings",
     "radial_distribution",
     "read_log",

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 
 from mlh_driver.analysis.angles import Angles, bond_angles
 from mlh_driver.analysis.coordination import Coordination, coordination
 from mlh_driver.analysis.distribution import RadialDistribution, radial_distribution
 from mlh_driver.analysis.network import OXYGEN, SI_O_BOND_A, SILICON, Network
 from mlh_driver.analysis.rings import primitive_rings
-from mlh_driver.system import Array
+from mlh_driver.system import Array, mass_density
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def summary(frames: Sequence[Atoms], bond_A: float = SI_O_BOND_A) -> Structure:
     for network in networks:
         rings.update(primitive_rings(network))
     return Structure(
-        density_g_cm3=float(np.mean([density(atoms) for atoms in frames])),
+        density_g_cm3=float(np.mean([mass_density(atoms) for atoms in frames])),
         distribution=distribution,
         bond_A=bond_A,
         bonds_A=np.concatenate([np.linalg.norm(network.vectors, axis=1) for network in networks]),
@@ -85,11 +85,6 @@ def summary(frames: Sequence[Atoms], bond_A: float = SI_O_BOND_A) -> Structure:
         o_si_o=bond_angles(networks, SILICON),
         rings={size: count / len(frames) for size, count in sorted(rings.items())},
     )
-
-
-def density(atoms: Atoms) -> float:
-    """Mass density in g/cm3; an Å^3 is 1e-24 cm3."""
-    return float(atoms.get_masses().sum() / (units.kg / 1000.0) / (atoms.get_volume() * 1e-24))
 
 
 def _mean(values: Array) -> float:

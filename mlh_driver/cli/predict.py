@@ -71,6 +71,7 @@ def _report(system: System, results: Results) -> dict[str, Any]:
         "charges": results.charges.tolist(),
         **results.observables(),
         "repeats": results.repeats,
+        "doubts": results.doubts(),
         "timings": results.timings,
     }
 
@@ -106,8 +107,5 @@ def _print(system: System, results: Results) -> None:
         table.add_row(*row)
     console = Console()
     console.print(table)
-    if results.extrapolation > 1:
-        console.print(
-            f"[yellow]extrapolation is {results.extrapolation:.2f}: beyond the edge (1) of the training "
-            "data, do not trust these numbers without a check against DFT[/]"
-        )
+    for doubt in results.doubts().values():
+        console.print(f"[yellow]{doubt}; do not trust these numbers without a check against DFT[/]")

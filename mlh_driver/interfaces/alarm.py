@@ -1,23 +1,26 @@
-"""The one warning that every long run may need: that it has left the training data."""
+"""The warnings that every long run may need: that it has left what the model knows."""
 
 from __future__ import annotations
 
-EXTRAPOLATION_LIMIT = 2.0
-"""Twice as far out as the training data reach, whose edge is at 1."""
+from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
+
+#: Of each observable, where the warning is due: twice as far out as the training data reach, and so on. A
+#: single step beyond the edge (1) is nothing to stop for.
+LIMITS = {"extrapolation": 2.0, "charge_deviation": 2.0 * TOLERATED_e, "band_gap": 1.0 / SMALL_GAP_eV}
 
 
-class ExtrapolationAlarm:
-    """Says when a run is far outside the training data, and again at each doubling, not in every step."""
+class Alarm:
+    """Says when a run is far outside what the model knows, and again at each doubling, not in every step."""
 
     def __init__(self) -> None:
-        self._limit = EXTRAPOLATION_LIMIT
+        self._limits = dict(LIMITS)
 
-    def __call__(self, what: str, extrapolation: float) -> str | None:
-        """The warning for ``what``, such as "step 20"; None where none is due."""
-        if extrapolation <= self._limit:
-            return None
-        self._limit = 2 * extrapolation
-        return (
-            f"{what} is far outside the training data (extrapolation {extrapolation:.1f}, 1 is the edge): "
-            "its energy and forces may be wrong"
-        )
+    def __call__(self, what: str, results: Results) -> list[str]:
+        """The warnings that are due for ``what``, such as "step 20"."""
+        messages = []
+        for name, doubt in results.doubts().items():
+            value = 1.0 / max(results.band_gap, 1e-3) if name == "band_gap" else getattr(results, name)
+            if value > self._limits[name]:
+                self._limits[name] = 2.0 * value
+                messages.append(f"{what}: {doubt}; energy and forces may be wrong")
+        return messages

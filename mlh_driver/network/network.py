@@ -198,6 +198,15 @@ class HamiltonianNetwork(nn.Module):
         """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.limits acts."""
         self.inner_radii.copy_(radii)
 
+    def closeness(self, graph: Graph) -> Tensor:
+        """(N,) by how much an atom has a neighbor within the inner radius, in parts of that radius."""
+        i, j = graph.pair_index
+        distances = torch.linalg.vector_norm(graph.pair_vectors.detach(), dim=1)
+        inner = self.inner_radii[self.kind_of[graph.species[i], graph.species[j]]]
+        within = torch.where(distances < inner, 1.0 - distances / inner, 0.0)  # there may be no inner radius
+        ends, twice = torch.cat([i, j]), torch.cat([within, within])
+        return within.new_zeros(graph.n_atoms).scatter_reduce(0, ends, twice, "amax")
+
     def _guarded(self, graph: Graph) -> tuple[Graph, Tensor]:
         """The graph as the network sees it at short distances, and the wall's energy of each atom, (N,).
 

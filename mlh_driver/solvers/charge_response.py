@@ -23,7 +23,7 @@ concave dual function
 which therefore must grow with every step; a step that is too long is halved.
 
 ======  ===========================================================  ===================
-w       :data:`TOLERATED_e`                                          electrons
+w       :data:`~mlh_driver.results.TOLERATED_e`                      electrons
 a       :data:`ONSET_e`, over which the potential sets in            electrons
 U       :data:`HARDNESS_eV`                                          eV per electron
 ======  ===========================================================  ===================
@@ -39,11 +39,10 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
+from mlh_driver.results import TOLERATED_e
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, Solver
 from mlh_driver.system import Array
 
-#: Deviations of the charges of structures that the network knows are below this.
-TOLERATED_e = 0.1
 #: Electrons beyond, at which half of the hardness acts.
 ONSET_e = 0.1
 #: Between the Hubbard parameters of silicon (6.7 eV) and oxygen (13.5 eV) in self-consistent tight binding.

@@ -55,7 +55,7 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import InputError, LammpsError
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.alarm import ExtrapolationAlarm
+from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.lammps.elements import TypeElements
 from mlh_driver.interfaces.lammps.library import refuse_several_ranks, warn
 from mlh_driver.interfaces.lammps.units import lammps_units
@@ -91,7 +91,7 @@ class ForceCallback:
         self._engine = engine
         self._units = lammps_units(lmp.extract_global("units"))
         self.elements = TypeElements(lmp, self._units, elements)
-        self._alarm = ExtrapolationAlarm()
+        self._alarm = Alarm()
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
         """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
@@ -108,7 +108,7 @@ class ForceCallback:
             results = self._engine.compute(system).check_finite()
             f[order] = results.forces * (self._units.length / self._units.energy)
             self._hand_over(results, system.volume, order)
-            if message := self._alarm(f"step {step}", results.extrapolation):
+            for message in self._alarm(f"step {step}", results):
                 warn(self._lmp, message)
             self.calls += 1
         except BaseException as error:

@@ -6,7 +6,7 @@ import time
 
 from rich.console import Console
 
-from mlh_driver.interfaces.alarm import ExtrapolationAlarm
+from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.results import Results
 
 REPORT_S = 60.0
@@ -26,7 +26,7 @@ class SessionLog:
         self._last_report = self._start
         self._seconds: dict[str, float] = {"wait": 0.0}
         self._latest: Results | None = None
-        self._alarm = ExtrapolationAlarm()
+        self._alarm = Alarm()
         self.evaluations = 0
 
     def say(self, message: str) -> None:
@@ -39,7 +39,7 @@ class SessionLog:
     def computed(self, results: Results) -> None:
         self.evaluations += 1
         self._latest = results
-        if message := self._alarm(f"structure {self.evaluations}", results.extrapolation):
+        for message in self._alarm(f"structure {self.evaluations}", results):
             self.say(f"warning: {message}")
         for stage, seconds in results.timings.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds

@@ -1,0 +1,126 @@
+"""What must not pass without a word: broken chemistry, crushed cells, elements in the wrong places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers
+from processes import REPOSITORY
+from typer.testing import CliRunner
+
+from mlh_driver import Engine, System
+from mlh_driver.cli.main import app
+from mlh_driver.errors import MLHError, StructureError
+from mlh_driver.interfaces.alarm import Alarm
+from mlh_driver.results import Results
+from mlh_driver.system import described
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def glass() -> Atoms:
+    return ase.io.read(REPOSITORY / "examples" / "glass.xyz")
+
+
+def computed(engine: Engine, atoms: Atoms) -> Results:
+    return engine.compute(System.from_ase(atoms))
+
+
+def nearest(atoms: Atoms, center: int, symbol: str) -> np.ndarray:
+    """Atoms of an element by their distance from another atom."""
+    distances = atoms.get_distances(center, range(len(atoms)), mic=True)
+    distances[(atoms.numbers != atomic_numbers[symbol]) | (distances == 0.0)] = np.inf
+    return np.argsort(distances)
+
+
+def silicon(atoms: Atoms) -> int:
+    return int(np.flatnonzero(atoms.numbers == 14)[0])
+
+
+def test_good_structures_raise_no_doubt(engine: Engine, glass: Atoms) -> None:
+    assert computed(engine, glass).doubts() == {}
+    assert computed(engine, ase.io.read(REPOSITORY / "examples" / "vacancy.xyz")).doubts() == {}
+
+
+def test_a_surface_cut_through_glass_is_doubted(engine: Engine, glass: Atoms) -> None:
+    glass.wrap()
+    glass.cell[2, 2] += 15.0
+    assert {"charge_deviation", "band_gap"} <= computed(engine, glass).doubts().keys()
+
+
+def test_a_torn_tetrahedron_is_doubted(engine: Engine, glass: Atoms) -> None:
+    del glass[nearest(glass, silicon(glass), "O")[:3]]
+    assert "charge_deviation" in computed(engine, glass).doubts()
+
+
+def test_a_bond_inside_the_wall_is_doubted_at_its_atoms(engine: Engine, glass: Atoms) -> None:
+    center = silicon(glass)
+    other = int(nearest(glass, center, "O")[0])
+    glass.set_distance(center, other, 1.2, fix=0, mic=True)
+    results = computed(engine, glass)
+    assert results.extrapolation > 2.0
+    assert set(np.flatnonzero(results.extrapolations > 2.0)) == {center, other}
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.6])
+def test_a_crushed_cell_is_refused_at_once(engine: Engine, glass: Atoms, factor: float) -> None:
+    glass.set_cell(factor * glass.cell, scale_atoms=True)
+    with pytest.raises(StructureError, match=r"positions in Å.*O64Si32 at .* g/cm3; the closest"):
+        computed(engine, glass)
+
+
+def test_exchanged_elements_are_refused_or_doubted_with_the_closest_atoms(
+    engine: Engine, glass: Atoms
+) -> None:
+    glass.numbers = 22 - glass.numbers  # 8 and 14
+    refused_or_doubted(engine, glass)
+
+
+def test_silicon_is_refused_or_doubted_by_a_model_of_silica(engine: Engine) -> None:
+    refused_or_doubted(engine, bulk("Si", cubic=True) * (2, 2, 2))
+
+
+def refused_or_doubted(engine: Engine, atoms: Atoms) -> None:
+    try:
+        assert computed(engine, atoms).doubts()
+    except MLHError as error:
+        assert "closest atoms" in str(error)
+
+
+def test_a_description_names_the_closest_atoms(glass: Atoms) -> None:
+    glass.positions[5] = glass.positions[40] + [0.0, 0.0, 0.4]
+    words = described(System.from_ase(glass))
+    assert "2.2 g/cm3" in words
+    assert "5" in words
+    assert "40" in words
+    assert "0.40 Å apart" in words
+    alone = System(np.array([8]), np.zeros((1, 3)), 10.0 * np.eye(3))
+    assert "apart" not in described(alone)
+
+
+def test_predict_prints_the_doubts(tmp_path: Path, glass: Atoms) -> None:
+    glass.set_distance(silicon(glass), nearest(glass, silicon(glass), "O")[0], 1.2, fix=0, mic=True)
+    ase.io.write(tmp_path / "short.xyz", glass)
+    printed = CliRunner().invoke(app, ["predict", str(tmp_path / "short.xyz")], catch_exceptions=False).output
+    assert "beyond the edge (1) of the training" in printed
+
+
+def test_a_long_run_is_warned_of_each_kind_and_not_in_every_step(engine: Engine, glass: Atoms) -> None:
+    good, alarm = computed(engine, glass), Alarm()
+    assert alarm("step 1", good) == []
+    far = replace(good, extrapolation=3.0, charge_deviation=0.3, band_gap=0.1)
+    messages = alarm("step 2", far)
+    assert len(messages) == 3
+    assert all(message.startswith("step 2: ") for message in messages)
+    assert alarm("step 3", far) == []
+    assert len(alarm("step 4", replace(far, extrapolation=7.0, band_gap=0.04))) == 2
