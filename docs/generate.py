@@ -27,7 +27,6 @@ def write_pages(folder: Path) -> None:
     pages = {
         "command_line.md": command_line(),
         "messages.md": messages_page(),
-        "observables.md": observables(),
         "layers.svg": layers_drawing(),
         "api.md": api_contents(),
     }
@@ -50,7 +49,7 @@ def command_line() -> str:
 
 
 def observables() -> str:
-    """The scalar observables in LAMMPS' order, described by the docstring of Results."""
+    """The table of ``files.md``, as Results describes the observables, in LAMMPS' order; a test compares it."""
     described = {
         name: " ".join(text.split())
         for names, text in re.findall(r"^ {4}([\w, ]+):\s+(.+(?:\n {8}.+)*)", Results.__doc__ or "", re.M)

@@ -28,13 +28,13 @@ def vacancy_pair(atoms: Atoms) -> tuple[int, int]:
 
 
 def describe(title: str, atoms: Atoms) -> None:
-    results = atoms.calc.results
+    results = atoms.calc.last_results
     i, j = vacancy_pair(atoms)
     print(
-        f"{title:8s} energy {results['energy']:.4f} eV, largest force "
-        f"{np.linalg.norm(results['forces'], axis=1).max():.3f} eV/Å, gap {results['band_gap']:.2f} eV, "
+        f"{title:8s} energy {results.energy:.4f} eV, largest force "
+        f"{np.linalg.norm(results.forces, axis=1).max():.3f} eV/Å, gap {results.band_gap:.2f} eV, "
         f"Si-Si {atoms.get_distance(i, j, mic=True):.3f} Å, volume {atoms.get_volume():.1f} Å^3, "
-        f"extrapolation {results['extrapolation']:.2f}"
+        f"extrapolation {results.extrapolation:.2f}"
     )
 
 
@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--steps", default=300, type=int)
     parser.add_argument("--output", default="relaxed.xyz", type=Path)
     options = parser.parse_args()
+    if not options.structure.is_file():
+        parser.error(f"there is no file {options.structure}")
 
     atoms = ase.io.read(options.structure)
     atoms.calc = MLHCalculator(model=options.model)

@@ -126,7 +126,7 @@ class Engine:
     """
 
     def __init__(self, model: str | Path | Model = DEFAULT_MODEL, **settings: Unpack[EngineKeywords]) -> None:
-        self.settings = EngineSettings(model, **settings)
+        self.settings = EngineSettings.of(model, **settings)
         use_threads(self.settings.threads)  # refuses a fork that would wait for ever
         self.model = _loaded(self.settings)
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
@@ -137,6 +137,9 @@ class Engine:
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
         self._composition: tuple[bytes, _Atoms] | None = None
+
+    def __repr__(self) -> str:
+        return f"Engine({self.model.metadata.name!r})"
 
     @property
     def species(self) -> tuple[str, ...]:

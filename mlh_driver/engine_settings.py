@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mlh_driver.errors import InputError
 
@@ -65,14 +66,32 @@ class EngineSettings:
             raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
 
     @classmethod
+    def of(
+        cls, model: str | Path | Model = DEFAULT_MODEL, **settings: Unpack[EngineKeywords]
+    ) -> EngineSettings:
+        """The same as the class itself, but an unknown name is an InputError that knows the right ones."""
+        cls._check_names(settings)
+        return cls(model, **settings)
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        known = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                raise InputError(
+                    f"there is no setting {name!r}{f', but {close[0]!r}' if close else ''}; there are "
+                    f"{', '.join(known)}"
+                )
+
+    @classmethod
     def parse(cls, values: Mapping[str, Any]) -> EngineSettings:
         """From text or numbers by name, as i-PI passes parameters on.
 
         Raises InputError for an unknown name, and for text that is no number where one is needed.
         """
         kinds = {field.name: type(field.default) for field in fields(cls)}
-        if unknown := sorted(set(values) - set(kinds)):
-            raise InputError(f"unknown settings {unknown}; there are {', '.join(kinds)}")
+        cls._check_names(values)
         return cls(**{name: _convert(name, value, kinds[name]) for name, value in values.items()})
 
 

@@ -14,6 +14,8 @@ from mlh_driver.system import Array
 #: falls without bound is as likely there as one that rises.
 LARGEST_FORCE_eV_A = 1000.0
 
+#: The training data end at 1, and the hottest melt is at some 3.
+LARGEST_EXTRAPOLATION = 1000.0
 #: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
 TOLERATED_e = 0.1
 #: Below it, a closed shell and one Slater determinant describe an insulator badly.
@@ -105,7 +107,10 @@ class Results:
         return found
 
     def check_finite(self) -> Results:
-        """Return self; raise NonFiniteError if a number is not finite, or a force above 1000 eV/Å."""
+        """Return self; raise NonFiniteError for numbers that are not finite or cannot come from matter.
+
+        That is a force above 1000 eV/Å, or a structure a thousand times as far out as the training data.
+        """
         bad: list[Any] = []
         if not np.isfinite(self.energy):
             bad.append(f"energy = {self.energy}")
@@ -116,13 +121,15 @@ class Results:
             bad.append("stress")
         norms = np.linalg.norm(self.forces, axis=1)
         if bad:
-            cause = "; ".join(bad) + " (not finite)"
+            cause = "; ".join(bad) + " (not finite)."
         elif norms.max() > LARGEST_FORCE_eV_A:
-            cause = f"a force of {norms.max():.3g} eV/Å on atom {norms.argmax()}"
+            cause = f"a force of {norms.max():.3g} eV/Å on atom {norms.argmax()}."
+        elif self.extrapolation > LARGEST_EXTRAPOLATION:
+            cause = f"an extrapolation of {self.extrapolation:.2g}; are units and elements right?"
         else:
             return self
         raise NonFiniteError(
-            f"the model returned {cause}. The structure is probably far outside the model's range: look at "
+            f"the model returned {cause} The structure is probably far outside the model's range: look at "
             "its closest atoms, its elements and its density, at 'extrapolation' of the steps before, and at "
             "the time step"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import ase.io
 from ase import Atoms
@@ -11,26 +13,28 @@ from mlh_driver.errors import InputError, reason
 
 #: Every run of VASP has files of these names; what they hold is called after the folder.
 NAMED_BY_FOLDER = ("OUTCAR", "vasprun.xml", "CONTCAR", "POSCAR")
+#: Within which a LAMMPS data file says how many types it has, and of what style its atoms are.
+LAMMPS_HEADER_LINES = 100
 
 
-def read_frames(paths: list[Path]) -> dict[str, Atoms]:
-    """All frames of files in any format that ASE reads, by name.
+def read_frames(
+    paths: list[Path], file_format: str | None = None, last_only: bool = False
+) -> dict[str, Atoms]:
+    """All frames of files in any format that ASE reads, by name, or the last of each.
 
     A frame is called after ``name`` in its info (the comment line of extended XYZ), or after the file, with a
-    number where several in a file would have the same name. Raises InputError for unreadable files, and when
-    files give the same name.
+    number where several in a file would have the same name. LAMMPS data files are known by their first line.
+    file_format is ASE's name of the format. Raises InputError for unreadable files, and when files give the
+    same name.
     """
     frames: dict[str, Atoms] = {}
     for path in paths:
-        try:
-            images = ase.io.read(path, index=":")
-        except Exception as error:  # ASE's readers raise anything
-            raise InputError(f"cannot read structures from {path}: {reason(error)}") from error
+        images = _read(path, file_format)
         own = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
         names = [str(atoms.info.get("name", own)) for atoms in images]
         if len(set(names)) < len(names):
             names = [f"{name}_{k}" for k, name in enumerate(names)]
-        for name, atoms in zip(names, images, strict=True):
+        for name, atoms in list(zip(names, images, strict=True))[-1 if last_only else 0 :]:
             if name in frames:
                 raise InputError(
                     f"{path}: a second structure is called {name!r}; rename one of the files, or write "
@@ -38,3 +42,33 @@ def read_frames(paths: list[Path]) -> dict[str, Atoms]:
                 )
             frames[name] = atoms
     return frames
+
+
+def _read(path: Path, file_format: str | None) -> list[Atoms]:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; name an existing one")
+    options: dict[str, Any] = {}
+    if file_format in (None, "lammps-data") and (style := _lammps_atom_style(path)):
+        file_format, options = "lammps-data", {"atom_style": style}
+    try:
+        images = ase.io.read(path, index=":", format=file_format, **options)
+    except Exception as error:  # ASE's readers raise anything
+        raise InputError(
+            f"cannot read structures from {path}: {reason(error)}. Name its format with --format, as ASE "
+            "calls it (such as extxyz, vasp, cif, lammps-data)"
+        ) from error
+    if not images:
+        raise InputError(f"{path} holds no structure")
+    return list(images)
+
+
+def _lammps_atom_style(path: Path) -> str | None:
+    """Of a LAMMPS data file: from the comment beside ``Atoms``, else ``atomic``; None for other files."""
+    with path.open(errors="replace") as file:
+        head = [line for line, _ in zip(file, range(LAMMPS_HEADER_LINES), strict=False)]
+    if not any(re.fullmatch(r"\s*\d+\s+atom types\s*(#.*)?", line) for line in head):
+        return None
+    for line in head:
+        if found := re.match(r"\s*Atoms\s*#\s*(\w+)", line):
+            return found[1]
+    return "atomic"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import ase.db
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import make_supercell
 from ase.calculators.mixing import AverageCalculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import MINIMAL_SIO2, random_model, small_system
 
 from mlh_driver import Engine, EngineSettings, MLHCalculator, System
@@ -195,21 +199,41 @@ def test_calculator_serves_ase(model64: Model, host: Atoms) -> None:
     atoms.calc = MLHCalculator(model64)
     before = atoms.get_potential_energy()
     assert atoms.get_stress().shape == (6,)
-    assert {
-        "energy",
-        "free_energy",
-        "forces",
-        "stress",
-        "energies",
-        "charges",
-        "band_gap",
-        "fermi_level",
-        "extrapolation",
-    } <= set(atoms.calc.results)
+    assert set(atoms.calc.results) == {"energy", "free_energy", "forces", "stress", "energies", "charges"}
+    assert atoms.calc.last_results.band_gap > 3.0
+    SinglePointCalculator(atoms, **atoms.calc.results)
     FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=3)
     assert atoms.get_potential_energy() < before
     assert atoms.calc.results["energy"] == atoms.calc.results["free_energy"]
     assert atoms.get_properties(["energy", "forces"])["energy"] == atoms.get_potential_energy()
+
+
+def test_observables_survive_files(model64: Model, host: Atoms, tmp_path: Path) -> None:
+    """Extended XYZ keeps all, a trajectory those of the structure, a database what it is given as data."""
+    atoms = host.copy()
+    atoms.calc = MLHCalculator(model64, annotate=True)
+    atoms.get_potential_energy()
+    results = atoms.calc.last_results
+    for suffix in ("traj", "xyz"):
+        ase.io.write(tmp_path / f"frame.{suffix}", atoms)
+        found = ase.io.read(tmp_path / f"frame.{suffix}")
+        for name in OBSERVABLES:
+            assert found.info[name] == pytest.approx(getattr(results, name))
+        assert found.get_potential_energy() == pytest.approx(results.energy)
+    np.testing.assert_allclose(found.arrays["extrapolations"], results.extrapolations, atol=1e-7)
+    with ase.db.connect(tmp_path / "frames.db") as database:
+        database.write(atoms, data=dict(atoms.info))
+        assert database.get(id=1).data["band_gap"] == pytest.approx(results.band_gap)
+
+
+def test_doubts_are_python_warnings_and_not_in_every_step(host: Atoms) -> None:
+    atoms = host.copy()
+    atoms.calc = MLHCalculator()
+    del atoms[:3]  # broken bonds
+    with pytest.warns(UserWarning, match="structure 1: .*; energy and forces may be wrong"):
+        atoms.get_potential_energy()
+    atoms.rattle(1e-4)
+    atoms.get_potential_energy()  # a second warning would be an error here
 
 
 def test_after_an_error_the_calculator_has_no_results(model64: Model, host: Atoms) -> None:
@@ -270,7 +294,7 @@ def test_an_energy_without_bottom_is_not_returned(
         assert bounded.extrapolation > 2.0
     unbounded = copy.deepcopy(model64)
     unbounded.network.bounds.lift()
-    with pytest.raises(NonFiniteError, match="classical potential"):
+    with pytest.raises(NonFiniteError, match=r"far outside the .*the closest atoms, Si \d+ and O \d+"):
         Engine(unbounded, solver=solver).compute(system)
 
 

@@ -106,7 +106,7 @@ def test_a_calculator_with_a_server_has_its_results(address: str, tmp_path: Path
     atoms.calc = MLHCalculator(server=address)
     expected = Engine(random_model()).compute(System.from_ase(atoms))
     assert atoms.get_potential_energy() == pytest.approx(expected.energy, abs=1e-2)  # stored in float32
-    assert atoms.calc.results["band_gap"] == pytest.approx(expected.band_gap, abs=1e-3)
+    assert atoms.calc.last_results.band_gap == pytest.approx(expected.band_gap, abs=1e-3)
     atoms.calc.engine.close()
 
 

@@ -75,8 +75,8 @@ def test_leaving_the_training_data_is_said_in_the_log(host: Atoms) -> None:
     write_data(host, "a.data")
     Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 5\n")
     run_script("in.test", FakeEngine("fake,strange=1"), arguments=["-log", "test.log", "-screen", "none"])
-    warnings = re.findall(r"WARNING: step (\d) .*\(extrapolation ([\d.]+)", Path("test.log").read_text())
-    assert warnings == [("1", "4.0"), ("3", "16.0"), ("5", "64.0")]
+    warnings = re.findall(r"WARNING: step (\d): extrapolation is ([\d.]+),", Path("test.log").read_text())
+    assert warnings == [("1", "4.00"), ("3", "16.00"), ("5", "64.00")]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_info_prints_versions_models_and_solvers() -> None:
     output = CliRunner().invoke(app, ["info"]).output
     for text in (__version__, "asio2-minimal", "dense", "torch"):
         assert text in output
-    metadata = json.loads(CliRunner().invoke(app, ["info", "--model", "asio2-minimal"]).output)
+    metadata = json.loads(CliRunner().invoke(app, ["info", "asio2-minimal", "--json"]).output)
     assert metadata["name"] == "asio2-minimal"
 
 
@@ -125,9 +126,50 @@ def test_predict_prints_tables_and_json(tmp_path: Path, vacancy: Atoms) -> None:
     )
     (pressure,) = re.findall(r"pressure\s+.\s+(\S+)", text)
     assert float(pressure) == pytest.approx(-np.trace(report["stress"]) / 3 / GPa, abs=1e-3)
-    vacancy.write(tmp_path / "v.xyz", append=True)
-    several = CliRunner().invoke(app, ["predict", str(tmp_path / "v.xyz@:")])
-    assert isinstance(several.exception, InputError) and "FILE@0" in str(several.exception)
+
+
+def test_predict_takes_files_and_frames_and_writes_everything(tmp_path: Path, vacancy: Atoms) -> None:
+    moved = vacancy.copy()
+    moved.rattle(0.01, seed=1)
+    ase.io.write(tmp_path / "run.xyz", [vacancy, moved])
+    ase.io.write(tmp_path / "v.data", vacancy, format="lammps-data", masses=True)
+    command = ["predict", str(tmp_path / "run.xyz"), str(tmp_path / "v.data")]
+    last = CliRunner().invoke(app, command, catch_exceptions=False).output.splitlines()
+    assert [line.split(":")[0] for line in last] == ["run_1", "v"]
+    out = tmp_path / "results.xyz"
+    command += ["--all", "--out", str(out), "--json"]
+    reports = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).output)
+    assert [report["name"] for report in reports] == ["run_0", "run_1", "v"]
+    frames = ase.io.read(out, index=":")
+    for frame, report in zip(frames, reports, strict=True):
+        assert frame.info["name"] == report["name"]
+        assert frame.info["band_gap"] == pytest.approx(report["band_gap"])
+        assert frame.get_potential_energy() == pytest.approx(report["energy"])
+        np.testing.assert_allclose(frame.get_forces(), report["forces"], atol=1e-7)
+        np.testing.assert_allclose(frame.arrays["extrapolations"].max(), report["extrapolation"], atol=1e-7)
+    assert reports[2]["energy"] == pytest.approx(
+        reports[0]["energy"], abs=1e-3
+    )  # the same, from LAMMPS' file
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.xyz", None, "there is no file .*missing.xyz"),
+        ("notes.txt", "nothing of the kind", "cannot read structures .*--format"),
+    ],
+)
+def test_predict_names_files_that_hold_no_structure(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        CliRunner().invoke(app, ["predict", str(tmp_path / name)], catch_exceptions=False)
+
+
+def test_version_is_printed() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference data {SHARED} are not here")

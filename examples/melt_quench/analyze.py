@@ -60,10 +60,9 @@ def relaxed(atoms: Atoms, calculator: MLHCalculator, most_steps: int, name: str)
     atoms.calc = calculator
     with BFGS(atoms, logfile=None) as optimizer:
         optimizer.run(fmax=FMAX_eV_A, steps=most_steps)
-    results = calculator.results
-    electrons = {"gap": results["band_gap"], "extrapolation": results["extrapolation"]}
-    atoms.info |= {"name": name, **electrons}
-    atoms.calc = SinglePointCalculator(atoms, energy=results["energy"], forces=results["forces"])
+    results = calculator.last_results
+    atoms.info |= {"name": name, "gap": results.band_gap, "extrapolation": results.extrapolation}
+    atoms.calc = SinglePointCalculator(atoms, energy=results.energy, forces=results.forces)
     return atoms
 
 

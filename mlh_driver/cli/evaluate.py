@@ -25,7 +25,7 @@ def evaluate(
 
     A structure that the model cannot compute is named, and left out; the exit status is then not zero.
 
-    Example: [bold]mlh-driver evaluate data/asio2 --model asio2-minimal[/]
+    Example: [bold]mlh-driver evaluate examples/comparison/dft-minima.h5 --model asio2-minimal[/]
     """
     from mlh_driver.data import read_splits, read_structure
     from mlh_driver.evaluation import CONVENTION, evaluate_structures, mean_summary

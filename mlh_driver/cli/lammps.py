@@ -61,8 +61,8 @@ def lammps(
     """Run a LAMMPS script with the model as its force engine.
 
     The script contains [bold]fix ID all external pf/callback 1 1[/]; energy, forces, virial, energies per
-    atom and the observables f_ID\\[1] ... f_ID\\[7] (band gap, Fermi level, HOMO, LUMO, band energy,
-    electronic entropy, extrapolation) come from the model. Loops, several runs, minimize and any units work.
+    atom and the observables f_ID\\[1] ... f_ID\\[8] (band gap, Fermi level, HOMO, LUMO, band energy,
+    electronic entropy, extrapolation, charge deviation) come from the model. Loops, several runs, minimize and any units work.
 
     [bold]Options of LAMMPS, typed as ever[/]
 
@@ -77,7 +77,7 @@ def lammps(
 
     [bold]Example[/]
 
-      mlh-driver lammps -in melt_quench.in -var steps 2000 -log quench.log --model asio2-minimal
+      mlh-driver lammps -in in.melt_quench -var melt 2000 -log quench.log --model asio2-minimal
     """
     from mlh_driver.interfaces.lammps import run_script
     from mlh_driver.interfaces.lammps.library import refuse_launched_ranks

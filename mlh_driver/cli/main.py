@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -27,14 +29,34 @@ COMMANDS = (
 """Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
 there are any, say how options are parsed."""
 
+HELP_NAMES = ["-h", "--help"]
+
 app = typer.Typer(
     name="mlh-driver",
-    help="Machine-learned Hamiltonians as the force engine of LAMMPS, i-PI and ASE.",
     no_args_is_help=True,
+    context_settings={"help_option_names": HELP_NAMES},
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("mlh-driver"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Machine-learned Hamiltonians as the force engine of LAMMPS, i-PI and ASE."""
+
+
 for _name in COMMANDS:
     _module = import_module(f"mlh_driver.cli.{_name}")
     app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(getattr(_module, _name))

@@ -24,38 +24,69 @@ UNITS = {"extrapolation": "", "charge_deviation": "e"}
 
 @with_engine_options
 def predict(
-    structure: Annotated[Path, typer.Argument(help="Any periodic structure that ASE reads.")],
+    structures: Annotated[
+        list[Path], typer.Argument(help="Periodic structures in any format that ASE reads.")
+    ],
     settings: EngineSettings,
+    every_frame: Annotated[
+        bool, typer.Option("--all", help="Every frame of a file, not only its last one.")
+    ] = False,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="ASE's name of the format, where the file does not tell.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Extended XYZ to write, with all results and those of each atom."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Energy, forces, stress, gap, charges and timings of one structure.
+    """Energy, forces, stress, gap and charges of structures.
 
-    Example: [bold]mlh-driver predict glass.cif --model asio2-minimal[/]
+    Example: [bold]mlh-driver predict glass.cif quench.lammpstrj --out results.xyz[/]
     """
-    system = read_system(structure)
-    engine = build_engine(settings)
-    results = engine.compute(system)
-    if as_json:
-        typer.echo(json.dumps(_report(system, results), indent=2))
-    else:
-        _print(system, results)
-
-
-def read_system(path: Path) -> System:
-    """Read a structure with ASE; raises InputError when the file is missing or unreadable."""
-    import ase.io
-    from ase import Atoms
-
-    from mlh_driver.errors import InputError, reason
+    from mlh_driver.structures import read_frames
     from mlh_driver.system import System
 
-    try:
-        atoms = ase.io.read(path, index=-1)
-    except Exception as error:  # ASE raises anything, depending on the format
-        raise InputError(f"cannot read a structure from {path}: {reason(error)}") from error
-    if not isinstance(atoms, Atoms):
-        raise InputError(f"{path} names several structures; name one of them, such as FILE@0")
-    return System.from_ase(atoms)
+    frames = read_frames(structures, file_format, last_only=not every_frame)
+    systems = {name: System.from_ase(atoms) for name, atoms in frames.items()}
+    engine = build_engine(settings)
+    computed: dict[str, Results] = {}
+    for name, system in systems.items():
+        computed[name] = engine.compute(system)
+        if not as_json and len(systems) > 1:
+            _print_line(name, system, computed[name])
+    if out is not None:
+        _write(out, systems, computed)
+    if as_json:
+        reports = [{"name": name} | _report(systems[name], computed[name]) for name in systems]
+        typer.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
+    elif len(systems) == 1:
+        for name, system in systems.items():
+            _print(system, computed[name])
+
+
+def _print_line(name: str, system: System, results: Results) -> None:
+    """One line for one of many structures."""
+    doubts = "; ".join(results.doubts().values())
+    Console(soft_wrap=True).print(
+        f"{name}: {len(system)} atoms, {results.energy:.6f} eV, "
+        f"largest force {np.linalg.norm(results.forces, axis=1).max():.3f} eV/Å, "
+        f"gap {results.band_gap:.3f} eV, extrapolation {results.extrapolation:.2f}"
+        + (f" [yellow]{doubts}[/]" if doubts else ""),
+        highlight=False,
+    )
+
+
+def _write(path: Path, systems: dict[str, System], computed: dict[str, Results]) -> None:
+    """Extended XYZ with ASE's results, the observables in ``info`` and what each atom has in ``arrays``."""
+    import ase.io
+
+    from mlh_driver.interfaces.ase import labelled_atoms
+
+    frames = [labelled_atoms(systems[name].to_ase(), computed[name]) for name in systems]
+    for atoms, name in zip(frames, systems, strict=True):
+        atoms.info["name"] = name
+    ase.io.write(path, frames, format="extxyz")
 
 
 def _report(system: System, results: Results) -> dict[str, Any]:

@@ -16,5 +16,5 @@ def species(symbols: Annotated[list[str], typer.Argument(help="Chemical symbols.
     """
     from mlh_driver.reference.atoms import isolated_atom
 
-    for symbol in symbols:
-        typer.echo(isolated_atom(symbol).toml())
+    for section in [isolated_atom(symbol).toml() for symbol in dict.fromkeys(symbols)]:  # all or nothing
+        typer.echo(section)

@@ -19,7 +19,7 @@ def train(
 ) -> None:
     """Train a model on labelled structures; writes NAME.pt, log.jsonl and checkpoints.
 
-    Example: [bold]mlh-driver train examples/training/asio2-minimal.toml --resume[/]
+    Example: [bold]mlh-driver train train.toml --resume[/]
     """
     from mlh_driver.runtime import configure
     from mlh_driver.training.export import make_model

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.outputs import Properties, all_outputs
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords
 from mlh_driver.errors import InputError
 from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.model import Model
-from mlh_driver.results import OBSERVABLES
+from mlh_driver.results import Results
 from mlh_driver.system import System
+
+#: Of each atom, beside those that ASE has names for.
+PER_ATOM = ("extrapolations", "charge_deviations")
 
 
 class MLHCalculator(Calculator):
@@ -27,10 +32,14 @@ class MLHCalculator(Calculator):
     server: instead of them, the address of ``mlh-driver serve``: ``HOST:PORT`` or ``unix:NAME``
     engine: instead of them, any :class:`~mlh_driver.force_engine.ForceEngine`; it stays yours to close
 
-    ``results`` holds ASE's ``energy, free_energy, forces, stress, energies, charges`` and the observables
-    ``band_gap, fermi_level, homo, lumo, band_energy, electronic_entropy`` (eV), ``extrapolation`` (1 = edge
-    of the training data), ``extrapolations`` (the same per atom) and ``timings`` (s). ``energy`` is the free
-    energy whose exact derivative the forces are, so that MD conserves it.
+    annotate: put the observables into ``atoms.info`` and those of each atom into ``atoms.arrays`` at every
+            calculation, so that trajectories and extended XYZ files have them
+
+    ``results`` holds what ASE has names for: ``energy, free_energy, forces, stress, energies, charges``;
+    ``energy`` is the free energy whose exact derivative the forces are, so that MD conserves it.
+    ``last_results`` is everything of the last structure, a :class:`~mlh_driver.results.Results`:
+    ``band_gap``, ``homo``, ``extrapolation``, ``charge_deviation`` and so on. What gives reason to doubt the
+    numbers is a Python warning (:meth:`~mlh_driver.results.Results.doubts`).
 
     >>> atoms.calc = MLHCalculator(model="asio2-minimal")  # doctest: +SKIP
     """
@@ -42,10 +51,8 @@ class MLHCalculator(Calculator):
         "stress",
         "energies",
         "charges",
-        *OBSERVABLES,
-        "extrapolations",
-        "charge_deviations",
     ]
+    last_results: Results | None = None
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class MLHCalculator(Calculator):
         *,
         server: str | None = None,
         engine: ForceEngine | None = None,
+        annotate: bool = False,
         **settings: Unpack[EngineKeywords],
     ) -> None:
         super().__init__()
@@ -61,6 +69,11 @@ class MLHCalculator(Calculator):
         elif model is not None or server is not None or settings:
             raise InputError("an engine has a model and settings already: give engine=... alone")
         self.engine = engine
+        self._annotate = annotate
+        self._alarm, self._calls = Alarm(), 0
+
+    def __repr__(self) -> str:
+        return f"MLHCalculator({self.engine!r})"
 
     def set(self, **settings: Any) -> dict[str, Any]:
         """Raises InputError: settings are those of the start."""
@@ -76,24 +89,40 @@ class MLHCalculator(Calculator):
     ) -> None:
         """Compute everything at once; called by ASE when the structure has changed."""
         super().calculate(atoms, properties, system_changes)
-        self.results = {}  # or, after an error, those of the last structure would pass for this one's
+        self.results, self.last_results = {}, None  # or, after an error, the last ones would pass for these
         results = self.engine.compute(System.from_ase(self.atoms))
-        self.results = {
-            "energy": results.energy,
-            "free_energy": results.free_energy,
-            "forces": results.forces,
-            "stress": full_3x3_to_voigt_6_stress(results.stress),
-            "energies": results.energies,
-            "charges": results.charges,
-            "extrapolations": results.extrapolations,
-            "charge_deviations": results.charge_deviations,
-            "timings": results.timings,
-            **results.observables(),
-        }
+        self._calls += 1
+        for message in self._alarm(f"structure {self._calls}", results):
+            warnings.warn(message, stacklevel=2)
+        self.results, self.last_results = _ase_results(results), results
+        if self._annotate and atoms is not None:
+            annotate(atoms, results)
 
-    def export_properties(self) -> Properties:
-        """Those of the results that ASE has a place for; called by ``atoms.get_properties``."""
-        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+def annotate(atoms: Atoms, results: Results) -> None:
+    """Put the observables into ``atoms.info``, those of each atom into ``atoms.arrays``, by name."""
+    atoms.info |= results.observables()
+    for name in PER_ATOM:
+        atoms.set_array(name, getattr(results, name))
+
+
+def labelled_atoms(atoms: Atoms, results: Results) -> Atoms:
+    """A copy with all results, as ASE's formats write them."""
+    copy = atoms.copy()
+    annotate(copy, results)
+    copy.calc = SinglePointCalculator(copy, **_ase_results(results))
+    return copy
+
+
+def _ase_results(results: Results) -> dict[str, Any]:
+    return {
+        "energy": results.energy,
+        "free_energy": results.free_energy,
+        "forces": results.forces,
+        "stress": full_3x3_to_voigt_6_stress(results.stress),
+        "energies": results.energies,
+        "charges": results.charges,
+    }
 
 
 def _make_engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from ase.data import atomic_numbers, ground_state_magnetic_moments
+from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
 
 from mlh_driver.constants import HARTREE_eV
 from mlh_driver.errors import InputError
@@ -42,7 +42,8 @@ def isolated_atom(symbol: str) -> IsolatedAtom:
     Raises InputError for an element without a known pseudopotential, UnconvergedError.
     """
     if atomic_numbers.get(symbol) not in VALENCE_ELECTRONS:
-        raise InputError(f"there is no valence charge for {symbol!r} in mlh_driver.reference.constants")
+        known = ", ".join(chemical_symbols[number] for number in VALENCE_ELECTRONS)
+        raise InputError(f"labels cannot be made of {symbol!r}; the elements are {known}")
     try:
         from pyscf import dft, gto
         from pyscf.pbc.gto.pseudo import load

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ase.data import chemical_symbols
+
 from mlh_driver.errors import StructureError
 
 #: Valence electrons kept by the GTH pseudopotential, by atomic number: elements of closed-shell solids.
@@ -25,8 +27,8 @@ def count_occupied(numbers: Iterable[int]) -> int:
     unknown = sorted(set(numbers) - VALENCE_ELECTRONS.keys())
     if unknown:
         raise StructureError(
-            f"no valence charge known for atomic numbers {unknown}; "
-            "add them to mlh_driver.reference.constants.VALENCE_ELECTRONS"
+            f"labels cannot be made of {', '.join(chemical_symbols[z] for z in unknown)}; the elements are "
+            + ", ".join(chemical_symbols[z] for z in VALENCE_ELECTRONS)
         )
     n_electrons = sum(VALENCE_ELECTRONS[z] for z in numbers)
     if n_electrons % 2:

@@ -374,8 +374,8 @@ def _kind_blocks(atoms: Atoms) -> str:
     for number in sorted(set(atoms.numbers.tolist())):
         if number not in VALENCE_ELECTRONS:
             raise StructureError(
-                f"no pseudopotential charge known for {chemical_symbols[number]}; "
-                "add it to mlh_driver.reference.constants.VALENCE_ELECTRONS"
+                f"labels cannot be made of {chemical_symbols[number]}; the elements are "
+                + ", ".join(chemical_symbols[known] for known in VALENCE_ELECTRONS)
             )
         blocks.append(
             f"    &KIND {chemical_symbols[number]}\n"

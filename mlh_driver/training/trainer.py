@@ -120,7 +120,7 @@ class Trainer:
         if (model.basis, model.network.settings) != (network.basis, self.settings.network):
             raise InputError(
                 f"start_from = {name}: that model has another basis or other network settings; "
-                "use the settings of its metadata (mlh-driver info --model NAME)"
+                "use the settings of its metadata (mlh-driver info NAME)"
             )
         if model.metadata.atom_energies_eV != self.settings.atom_energies():
             raise InputError(

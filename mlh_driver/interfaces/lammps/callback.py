@@ -126,6 +126,11 @@ class ForceCallback:
             )
         if len(order) > 1 and tag[order[0]] == tag[order[-1]]:
             raise InputError("the atoms have no IDs; remove 'atom_modify id no' from the script")
+        if (n_atoms := int(self._lmp.get_natoms())) != len(order):
+            raise LammpsError(
+                f"LAMMPS has lost {n_atoms - len(order)} of {n_atoms} atoms: they flew out of the box. Use a "
+                "smaller time step (in 'units metal' it is in ps), or a better start"
+            )
         numbers = self.elements.numbers()
         types = self._lmp.numpy.extract_atom("type")[: len(order)].ravel()
         side = np.subtract(hi, lo)
@@ -150,6 +155,8 @@ class ForceCallback:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
         self._lmp.set_internal_variable(GUARD, _STOP)
         reason = f"the force call of fix {self.fix_id} at step {step} failed: {type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt):
+            reason = f"interrupted at step {step}"
         warn(self._lmp, reason)
         self._lmp.set_show_error(False)
 

@@ -33,6 +33,9 @@ _WITHOUT_MODEL = re.compile(
 _ON_FORCES = re.compile(
     r"\bfix\s+(\S+)\s+\S+\s+((?:set|ave|line|plane)force|freeze|enforce2d|store/force|shake|rattle)\b"
 )
+_POTENTIAL = re.compile(
+    r"\b((?:pair|bond|angle|dihedral|improper|kspace)_style\s+(?!(?:none|zero)\b)[a-z][^\s\"']*)"
+)
 _CLEAR = re.compile(r"^\s*clear\b", re.MULTILINE)
 _RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
 _LABELS = re.compile(r"\blabelmap\s")
@@ -45,6 +48,7 @@ class ScriptCopies:
     """The copies of one run, in ``folder``, which ask through ``pipe``.
 
     on_forces: the fixes in the scripts that act on forces, by ID, with their style
+    potentials: the commands that bring energies and forces besides the model's
     """
 
     def __init__(self, folder: Path, pipe: Path) -> None:
@@ -52,6 +56,7 @@ class ScriptCopies:
         self._made: dict[tuple[Path, int, int, int], Path] = {}
         self._counter = itertools.count()
         self.on_forces: dict[str, str] = {}
+        self.potentials: set[str] = set()
 
     def of(self, script: Path) -> Path:
         """The copy of ``script``, made on first use and again when the file has changed."""
@@ -84,6 +89,7 @@ class ScriptCopies:
         for command in _WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
         self.on_forces |= {command[1]: command[2] for command in _ON_FORCES.finditer(logical)}
+        self.potentials |= {command[1] for command in _POTENTIAL.finditer(logical)}
         before = self._ask("run", "all") if runs and _RUN.match(logical) else ""
         labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
         bind = (self._ask("bind", ":".join(part or "" for part in fix.groups())) for fix in fixes)

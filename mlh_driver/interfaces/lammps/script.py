@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, LammpsError
+from mlh_driver.interfaces.lammps.library import warn
 from mlh_driver.interfaces.lammps.rewriting import (
     ARGUMENT,
     QUESTION,
@@ -133,6 +134,13 @@ class ScriptRunner:
             line = f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"
             check_fix(fix_id, group, n_call, n_apply, line=line)
             self._check_order(fix_id)
+            if self._copies.potentials:
+                warn(
+                    self._lmp,
+                    f"{', '.join(sorted(self._copies.potentials))}: its energy and forces are added to the "
+                    "model's; unless that is meant, use 'pair_style zero 2.0' and 'pair_coeff * *'",
+                )
+                self._copies.potentials.clear()
             return "".join(f"{command}\n" for command in self._on_fix(fix_id))
         except BaseException as error:
             self._error = error
