@@ -49,7 +49,7 @@ def command_line() -> str:
 
 
 def observables() -> str:
-    """The table of ``files.md``, as Results describes the observables, in LAMMPS' order; a test compares it."""
+    """The table of ``files.md``: observables in LAMMPS' order, as Results describes them."""
     described = {
         name: " ".join(text.split())
         for names, text in re.findall(r"^ {4}([\w, ]+):\s+(.+(?:\n {8}.+)*)", Results.__doc__ or "", re.M)

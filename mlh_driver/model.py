@@ -1,7 +1,7 @@
 """A trained model: network, isolated-atom energies, extrapolation indicator, and what is known about it.
 
 A model file is a ``torch.save`` archive of plain types and tensors (loaded with ``weights_only=True``):
-``format_version``, ``metadata`` (JSON), ``network`` and ``indicator``.
+``format_version``, ``metadata`` (JSON), ``network``, ``indicator`` and ``structures``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.errors import InputError, ModelFileError
+from mlh_driver.errors import InputError, ModelFileError, StructureError
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
+from mlh_driver.system import System
 
 FORMAT_VERSION = 4
 SHIPPED_MODELS = Path(__file__).parent / "models"
@@ -52,11 +54,16 @@ class ModelMetadata(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """A network with everything that turns its output into energies; the indicator bounds its features."""
+    """A network with everything that turns its output into energies; the indicator bounds its features.
+
+    structures: those whose energies and forces it was trained on, which a fine-tuned model is to remember;
+                empty in files of earlier versions
+    """
 
     metadata: ModelMetadata
     network: HamiltonianNetwork
     indicator: ExtrapolationIndicator
+    structures: tuple[System, ...] = ()
 
     def __post_init__(self) -> None:
         self.network.bounds.features = self.indicator
@@ -72,8 +79,29 @@ class Model:
             "metadata": self.metadata.model_dump_json(),
             "network": {name: value.float() for name, value in self.network.state_dict().items()},
             "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
+            "structures": _packed(self.structures),
         }
         save_archive(path, content)
+
+
+def _packed(structures: tuple[System, ...]) -> dict[str, Tensor] | None:
+    """Structures of different sizes behind each other."""
+    if not structures:
+        return None
+    return {
+        "n_atoms": torch.tensor([len(system) for system in structures]),
+        "numbers": torch.cat([torch.from_numpy(system.numbers) for system in structures]).to(torch.int16),
+        "positions": torch.cat([torch.from_numpy(system.positions) for system in structures]),
+        "cells": torch.stack([torch.from_numpy(system.cell) for system in structures]),
+    }
+
+
+def _unpacked(packed: dict[str, Tensor] | None) -> tuple[System, ...]:
+    if packed is None:
+        return ()
+    sizes = packed["n_atoms"].tolist()
+    parts = (packed["numbers"].split(sizes), packed["positions"].split(sizes), packed["cells"])
+    return tuple(System(z.numpy(), x.numpy(), cell.numpy()) for z, x, cell in zip(*parts, strict=True))
 
 
 def save_archive(path: Path, content: dict[str, Any]) -> None:
@@ -136,11 +164,12 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
             _UPGRADES[step](content, network)
         network.load_state_dict(content["network"])
         indicator = ExtrapolationIndicator(**content["indicator"])
-    except (RuntimeError, KeyError, TypeError, ValidationError) as error:
+        structures = _unpacked(content.get("structures"))
+    except (RuntimeError, KeyError, TypeError, ValidationError, StructureError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
     network = network.to(torch_dtype(dtype)).eval().requires_grad_(False)
     try:
-        return Model(metadata, network.to(device), indicator.to(device))
+        return Model(metadata, network.to(device), indicator.to(device), structures)
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         raise InputError(f"device {device!r} cannot be used ({error}); use 'cpu'") from error
 

@@ -627,7 +627,7 @@ def test_from_drafts_nothing_but_the_hamiltonian_is_learned(folder: Path) -> Non
     network, sample = trainer.network, trainer.data.train[0]
     expected = hamiltonian_loss(network, network(sample.graph), sample).detach()
     assert float(loss) == pytest.approx(LossWeights().hamiltonian * float(expected))
-    model = make_model(trainer.settings, trainer.run(), trainer.data.train)
+    model = make_model(trainer.settings, trainer.run(), trainer.data)
     assert model.metadata.training_data == ("s0", "s1", "d0")
     hdf5.append(folder / "bare.h5", replace(draft, hamiltonian=None, eigenvalues=None), "train", {})
     bare = DataSettings(path=folder / "bare.h5", learn="hamiltonian")
@@ -666,6 +666,14 @@ def test_nothing_of_an_unfinished_run_is_lost_or_mixed_up(folder: Path) -> None:
     for resume in (False, True):
         with pytest.raises(InputError, match=r"checkpoint\.pt is damaged"):
             Trainer(settings).run(resume=resume)
+
+
+def test_a_finished_model_is_not_overwritten(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    settings.output.mkdir()
+    (settings.output / "tiny.pt").write_bytes(b"a model")
+    with pytest.raises(InputError, match=r"tiny\.pt is a finished model; choose another output"):
+        Trainer(settings).run()
 
 
 def test_a_training_that_diverges_ends_with_a_message_and_a_good_checkpoint(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Give a model what a training measures on its data at its end: bounds of its predictions, narrowest cell.
+"""Give a model what a training measures on its data at its end: its bounds, structures and narrowest cell.
 
     python examples/training/measure_bounds.py asio2-minimal.toml before.pt after.pt
 
@@ -35,7 +35,8 @@ def main() -> None:
             model.network(graphs.build(label.system, torch.float32))
     narrowest = min(float(widths(label.system.cell).min()) for label in labels)
     metadata = model.metadata.model_copy(update={"narrowest_cell_A": narrowest})
-    replace(model, metadata=metadata).save(options.out)
+    structures = tuple(label.system for label in labels_of(settings, "train"))
+    replace(model, metadata=metadata, structures=structures).save(options.out)
     print(f"{options.out}: bounds of {len(labels)} structures")
 
 

@@ -62,7 +62,8 @@ def lammps(
 
     The script contains [bold]fix ID all external pf/callback 1 1[/]; energy, forces, virial, energies per
     atom and the observables f_ID\\[1] ... f_ID\\[8] (band gap, Fermi level, HOMO, LUMO, band energy,
-    electronic entropy, extrapolation, charge deviation) come from the model. Loops, several runs, minimize and any units work.
+    electronic entropy, extrapolation, charge deviation) come from the model. Loops, several runs, minimize
+    and any units work.
 
     [bold]Options of LAMMPS, typed as ever[/]
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "label",
     "convert",
     "train",
+    "finetune",
     "learn",
     "ipi",
     "lammps",

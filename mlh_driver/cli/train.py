@@ -38,5 +38,5 @@ def train(
             f'start_from = "{settings.output / settings.name}.pt" in another output'
         )
     path = settings.output / f"{settings.name}.pt"
-    make_model(settings, network, trainer.data.train).save(path)
+    make_model(settings, network, trainer.data).save(path)
     console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

@@ -209,7 +209,7 @@ class ActiveLearning:
         if not path.exists():
             trainer = Trainer(settings, self.progress)
             network = trainer.run(resume=trainer.checkpoint_path.exists())
-            make_model(settings, network, trainer.data.train).save(path)
+            make_model(settings, network, trainer.data).save(path)
         return load_model(str(path))
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:

@@ -191,6 +191,13 @@ class OutputBounds(nn.Module):
         for name in (*OF_PAIRS, *OF_ATOMS, "edge"):
             getattr(self, name).fill_(torch.inf)
 
+    def widen(self, other: OutputBounds) -> None:
+        """Take the larger of the bounds of two; where one has none, those of the other."""
+        for name in (*OF_PAIRS, *OF_ATOMS):
+            own, others = getattr(self, name), getattr(other, name)
+            larger = torch.maximum(own, others)
+            own.copy_(torch.where(larger.isinf(), torch.minimum(own, others), larger))
+
     @contextmanager
     def measured(self) -> Iterator[None]:
         """What is evaluated in this block is within bounds, which its largest values set afterwards."""

@@ -108,7 +108,8 @@ def label_into(
     """Label the frames, by name, that the data set does not hold yet; returns the names of those left out.
 
     Each structure is stored as soon as it is labelled, so that a second call goes on after an interruption.
-    ``report`` is called with lines of text about every structure, one of them before it is calculated. A ``note`` in ``atoms.info`` is kept.
+    ``report`` is called with lines of text about every structure, one of them before it is calculated. A
+    ``note`` in ``atoms.info`` is kept.
 
     Raises InputError, before anything is calculated, if a name belongs to another structure, or the data set
     to another reference or cannot be written.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from mlh_driver.data import LabelledStructure, read_split, read_splits
 from mlh_driver.data.hdf5 import read_reference
+from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
+from mlh_driver.model import Model, load_model
+from mlh_driver.system import Array, System
 from mlh_driver.training.samples import Sample, make_sample
 from mlh_driver.training.settings import TrainSettings
 
@@ -25,10 +29,16 @@ INNER_FRACTION = 0.98
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples for training, those with energies first, and for validation."""
+    """Samples for training, those with energies first, and for validation.
+
+    parent:     the model that the training starts from
+    remembered: its structures that are not among the samples; they are not trained on, but count as known
+    """
 
     train: list[Sample]
     validation: list[Sample]
+    parent: Model | None = None
+    remembered: tuple[System, ...] = ()
 
     @classmethod
     def read(cls, settings: TrainSettings) -> DataSet:
@@ -38,25 +48,70 @@ class DataSet:
         known = _samples(settings, "train")
         if not known:
             raise InputError("the settings name no training structures with energies")
-        train, validation = known + _drafts(settings), _samples(settings, "validation")
-        check_names([*train, *validation])
-        _check_unseen(train, validation)
+        drafts, validation = _drafts(settings), _samples(settings, "validation")
+        check_names([*known, *drafts, *validation])
+        _check_unseen([*known, *drafts], validation)
+        parent = load_model(settings.start_from) if settings.start_from else None
+        others = [] if parent is None else _others(parent.structures, [*known, *validation])
+        rehearsed = _evenly(others, settings.rehearse)
+        if parent is not None:
+            known += [_as_predicted(parent, others[k], k, settings) for k in rehearsed]
+        remembered = tuple(system for k, system in enumerate(others) if k not in rehearsed)
         _check_species(known, settings.basis().numbers.tolist())
-        if settings.hamiltonian.steps and all(sample.hamiltonian is None for sample in train):
+        if settings.hamiltonian.steps and all(sample.hamiltonian is None for sample in known + drafts):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
-        return cls(train, validation)
+        return cls(known + drafts, validation, parent, remembered)
+
+    @property
+    def known(self) -> list[Sample]:
+        """The training samples with energies and forces."""
+        return [sample for sample in self.train if not sample.only_hamiltonian]
 
     def inner_radii(self, n_kinds: int) -> Tensor:
-        """(n_kinds,) Å, a little less than the shortest distance of each kind of pair; 0 if there is none."""
+        """(n_kinds,) Å, a little less than the shortest distance of each kind of pair; 0 if there is none.
+
+        Never more than those of the parent.
+        """
         radii = torch.full((n_kinds,), torch.inf)
-        for sample in self.train:
-            if sample.only_hamiltonian:
-                continue
+        for sample in self.known:
             distances = torch.linalg.vector_norm(sample.graph.pair_vectors, dim=1)
             for kind, part in enumerate(distances.split(sample.graph.kind_sizes)):
                 if len(part):
                     radii[kind] = torch.minimum(radii[kind], INNER_FRACTION * part.min())
+        if self.parent is not None:
+            before = self.parent.network.inner_radii
+            radii = torch.where(before > 0.0, torch.minimum(radii, before), radii)
         return torch.where(radii.isfinite(), radii, 0.0)
+
+
+def _others(structures: Iterable[System], samples: Sequence[Sample]) -> list[System]:
+    """Those that are not among the samples."""
+    known = {_key(sample.graph.positions.numpy(), sample.graph.cell.numpy()) for sample in samples}
+    return [system for system in structures if _key(system.positions, system.cell) not in known]
+
+
+def _evenly(items: Sequence[object], count: int) -> range:
+    """Indices of about ``count`` of the items, evenly spread."""
+    return range(0, len(items), math.ceil(len(items) / count)) if items and count else range(0)
+
+
+def _key(positions: Array, cell: Array) -> tuple[bytes, bytes]:
+    return positions.tobytes(), cell.tobytes()
+
+
+def _as_predicted(parent: Model, system: System, number: int, settings: TrainSettings) -> Sample:
+    """One of the parent's structures as it predicts it, so that the training does not forget it."""
+    engine = Engine(parent, sampling="gamma")
+    results = engine.compute(system)
+    label = LabelledStructure(
+        name=f"{parent.metadata.name}:{number}",
+        system=system,
+        energy=results.energy,
+        forces=results.forces,
+        stress=results.stress,
+        hamiltonian=engine.hamiltonian(system),
+    )
+    return make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
 
 
 def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:

@@ -9,25 +9,35 @@ import torch
 from mlh_driver.engine import Engine
 from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.extrapolation import fit_indicator
+from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.small_cells import widths
-from mlh_driver.training.dataset import labels_of
-from mlh_driver.training.samples import Sample
+from mlh_driver.training.dataset import DataSet, labels_of
+from mlh_driver.training.samples import DTYPE
 from mlh_driver.training.settings import TrainSettings
 
 
-def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list[Sample]) -> Model:
+def make_model(settings: TrainSettings, network: HamiltonianNetwork, data: DataSet) -> Model:
     """Add bounds and indicator of the training data, the metadata, and the errors on all splits.
 
-    The indicator knows the structures whose energies and forces were learned, the bounds all of them.
+    The indicator knows the structures whose energies and forces were learned, the bounds all of them; both
+    know those of the model that the training started from.
     """
     network = network.eval().requires_grad_(False)
-    known = [sample for sample in train if not sample.only_hamiltonian]
+    known = (*(sample.system(settings.basis()) for sample in data.known), *data.remembered)
+    builder = GraphBuilder(settings.basis(), settings.network.pair_cutoff_A, skin=0.0)
+    graphs = [sample.graph for sample in data.known]
+    graphs += [builder.build(system, DTYPE) for system in data.remembered]
     with torch.no_grad(), network.bounds.measured():
-        descriptors = {sample.name: network(sample.graph).descriptors for sample in train}
-    species = torch.cat([sample.graph.species for sample in known])
-    of_known = torch.cat([descriptors[sample.name] for sample in known])
+        descriptors = torch.cat([network(graph).descriptors for graph in graphs])
+        for draft in data.train[len(data.known) :]:
+            network(draft.graph)
+    species = torch.cat([graph.species for graph in graphs])
+    before: tuple[str, ...] = ()
+    if data.parent is not None:
+        network.bounds.widen(data.parent.network.bounds)
+        before = data.parent.metadata.training_data
     metadata = ModelMetadata(
         name=settings.name,
         basis=settings.basis(),
@@ -35,10 +45,11 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, train: list
         atom_energies_eV=settings.atom_energies(),
         reference=settings.reference,
         valid_range=settings.valid_range,
-        training_data=tuple(sample.name for sample in train),
-        narrowest_cell_A=min(float(widths(sample.graph.cell.numpy()).min()) for sample in known),
+        training_data=tuple(dict.fromkeys((*before, *(sample.name for sample in data.train)))),
+        narrowest_cell_A=min(float(widths(system.cell).min()) for system in known),
     )
-    model = Model(metadata, network, fit_indicator(of_known, species, len(settings.species)))
+    indicator = fit_indicator(descriptors, species, len(settings.species))
+    model = Model(metadata, network, indicator, known)
     return replace(model, metadata=metadata.model_copy(update={"errors": measured_errors(model, settings)}))
 
 

@@ -15,6 +15,7 @@ from mlh_driver.data import LabelledStructure
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, GraphBuilder
 from mlh_driver.solvers.dense import NEGLIGIBLE_OCCUPATION, filling
+from mlh_driver.system import System
 
 DTYPE = torch.float32
 
@@ -52,6 +53,11 @@ class Sample:
     only_hamiltonian: bool = False
     occupations: Tensor | None = None
     kT: float = 0.0
+
+    def system(self, basis: OrbitalBasis) -> System:
+        """The structure."""
+        numbers = np.asarray(basis.numbers)[self.graph.species.numpy()]
+        return System(numbers, self.graph.positions.numpy(), self.graph.cell.numpy())
 
 
 #: Per atom. More is a sign of other units or isolated atoms of another method.

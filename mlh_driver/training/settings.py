@@ -68,6 +68,9 @@ class TrainSettings(Settings):
     data: tuple[DataSettings, ...] = ()
     network: NetworkSettings = NetworkSettings()
     start_from: str | None = Field(default=None, description="name or path of a model to fine-tune")
+    rehearse: int = Field(
+        default=12, ge=0, description="structures of that model to be trained on, as it predicts them"
+    )
     hamiltonian: StageSettings = StageSettings(steps=8000, learning_rate=3e-3)
     energy: StageSettings = StageSettings(steps=3000, learning_rate=3e-3)
     joint: StageSettings = StageSettings(steps=1000, learning_rate=5e-4, validate_every=100)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
-from mlh_driver.model import load_model, save_archive
+from mlh_driver.model import Model, save_archive
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.dataset import DataSet
 from mlh_driver.training.samples import DTYPE
@@ -107,16 +107,16 @@ class Trainer:
         settings = self.settings
         torch.manual_seed(settings.seed)
         network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
-        if settings.start_from:
-            self._load_weights(network, settings.start_from)
+        if self.data.parent is not None:
+            self._load_weights(network, self.data.parent)
         if settings.hamiltonian.steps or not settings.start_from:
             fit_screening(network, self.data.train)
         network.set_inner_radii(self.data.inner_radii(len(network.kinds)))
         return network
 
-    def _load_weights(self, network: HamiltonianNetwork, name: str) -> None:
+    def _load_weights(self, network: HamiltonianNetwork, model: Model) -> None:
         """Start from the weights of an existing model with the same basis and network settings."""
-        model = load_model(name)
+        name = self.settings.start_from
         if (model.basis, model.network.settings) != (network.basis, self.settings.network):
             raise InputError(
                 f"start_from = {name}: that model has another basis or other network settings; "
@@ -281,7 +281,10 @@ class Trainer:
         raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
 
     def _check_nothing_is_lost(self) -> None:
-        """Raise InputError if the output holds a run that has taken steps and not ended."""
+        """Raise InputError if the output holds a model, or a run that has taken steps and not ended."""
+        finished = self.settings.output / f"{self.settings.name}.pt"
+        if finished.exists():
+            raise InputError(f"{finished} is a finished model; choose another output or name, or remove it")
         if not self.checkpoint_path.exists():
             return
         position = Position(**self._read_checkpoint()["position"])

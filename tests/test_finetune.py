@@ -1,0 +1,112 @@
+"""Fine-tuning on a few structures: what the model knew before is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from conftest import random_model
+from processes import REPOSITORY
+from test_small_cells import CRISTOBALITE
+from typer.testing import CliRunner
+
+from mlh_driver import Engine, System
+from mlh_driver.cli.main import app
+from mlh_driver.constants import GPA_eV_A3
+from mlh_driver.data import LabelledStructure, hdf5
+from mlh_driver.errors import InputError
+from mlh_driver.model import load_model
+from mlh_driver.results import Results
+from mlh_driver.training.dataset import DataSet
+from mlh_driver.training.finetune import finetune_settings
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six rattled cells of cristobalite, labelled by the shipped model itself."""
+    path = tmp_path_factory.mktemp("data") / "crystals.h5"
+    engine = Engine(sampling="gamma")
+    for seed in range(6):
+        atoms = CRISTOBALITE.repeat((2, 1, 1))
+        atoms.rattle(0.05, seed=seed)
+        system = System.from_ase(atoms)
+        results = engine.compute(system)
+        label = LabelledStructure(
+            f"c{seed}",
+            system,
+            results.energy,
+            results.forces,
+            stress=results.stress,
+            hamiltonian=engine.hamiltonian(system),
+        )
+        hdf5.append(path, label, "validation" if seed == 5 else "train", {"engine": "asio2-minimal"})
+    return path
+
+
+def of_glass_and_vacancy(model: str | Path) -> list[Results]:
+    engine = Engine(model)
+    files = ("glass.xyz", "vacancy.xyz")
+    return [engine.compute(System.from_ase(ase.io.read(REPOSITORY / "examples" / name))) for name in files]
+
+
+def test_a_fine_tuned_model_keeps_what_its_parent_knew(crystals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "crystal.pt"
+    command = [
+        "finetune",
+        "asio2-minimal",
+        str(crystals),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        "--rehearse",
+        "3",
+    ]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    parent, child = load_model("asio2-minimal"), load_model(out)
+    torch.testing.assert_close(child.network.inner_radii, parent.network.inner_radii)
+    assert len(child.structures) == len(parent.structures) + 5
+    assert set(parent.metadata.training_data) < set(child.metadata.training_data)
+    for before, after in zip(of_glass_and_vacancy("asio2-minimal"), of_glass_and_vacancy(out), strict=True):
+        assert after.extrapolation == pytest.approx(before.extrapolation, abs=0.1)
+        assert np.abs(after.forces - before.forces).max() < 0.3
+        pressures = [-np.trace(results.stress) / 3 / GPA_eV_A3 for results in (before, after)]
+        assert abs(pressures[1] - pressures[0]) < 1.0
+    with pytest.raises(InputError, match=r"crystal\.pt exists"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_settings_follow_from_the_model(crystals: Path, tmp_path: Path) -> None:
+    settings = finetune_settings("asio2-minimal", [crystals], tmp_path / "x.pt", steps=7, rehearse=2)
+    parent = load_model("asio2-minimal")
+    assert settings.basis() == parent.basis
+    assert settings.atom_energies() == parent.metadata.atom_energies_eV
+    assert (settings.hamiltonian.steps, settings.energy.steps, settings.joint.steps) == (0, 0, 7)
+    data = DataSet.read(settings)
+    assert len(data.known) == 5 + 2
+    assert len(data.validation) == 1
+    assert len(data.remembered) == len(parent.structures) - 2
+
+
+def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(
+    crystals: Path, tmp_path: Path
+) -> None:
+    knowing = random_model()
+    systems = [hdf5.read_structure(crystals, f"c{k}").system for k in (0, 1)]
+    stranger = System(systems[0].numbers, systems[0].positions + 0.1, systems[0].cell)
+    object.__setattr__(knowing, "structures", (*systems, stranger))
+    knowing.save(tmp_path / "knowing.pt")
+    settings = finetune_settings(
+        str(tmp_path / "knowing.pt"), [crystals], tmp_path / "x.pt", steps=1, rehearse=0
+    )
+    shifted = settings.model_copy(
+        update={"species": tuple(s.model_copy(update={"atom_energy_eV": e}) for s, e in zip(
+            settings.species, (-431.104, -102.406), strict=True))}
+    )  # fmt: skip
+    data = DataSet.read(shifted)
+    assert len(data.remembered) == 1
+    assert data.remembered[0].positions == pytest.approx(stranger.positions)
