@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -75,6 +76,18 @@ def test_addresses() -> None:
             Address.parse(wrong)
     with pytest.raises(InputError, match="--unix NAME or --port"):
         Address.from_options("localhost", 4000, "abc")
+
+
+@pytest.mark.parametrize("bohr_in_A", [1.0, 1.8897261, 0.1], ids=["angstrom", "bohr", "nm"])
+def test_template_finds_wrong_order_in_any_unit(case: Path, bohr_in_A: float) -> None:
+    """i-PI's own files are in bohr unless their comment says otherwise."""
+    template = Template.read(case / "init.xyz")
+    atoms = ase.io.read(case / "init.xyz", format="xyz")
+    cell = 11.32170312 * np.eye(3)
+    in_unit = replace(template, positions=bohr_in_A * atoms.positions)
+    in_unit.check_order(System(atoms.numbers, atoms.positions, cell))
+    with pytest.raises(StructureError, match="the order of the elements differs"):
+        in_unit.check_order(System(atoms.numbers, atoms.positions[::-1], cell))
 
 
 def test_template_finds_wrong_order(case: Path) -> None:
@@ -167,6 +180,14 @@ def failing(start: Launcher, model: str, message: str, template: str = "init.xyz
     assert message in " ".join(failed.output.split())
     server.status(20.0)
     assert (start.folder / "RESTART").is_file()
+    checkpoint, first = (Template.read(start.folder / name) for name in ("RESTART", "init.xyz"))
+    assert checkpoint.numbers.tolist() == first.numbers.tolist()
+    assert len(checkpoint.positions) == len(first.positions)
+
+
+def test_xml_that_is_no_checkpoint_is_refused_as_template(case: Path) -> None:
+    with pytest.raises(InputError, match=r"input\.xml is XML, but no checkpoint of i-PI"):
+        Template.read(case / "input.xml")
 
 
 def test_nan_never_reaches_ipi(start: Launcher) -> None:

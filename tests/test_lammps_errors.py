@@ -108,6 +108,14 @@ def test_errors_of_lammps(text: str, message: str) -> None:
             "fix hold all setforce 0 0 0\nfix mlh all external pf/callback 1 1",
             r"fix hold \(setforce\) .* define fix hold after fix mlh",
         ),
+        (
+            "variable h string hold\nfix ${h} all setforce 0 0 0\nfix mlh all external pf/callback 1 1",
+            r"fix hold \(setforce\) .* define fix hold after fix mlh",
+        ),
+        *(
+            (f"fix a all {style}\nfix mlh all external pf/callback 1 1", rf"fix a \({style.split()[0]}\)")
+            for style in ("flow/gauss 1 0 0", "rigid single", "ti/spring 1 10 10", "lineforce 1 0 0")
+        ),
     ],
 )
 def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> None:
@@ -125,8 +133,19 @@ def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> No
         ("compute s all stress/mop z center total", "stress/mop would leave it out"),
         ("fix n all numdiff 1 1e-4", "numdiff differentiates pair and bonded terms"),
         ("compute b all born/matrix numdiff 1e-4 v", "born/matrix differentiates pair and bonded terms"),
-        ("fix g all gcmc 1 9 0 2 4711 300 -1 0.1", "gcmc takes the energy of pair terms alone"),
-        ("fix w all widom 1 9 2 4711 300", "widom takes the energy .* add full_energy"),
+        ("fix g all gcmc 1 9 0 2 4711 300 -1 0.1 full_energy", "gcmc tries deletions by excluding"),
+        ("fix w all widom 1 9 2 4711 300 full_energy", "widom tries deletions .* not supported"),
+        ("fix c all charge/regulation 1 2 pH 7", "charge/regulation tries deletions"),
+        ("compute g all group/group all", "group/group adds up pair terms"),
+        ("compute e all pe pair", "pe of pair alone leaves the model out"),
+        ("compute e all pe/atom pair bond", "pe/atom of bond, pair alone leaves the model out"),
+        ("compute p all pressure NULL pair", "pressure of pair alone leaves the model out"),
+        ("compute t all pe/tally all", "pe/tally adds up pair terms"),
+        ("compute t all force/tally all", "force/tally adds up pair terms"),
+        ("compute t all heat/flux/tally all", "heat/flux/tally adds up pair terms"),
+        ("compute t all heat/flux/virial/tally all", "heat/flux/virial/tally adds up pair terms"),
+        ("compute f all fep 300 atom charge 1 v_d", "fep adds up pair terms"),
+        ("compute f all ti 8 lj/cut v_l v_d", "ti adds up pair terms"),
     ],
 )
 def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, message: str) -> None:
@@ -134,7 +153,9 @@ def test_what_would_leave_the_model_out_is_refused(host: Atoms, line: str, messa
     text = SETUP.format(units="metal", data="a.data") + "fix move all nve\n"
     with pytest.raises(InputError, match=message):
         run_text(f"{text}{line}\nrun 3\n", FakeEngine())
-    assert run_text(f"{text}compute s all stress/atom NULL ke\nrun 3\n", FakeEngine()) == 4
+    fine = "compute s all stress/atom NULL ke\ncompute p all pressure NULL virial\n"
+    fine += "compute e all pe/atom fix pair\n"
+    assert run_text(f"{text}{fine}compute total all pe\nrun 3\n", FakeEngine()) == 4
 
 
 def test_rerun_as_the_first_command_meets_every_frame(host: Atoms) -> None:

@@ -7,6 +7,7 @@ pipe; :mod:`mlh_driver.interfaces.lammps.script` says why, and answers.
 question     asked                                            argument
 ===========  ===============================================  ============================================
 ``bind``     after ``fix ... external pf/callback``           ``ID:group:Ncall:Napply``
+``order``    then, when LAMMPS has listed its fixes           ID
 ``labels``   after ``labelmap``                               ``all``
 ``run``      before a run, in a script with ``clear``         ``all``
 ``copy``     before ``include FILE`` and ``jump FILE``        FILE, replaced by its copy in the answer
@@ -28,11 +29,11 @@ ARGUMENT = "mlh_argument"
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
 _WITHOUT_MODEL = re.compile(
     r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
-    r"""|born/matrix|gcmc|widom)\b([^"']*)"""
+    r"""|born/matrix|gcmc|widom|charge/regulation|group/group|fep(?:/ta)?|ti|pe/tally|force/tally"""
+    r"""|heat/flux(?:/virial)?/tally|stress/tally|pe(?:/atom)?|pressure)(?=\s|$|["'])([^"']*)"""
 )
-_ON_FORCES = re.compile(
-    r"\bfix\s+(\S+)\s+\S+\s+((?:set|ave|line|plane)force|freeze|enforce2d|store/force|shake|rattle)\b"
-)
+#: What ``compute pe``, ``pe/atom`` and ``pressure`` may be told to add up; the model's part is ``fix``.
+_CONTRIBUTIONS = {"pair", "bond", "angle", "dihedral", "improper", "kspace", "fix", "ke", "virial"}
 _POTENTIAL = re.compile(
     r"\b((?:pair|bond|angle|dihedral|improper|kspace)_style\s+(?!(?:none|zero)\b)[a-z][^\s\"']*)"
 )
@@ -47,7 +48,6 @@ _QUOTED_READ = re.compile(rf"""(["']\s*){_FILE}([^\s"']+)([^"']*)""")
 class ScriptCopies:
     """The copies of one run, in ``folder``, which ask through ``pipe``.
 
-    on_forces: the fixes in the scripts that act on forces, by ID, with their style
     potentials: the commands that bring energies and forces besides the model's
     """
 
@@ -55,7 +55,6 @@ class ScriptCopies:
         self._folder, self._pipe = folder, pipe
         self._made: dict[tuple[Path, int, int, int], Path] = {}
         self._counter = itertools.count()
-        self.on_forces: dict[str, str] = {}
         self.potentials: set[str] = set()
 
     def of(self, script: Path) -> Path:
@@ -88,7 +87,6 @@ class ScriptCopies:
             check_fix(*fix.groups(), line=logical.strip())
         for command in _WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
-        self.on_forces |= {command[1]: command[2] for command in _ON_FORCES.finditer(logical)}
         self.potentials |= {command[1] for command in _POTENTIAL.finditer(logical)}
         before = self._ask("run", "all") if runs and _RUN.match(logical) else ""
         labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
@@ -102,6 +100,14 @@ class ScriptCopies:
     def _quoted_copy(self, match: re.Match[str]) -> str:
         quote, command, name, rest = match.groups()
         return f"{quote}{command} {self._write('quoted', self._read_copy(command, name, rest))}"
+
+    def list_of_fixes(self) -> Path:
+        """Where LAMMPS writes the list of its fixes."""
+        return self._folder / "fixes"
+
+    def ask_order(self, fix_id: str) -> str:
+        """Lines by which LAMMPS lists its fixes and then asks whether their order is right."""
+        return f"info fixes out overwrite {self.list_of_fixes()}\n" + self._ask("order", fix_id)
 
     def _ask(self, question: str, argument: str) -> str:
         """Script lines with which LAMMPS asks this process something."""
@@ -132,17 +138,27 @@ def check_fix(fix_id: str, group: str, n_call: str | None, n_apply: str | None, 
 def check_includes_model(style: str, arguments: str, *, line: str) -> None:
     """Raise InputError for what would leave the model out.
 
-    That is local stress, unless it is the kinetic part, numerical derivatives, and trial insertions.
+    That is local stress, unless it is the kinetic part, sums of pair terms, numerical derivatives, and Monte
+    Carlo moves that insert or delete atoms.
     """
-    if style.startswith("numdiff") or style == "born/matrix":
+    words = arguments.split()
+    if style in ("pe", "pe/atom", "pressure"):
+        chosen = _CONTRIBUTIONS & set(words)
+        if chosen and not chosen & {"fix", "virial", "ke"}:
+            raise InputError(
+                f"'{line}': {style} of {', '.join(sorted(chosen))} alone leaves the model out, whose part is "
+                "that of fixes; leave the words out, or add fix"
+            )
+    elif style.startswith("numdiff") or style == "born/matrix":
         raise InputError(f"'{line}': {style} differentiates pair and bonded terms, without the model")
-    if style in ("gcmc", "widom"):
-        if "full_energy" in arguments.split():
-            return
+    elif style in ("gcmc", "widom", "charge/regulation"):
         raise InputError(
-            f"'{line}': {style} takes the energy of pair terms alone, without the model; add full_energy"
+            f"'{line}': {style} tries deletions by excluding atoms from pair terms, which the model would "
+            "not see, and its energies are total ones, of hundreds of eV for each atom; it is not supported"
         )
-    if not style.endswith("stress/atom") or arguments.split()[1:] != ["ke"]:
+    elif not style.endswith("stress/atom") and not style.startswith(("stress", "centroid", "pressure/")):
+        raise InputError(f"'{line}': {style} adds up pair terms, without the model")
+    elif not style.endswith("stress/atom") or words[1:] != ["ke"]:
         raise InputError(
             f"'{line}': the model has no local stress, and {style} would leave it out; take the pressure of "
             "the box (thermo_style pxx, compute pressure), or the kinetic part alone (stress/atom NULL ke)"

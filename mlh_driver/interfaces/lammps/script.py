@@ -45,6 +45,12 @@ from mlh_driver.interfaces.lammps.rewriting import (
 )
 
 _PREFIX = "mlh-driver-lammps-"
+#: Styles of fixes that may come before the model's: they move atoms, add forces of their own, or watch.
+HARMLESS = re.compile(
+    r"(?:nve|nvt|npt|nph|nvk|ave|temp|press|wall|spring|print|vector|halt|momentum|langevin|deform|recenter"
+    r"|balance|external|indent|addforce|efield|gravity|restrain|store/state|property|box|dt|STORE|GROUP|DUMMY)"
+    r"(?:/|$)"
+)
 
 
 class ScriptRunner:
@@ -127,13 +133,15 @@ class ScriptRunner:
                 if path.is_file():
                     self._lmp.set_string_variable(ARGUMENT, str(self._copies.of(path)))
                 return ""
+            if question == "order":
+                check_order(argument, self._copies.list_of_fixes().read_text())
+                return ""
             fix_id, group, n_call, n_apply = argument.split(":")
             if not self._lmp.has_id("fix", fix_id):  # in a branch of an `if` that was not taken
                 return ""
             # with what variables stand for now
             line = f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"
             check_fix(fix_id, group, n_call, n_apply, line=line)
-            self._check_order(fix_id)
             if self._copies.potentials:
                 warn(
                     self._lmp,
@@ -141,21 +149,28 @@ class ScriptRunner:
                     "model's; unless that is meant, use 'pair_style zero 2.0' and 'pair_coeff * *'",
                 )
                 self._copies.potentials.clear()
-            return "".join(f"{command}\n" for command in self._on_fix(fix_id))
+            binding = "".join(f"{command}\n" for command in self._on_fix(fix_id))
+            return binding + self._copies.ask_order(fix_id)
         except BaseException as error:
             self._error = error
             self._lmp.set_show_error(False)
             return "mlh_driver_stop\n"  # no such command: LAMMPS leaves the script
 
-    def _check_order(self, fix_id: str) -> None:
-        """Raise InputError if a fix that acts on forces comes before the one that brings the model's."""
-        fixes = self._lmp.available_ids("fix")
-        for other in fixes[: fixes.index(fix_id)]:
-            if style := self._copies.on_forces.get(other):
-                raise InputError(
-                    f"fix {other} ({style}) acts on the forces before fix {fix_id} adds the model's; "
-                    f"define fix {other} after fix {fix_id}"
-                )
+
+def check_order(fix_id: str, listed: str) -> None:
+    """Raise InputError if a fix that may act on forces comes before the one that brings the model's.
+
+    listed: what LAMMPS prints for ``info fixes``. A style may act on forces unless it is among
+        :data:`HARMLESS`.
+    """
+    for other, style in re.findall(r"^Fix\[ *\d+\]: +(\S+), +style = (\S+),", listed, re.MULTILINE):
+        if other == fix_id:
+            return
+        if not HARMLESS.match(style):
+            raise InputError(
+                f"fix {other} ({style}) comes before fix {fix_id} and may act on the forces before the "
+                f"model's are there; define fix {other} after fix {fix_id}"
+            )
 
 
 def remove_leftovers() -> None:

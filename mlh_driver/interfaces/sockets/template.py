@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from ase.io import read
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mlh_driver.errors import InputError, StructureError, reason
-from mlh_driver.interfaces.sockets.wire import to_angstrom
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, to_angstrom
 from mlh_driver.system import Array, System
 
 SAME_PLACE = 1e-3
 """Atoms this close, in fractions of the cell, are at the same place (about 0.01 Å in small cells)."""
+CHECKPOINT_HEAD_BYTES = 10_000
+"""In which i-PI's checkpoints have said that they are a simulation, after a comment on the machine."""
+LENGTHS_A = (1.0, 1.0 / ANGSTROM, 10.0)
+"""Units of length that i-PI's files may be in; which of them, the positions that it sends tell."""
+
+
+def _items(beads: ElementTree.Element | None, name: str) -> list[str]:
+    """The items of an array as i-PI writes it: ``[ a, b, c ]``. Raises ValueError if it is not there."""
+    text = None if beads is None else beads.findtext(name)
+    if text is None:
+        raise ValueError(f"it has no beads with {name}")
+    return text.strip(" []\n").replace(",", " ").split()
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Template:
     """The elements of a simulation, and what they are checked against.
 
     numbers:   (N,) atomic numbers in the MD engine's order
-    positions: (N, 3) in Å, or None when only the elements are known
+    positions: (N, 3) in Å, bohr or nm, as the file has them, or None when only the elements are known
     source:    where they come from, for messages
     """
 
@@ -36,15 +49,32 @@ class Template:
 
     @classmethod
     def read(cls, path: str | Path) -> Template:
-        """Read any structure file that ASE knows; i-PI's own init.xyz is one."""
+        """Read any structure file that ASE knows, such as i-PI's own init.xyz, or a checkpoint of i-PI."""
         if not Path(path).is_file():
             raise InputError(f"the template {path} does not exist: give the file that i-PI starts from")
+        if b"<simulation" in Path(path).read_bytes()[:CHECKPOINT_HEAD_BYTES]:
+            return cls._of_checkpoint(Path(path))
         try:
             atoms = read(str(path), index=0)
         except Exception as error:  # ASE raises a different class for every format
             raise InputError(f"the template {path} cannot be read: {reason(error)}") from error
         assert isinstance(atoms, Atoms)
         return cls(np.asarray(atoms.numbers, dtype=np.int64), atoms.positions, str(path))
+
+    @classmethod
+    def _of_checkpoint(cls, path: Path) -> Template:
+        """The first bead of the first system of a RESTART file, in bohr."""
+        try:
+            beads = ElementTree.parse(path).getroot().find("system/beads")
+            names, values = _items(beads, "names"), _items(beads, "q")
+            numbers = [atomic_numbers[name] for name in names]
+            positions = np.array(values, dtype=float).reshape(-1, len(numbers), 3)[0]
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            raise InputError(
+                f"the template {path} is XML, but no checkpoint of i-PI ({reason(error)}): give a structure "
+                "file, or a file such as RESTART"
+            ) from error
+        return cls(np.array(numbers, dtype=np.int64), positions / ANGSTROM, str(path))
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[int], source: str) -> Template:
@@ -68,9 +98,12 @@ class Template:
             return
         to_fractions = np.linalg.inv(system.cell)
         here = (system.positions @ to_fractions) % 1.0 % 1.0
-        there = (self.positions @ to_fractions) % 1.0 % 1.0
-        distance, match = cKDTree(there, boxsize=1.0).query(here)
-        if distance.max() > SAME_PLACE:
+        for length in LENGTHS_A:
+            there = (length * self.positions @ to_fractions) % 1.0 % 1.0
+            distance, match = cKDTree(there, boxsize=1.0).query(here)
+            if distance.max() <= SAME_PLACE:
+                break
+        else:
             return
         wrong = np.flatnonzero(self.numbers[match] != self.numbers)
         if len(wrong):
