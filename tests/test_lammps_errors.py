@@ -71,6 +71,22 @@ def test_an_exception_of_the_model_is_raised_as_it_is(host: Atoms) -> None:
     assert not Path("after.txt").exists()
 
 
+def test_what_is_allowed_and_seldom_meant_is_warned_of_once(host: Atoms) -> None:
+    write_data(host, "a.data")
+    text = SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 1\n"
+    beside = text.replace("fix mlh", "pair_style lj/cut 3.0\npair_coeff * * 1e-9 1.0\nfix mlh")
+    arguments = ["-log", "test.log", "-screen", "none", "-var", "steps", "5", "-var", "used", "1"]
+    Path("in.test").write_text(beside + "print '${used}'\n")
+    run_script("in.test", FakeEngine(), arguments=arguments)
+    log = Path("test.log").read_text()
+    assert log.count("pair_style lj/cut: its energy and forces are added to the model's") == 1
+    assert log.count("-var steps: no script that was read so far has a variable steps") == 1
+    assert "-var used" not in log
+    Path("in.test").write_text(text.replace("fix mlh", "pair_style zero 2.0\npair_coeff * *\nfix mlh"))
+    run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"])
+    assert "WARNING" not in Path("test.log").read_text()
+
+
 def test_leaving_the_training_data_is_said_in_the_log(host: Atoms) -> None:
     write_data(host, "a.data")
     Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 5\n")

@@ -48,7 +48,7 @@ def isolated_atom(symbol: str) -> IsolatedAtom:
         from pyscf import dft, gto
         from pyscf.pbc.gto.pseudo import load
     except ImportError as error:
-        raise InputError("isolated atoms need PySCF: pip install 'mlh-driver[label]'") from error
+        raise InputError("isolated atoms need PySCF: pip install pyscf") from error
     moment = int(ground_state_magnetic_moments[atomic_numbers[symbol]])
 
     def atom(basis: str) -> gto.Mole:

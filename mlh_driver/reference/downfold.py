@@ -147,6 +147,6 @@ def _import_gto() -> Any:
         from pyscf.pbc import gto
     except ImportError as error:
         raise InputError(
-            "reference calculations need PySCF, an optional dependency: pip install 'mlh-driver[label]'"
+            "reference calculations need PySCF, an optional dependency: pip install pyscf"
         ) from error
     return gto

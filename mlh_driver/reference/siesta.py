@@ -216,6 +216,6 @@ def _import_sisl() -> Any:
         import sisl
     except ImportError as error:
         raise InputError(
-            "runs of SIESTA are read by sisl, an optional dependency: pip install 'mlh-driver[siesta]'"
+            "runs of SIESTA are read by sisl, an optional dependency: pip install sisl"
         ) from error
     return sisl

@@ -56,6 +56,7 @@ class ScriptCopies:
         self._made: dict[tuple[Path, int, int, int], Path] = {}
         self._counter = itertools.count()
         self.potentials: set[str] = set()
+        self._texts: list[str] = []
 
     def of(self, script: Path) -> Path:
         """The copy of ``script``, made on first use and again when the file has changed."""
@@ -64,10 +65,18 @@ class ScriptCopies:
         version = (source, status.st_mtime_ns, status.st_size, status.st_ino)
         if version not in self._made:
             text = source.read_text(encoding="utf-8", errors="surrogateescape")
+            self._texts.append(text)
             runs = _CLEAR.search(text) is not None
             lines = [self._rewritten(physical, logical, runs) for physical, logical in logical_lines(text)]
             self._made[version] = self._write(source.name.replace(" ", "_"), "".join(lines))
         return self._made[version]
+
+    def mention(self, variable: str) -> bool:
+        """Whether a script that was read so far uses or defines a variable of LAMMPS."""
+        name = re.escape(variable)
+        uses = [rf"\$\{{{name}\}}", rf"\bv_{name}\b", rf"\bvariable\s+{name}\s"]
+        uses += [rf"\${name}"] if len(variable) == 1 else []
+        return any(re.search("|".join(uses), text) for text in self._texts)
 
     def _write(self, name: str, text: str) -> Path:
         """A new file in the temporary folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
@@ -38,7 +39,8 @@ def run_script(
     try:
         with _interrupts_noted() as interrupted:
             fixes = _ModelFixes(lmp, engine, elements, interrupted)
-            with ScriptRunner(lmp, fixes.bind, fixes.read_labels, fixes.check_run) as runner:
+            given = [name for option, name in pairwise(arguments) if option in ("-var", "-v")]
+            with ScriptRunner(lmp, fixes.bind, fixes.read_labels, fixes.check_run, given) as runner:
                 fixes.run(runner, Path(script))
     finally:
         lmp.close()

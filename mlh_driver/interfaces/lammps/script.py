@@ -59,7 +59,8 @@ class ScriptRunner:
     ``on_fix`` runs in another thread while LAMMPS waits; it returns LAMMPS commands to be executed at that
     point of the script. ``on_labels()`` is called in the same way after ``labelmap``. An error that they
     raise ends the script and is raised by :meth:`run`. ``on_run()`` is called before the runs of a script
-    that has ``clear``. Use as a context manager: the temporary copies are removed at the end.
+    that has ``clear``. ``variables`` are those given from outside; one that no script uses is warned of. Use
+    as a context manager: the temporary copies are removed at the end.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class ScriptRunner:
         on_fix: Callable[[str], Sequence[str]],
         on_labels: Callable[[], None],
         on_run: Callable[[], None],
+        variables: Sequence[str] = (),
     ) -> None:
         self._lmp = lmp
         self._on_fix = on_fix
         self._notices = {"labels": on_labels, "run": on_run}
+        self._variables = list(variables)
         self._error: BaseException | None = None
         self._closing = False
 
@@ -142,19 +145,27 @@ class ScriptRunner:
             # with what variables stand for now
             line = f"fix {fix_id} {group} external pf/callback {n_call} {n_apply}"
             check_fix(fix_id, group, n_call, n_apply, line=line)
-            if self._copies.potentials:
-                warn(
-                    self._lmp,
-                    f"{', '.join(sorted(self._copies.potentials))}: its energy and forces are added to the "
-                    "model's; unless that is meant, use 'pair_style zero 2.0' and 'pair_coeff * *'",
-                )
-                self._copies.potentials.clear()
+            self._warn()
             binding = "".join(f"{command}\n" for command in self._on_fix(fix_id))
             return binding + self._copies.ask_order(fix_id)
         except BaseException as error:
             self._error = error
             self._lmp.set_show_error(False)
             return "mlh_driver_stop\n"  # no such command: LAMMPS leaves the script
+
+    def _warn(self) -> None:
+        """Once, of what is allowed and seldom meant."""
+        if self._copies.potentials:
+            warn(
+                self._lmp,
+                f"{', '.join(sorted(self._copies.potentials))}: its energy and forces are added to the "
+                "model's; unless that is meant, use 'pair_style zero 2.0' and 'pair_coeff * *'",
+            )
+        for name in self._variables:
+            if not self._copies.mention(name):
+                warn(self._lmp, f"-var {name}: no script that was read so far has a variable {name}")
+        self._copies.potentials.clear()
+        self._variables.clear()
 
 
 def check_order(fix_id: str, listed: str) -> None:
