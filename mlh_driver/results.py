@@ -14,8 +14,8 @@ from mlh_driver.system import Array
 #: falls without bound is as likely there as one that rises.
 LARGEST_FORCE_eV_A = 1000.0
 
-#: The training data end at 1, and the hottest melt is at some 3.
-LARGEST_EXTRAPOLATION = 1000.0
+#: The training data end at 1, the hottest melt is at some 3, and silicon for a model of silica at 1400.
+LARGEST_EXTRAPOLATION = 1e5
 #: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
 TOLERATED_e = 0.1
 #: Below it, a closed shell and one Slater determinant describe an insulator badly.
@@ -109,7 +109,7 @@ class Results:
     def check_finite(self) -> Results:
         """Return self; raise NonFiniteError for numbers that are not finite or cannot come from matter.
 
-        That is a force above 1000 eV/Å, or a structure a thousand times as far out as the training data.
+        That is a force above 1000 eV/Å, or a structure far out of all proportion to the training data.
         """
         bad: list[Any] = []
         if not np.isfinite(self.energy):
