@@ -80,13 +80,14 @@ _LARGEST_ELEMENT_eV = 1e4
 
 #: Of the inner radius. A neighbor that is closer by this counts like one edge of the training data more.
 _CLOSE = 0.05
-#: A structure in which nearly all atoms have a neighbor closer than 0.8 of the inner radius is no structure.
-_CRUSHED, _CRUSHED_SHARE = 0.2, 0.9
+#: A structure in which nearly all of many atoms have a neighbor closer than 0.8 of the inner radius is none.
+_CRUSHED, _CRUSHED_SHARE, _MANY_ATOMS = 0.2, 0.9, 8
 
 
 def _check_density(closeness: Tensor) -> None:
     """Raise StructureError for a structure that is crushed as a whole, before anything is computed."""
-    if float((closeness > _CRUSHED).double().mean()) > _CRUSHED_SHARE:
+    share = float((closeness > _CRUSHED).double().mean())
+    if len(closeness) >= _MANY_ATOMS and share > _CRUSHED_SHARE:
         raise StructureError(
             "nearly all atoms are far closer to a neighbor than any of the training data; are cell and "
             "positions in Å, and do they belong to each other?"
