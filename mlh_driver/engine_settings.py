@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "asio2-minimal"
 PRECISIONS = ("float32", "float64")
 SAMPLINGS = ("auto", "gamma")
+DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class EngineSettings:
             raise InputError(f"sampling is {self.sampling!r}; choose {' or '.join(SAMPLINGS)}")
         if self.dtype not in PRECISIONS:
             raise InputError(f"dtype is {self.dtype!r}; choose {' or '.join(PRECISIONS)}")
+        if not DEVICE.fullmatch(self.device):
+            raise InputError(f"device is {self.device!r}; choose cpu, cuda, cuda:1 ..., mps or xpu")
         if self.threads < 0:
             raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
 

@@ -70,7 +70,8 @@ class System:
         if not atoms.pbc.all():
             raise StructureError(
                 f"pbc is {atoms.pbc.tolist()}; the model is periodic in all three directions: "
-                "set pbc=True, with vacuum in the cell where there is none"
+                'set pbc=True (in extended XYZ, Lattice="..." pbc="T T T" in the second line), with vacuum '
+                "in the cell where there is none"
             )
         return cls(atoms.numbers, atoms.positions, atoms.cell.array)
 

@@ -160,7 +160,7 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             hdf5.append_all(path, pairs, REFERENCE)
     assert hdf5.read_names(path) == ["a"]  # none of several, if one is refused
-    with pytest.raises(InputError, match=r"another reference.*cutoff_Ry': 1\.0.*cutoff_Ry': 2\.0"):
+    with pytest.raises(InputError, match=r"another reference \(cutoff_Ry is 1\.0, not 2\.0\)"):
         hdf5.append(path, labelled("b"), "train", REFERENCE | {"cutoff_Ry": 2.0})
     with pytest.raises(InputError, match="no structure 'b'; it has a"):
         read_structure(path, "b")

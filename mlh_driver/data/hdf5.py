@@ -144,6 +144,12 @@ def read_reference(path: Path) -> dict[str, Any]:
         return _reference(path, file)
 
 
+def differences(reference: dict[str, Any], other: dict[str, Any]) -> str:
+    """What two references say differently, for a message."""
+    keys = [key for key in {**reference, **other} if reference.get(key) != other.get(key)]
+    return "; ".join(f"{key} is {reference.get(key)}, not {other.get(key)}" for key in keys)
+
+
 def check_reference(path: Path, reference: dict[str, Any]) -> None:
     """Raises InputError unless the energies of the file are of this reference."""
     with _open(path) as file:
@@ -196,7 +202,8 @@ def _check_reference(path: Path, file: h5py.File, reference: dict[str, Any]) -> 
     held = _reference(path, file)
     if held != reference:
         raise InputError(
-            f"{path} holds energies of another reference, {held}, not {reference}; write to another file"
+            f"{path} holds energies of another reference ({differences(held, reference)}); write to another "
+            "file"
         )
 
 

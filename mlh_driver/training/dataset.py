@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlh_driver.data import LabelledStructure, read_split, read_splits
-from mlh_driver.data.hdf5 import read_reference
+from mlh_driver.data.hdf5 import differences, read_reference
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
@@ -182,8 +182,8 @@ def check_references(settings: TrainSettings, labels_to_come: dict[str, Any] | N
         first, expected = known[0]
         if reference != expected:
             raise InputError(
-                f"{path} holds energies of another reference than {first}: {reference}, not {expected}; "
-                "label one of them again, or take its Hamiltonians only (learn = 'hamiltonian')"
+                f"{path} holds energies of another reference than {first} "
+                f"({differences(reference, expected)}); label one of them again, or take its Hamiltonians only (learn = 'hamiltonian')"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mlh_driver.errors import ConnectionLost
+from mlh_driver.errors import ConnectionLost, MLHError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.address import Address, connect
 from mlh_driver.interfaces.sockets.guardian import guarded
@@ -55,10 +55,14 @@ def run_client(
             if not reconnect:
                 raise ConnectionLost(
                     f"lost i-PI at {address} before it said EXIT: {error}. If it was killed or crashed, the "
-                    "end of its output says why; restart it from its RESTART file"
+                    "end of its output says why, such as an extra_type that does not exist; restart it from "
+                    "its RESTART file"
                 ) from None
             finished = finished and log.evaluations == before
             log.say(f"lost i-PI before it said EXIT: {error}")
+        except MLHError:
+            log.say("this client ends; i-PI waits for another, unless its input has <exit_on_disconnect>")
+            raise
         finally:
             if log.evaluations > before:
                 log.report()
