@@ -183,7 +183,8 @@ def check_references(settings: TrainSettings, labels_to_come: dict[str, Any] | N
         if reference != expected:
             raise InputError(
                 f"{path} holds energies of another reference than {first} "
-                f"({differences(reference, expected)}); label one of them again, or take its Hamiltonians only (learn = 'hamiltonian')"
+                f"({differences(reference, expected)}); label one of them again, or take its Hamiltonians "
+                "only (learn = 'hamiltonian')"
             )
 
 
