@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--model", default="asio2-minimal")
     parser.add_argument("--out", type=Path, default=Path("holes.xyz"), help="where holes are written")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # random structures are far from the training data
     calculator = MLHCalculator(
         options.model,
         electronic_temperature_K=TEMPERATURE_K,

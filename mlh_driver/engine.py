@@ -77,21 +77,10 @@ class _Atoms:
 #: In eV: no element of a valence Hamiltonian comes near it.
 _LARGEST_ELEMENT_eV = 1e4
 
-
 #: Of the inner radius. A neighbor that is closer by this counts like one edge of the training data more.
 _CLOSE = 0.05
-#: A structure in which nearly all of many atoms have a neighbor closer than 0.8 of the inner radius is none.
-_CRUSHED, _CRUSHED_SHARE, _MANY_ATOMS = 0.2, 0.9, 8
-
-
-def _check_density(closeness: Tensor) -> None:
-    """Raise StructureError for a structure that is crushed as a whole, before anything is computed."""
-    share = float((closeness > _CRUSHED).double().mean())
-    if len(closeness) >= _MANY_ATOMS and share > _CRUSHED_SHARE:
-        raise StructureError(
-            "nearly all atoms are far closer to a neighbor than any of the training data; are cell and "
-            "positions in Å, and do they belong to each other?"
-        )
+#: More atoms in a volume, compared with the densest structure of the training, are no structure.
+_MOST_DENSE = 3.0
 
 
 def _check_elements(H: BlockMatrix) -> None:
@@ -134,6 +123,7 @@ class Engine:
         self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder()
         self.repeater = CellRepeater(_least_width(self.settings, self.model))
+        self._densest = max((len(s) / s.volume for s in self.model.structures), default=np.inf)
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
@@ -159,11 +149,21 @@ class Engine:
         """
         repeats = self.repeater(system)
         try:
+            self._check_density(system)
             if repeats == ONCE:
                 return self._compute(system)
             return folded(self._compute(repeated(system, repeats)), repeats)
         except (NonFiniteError, SolverError, StructureError) as error:
             raise type(error)(f"{error} ({described(system)})") from error
+
+    def _check_density(self, system: System) -> None:
+        """Refuse what is crushed as a whole, or in another unit, before anything is computed in vain."""
+        ratio = len(system) / system.volume / self._densest
+        if ratio > _MOST_DENSE:
+            raise StructureError(
+                f"it is {ratio:.1f} times as dense as the densest structure of the training; are cell and "
+                "positions in Å, and do they belong to each other?"
+            )
 
     def _compute(self, system: System) -> Results:
         watch = _Stopwatch()
@@ -171,7 +171,6 @@ class Engine:
             graph = self._graph(system)
             atoms = self._atoms(system, graph)
             closeness = self.model.network.closeness(graph)
-            _check_density(closeness)
         with watch("network"):
             graph = graph.with_gradient()
             blocks = self.model.network(graph)

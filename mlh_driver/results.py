@@ -15,7 +15,7 @@ from mlh_driver.system import Array
 LARGEST_FORCE_eV_A = 1000.0
 
 #: The training data end at 1, the hottest melt is at some 3, and silicon for a model of silica at 1400.
-LARGEST_EXTRAPOLATION = 1e5
+LARGEST_EXTRAPOLATION = 1e6
 #: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
 TOLERATED_e = 0.1
 #: Below it, a closed shell and one Slater determinant describe an insulator badly.

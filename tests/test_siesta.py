@@ -286,5 +286,5 @@ def test_a_basis_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_without_sisl_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sisl", None)
-    with pytest.raises(InputError, match=r"pip install 'mlh-driver\[siesta\]'"):
+    with pytest.raises(InputError, match=r"pip install sisl"):
         from_siesta_run(tmp_path / "RUN.fdf")
