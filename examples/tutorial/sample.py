@@ -31,7 +31,7 @@ for temperature in TEMPERATURES_K:
     )  # half becomes potential energy
     thermostat = {"temperature_K": temperature, "friction": 0.02 / units.fs, "rng": rng}
     Langevin(atoms, TIMESTEP_FS * units.fs, **thermostat).run(STEPS)
-    print(f"{temperature} K: indicator {calculator.results['extrapolation']:.2f}")
+    print(f"{temperature} K: indicator {calculator.last_results.extrapolation:.2f}")
     frames.append(plain(atoms))
     frames[-1].info["name"] = f"md{temperature}"
 ase.io.write(output, frames)
