@@ -269,9 +269,12 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
         System(np.array([8]), np.zeros((1, 3)), np.diag([9.0, 9.0, 0.0]))
     with pytest.raises(StructureError, match="pbc"):
         System.from_ase(Atoms("O", cell=[9, 9, 9]))
-    in_nm = small_system()
+    small = small_system()
+    in_nm = System(small.numbers, 0.1 * small.positions, 0.1 * small.cell)
+    with pytest.raises(StructureError, match=r"736\.\d times as dense as .* in Å.* atoms, O 1 and O 10"):
+        engine.compute(in_nm)
     with pytest.raises(StructureError, match=r"neighbors each within .* is the cell in Å\?"):
-        engine.compute(System(in_nm.numbers, 0.1 * in_nm.positions, 0.1 * in_nm.cell))
+        Engine(random_model()).compute(in_nm)  # whose training structures are not known
     with pytest.raises(InputError, match="-5"):
         Engine(model64, electronic_temperature_K=-5)
     with pytest.raises(InputError, match="magic"):
