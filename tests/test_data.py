@@ -196,6 +196,7 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0
+    assert "2 structures of O, Si: -2.000 to -1.667 eV per atom, largest force 1.000" in result.stderr
     labels = read_split(tmp_path / "data.h5", "train")
     assert [label.energy for label in labels] == [-5.0, -6.0]
     np.testing.assert_allclose(labels[0].forces, np.eye(3))
@@ -213,6 +214,20 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'bare' has no energy or no forces"):
         command[1] = str(tmp_path / "bare.xyz")
         CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:
+    atoms = Atoms("SiO2", positions=np.eye(3), cell=[6, 6, 6], pbc=True, info={"REF_energy": -7.0})
+    atoms.set_array("REF_forces", 2.0 * np.eye(3))
+    ase.io.write(tmp_path / "frames.extxyz", atoms)
+    paths = [tmp_path / "frames.extxyz"]
+    (label,) = from_ase_files(paths, "REF_energy", "REF_forces")
+    assert (label.energy, label.stress) == (-7.0, None)
+    np.testing.assert_allclose(label.forces, 2.0 * np.eye(3))
+    with pytest.raises(InputError, match=r"it has .*REF_energy.*REF_forces: name them by --energy-key"):
+        from_ase_files(paths)
+    with pytest.raises(InputError, match="no energy"):
+        from_ase_files(paths, "energy", "REF_forces")
 
 
 def test_the_split_of_a_folder_without_one_is_the_one_asked_for(tmp_path: Path) -> None:
