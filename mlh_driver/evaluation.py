@@ -122,9 +122,10 @@ def _as_labelled(label: LabelledStructure, engine: ForceEngine) -> ForceEngine:
     """The engine at Gamma, and with electrons as hot as those of the label; a server keeps its settings."""
     if not isinstance(engine, Engine):
         return engine
-    if not label.electronic_temperature_K:
-        return engine.with_settings(sampling="gamma")
-    return engine.with_settings(sampling="gamma", electronic_temperature_K=label.electronic_temperature_K)
+    own = engine.settings.electronic_temperature_K
+    return engine.with_settings(
+        sampling="gamma", electronic_temperature_K=label.electronic_temperature_K or own
+    )
 
 
 def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> HamiltonianErrors | None:

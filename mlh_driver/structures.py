@@ -54,8 +54,8 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
         images = ase.io.read(path, index=":", format=file_format, **options)
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
-            f"cannot read structures from {path}: {reason(error)}. Name its format with --format, as ASE "
-            "calls it (such as extxyz, vasp, cif, lammps-data)"
+            f"cannot read structures from {path}: {reason(error)}. Use a format that ASE knows by itself "
+            "(such as extxyz or cif), or with mlh-driver predict name it by --format"
         ) from error
     if not images:
         raise InputError(f"{path} holds no structure")

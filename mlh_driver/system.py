@@ -13,6 +13,7 @@ from mlh_driver.errors import StructureError
 
 #: In which the closest atoms are looked for.
 CLOSEST_WITHIN_A = 4.0
+
 Array = NDArray[np.float64]
 
 

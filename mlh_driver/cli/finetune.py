@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mlh_driver.cli.options import ThreadsOption
-from mlh_driver.cli.training_progress import training_progress
+from mlh_driver.cli.training_progress import train_to_file
 
 
 def finetune(
@@ -36,23 +35,9 @@ def finetune(
     Example: [bold]mlh-driver finetune asio2-minimal melts.h5 --out melts.pt[/]
     """
     from mlh_driver.errors import InputError
-    from mlh_driver.runtime import configure
-    from mlh_driver.training.export import make_model
     from mlh_driver.training.finetune import finetune_settings
-    from mlh_driver.training.trainer import Trainer
 
     if out.exists():
         raise InputError(f"{out} exists; choose another --out, or remove it")
     settings = finetune_settings(model, data, out, steps, rehearse)
-    configure(threads)
-    console = Console(stderr=True)
-    with training_progress(console) as progress:
-        trainer = Trainer(settings, progress)
-        if trainer.data.parent is not None and not trainer.data.parent.structures:
-            console.print(
-                f"{model} holds no structures of its training: the new model will take the new ones for all "
-                "that there is (extrapolation), and may forget the others"
-            )
-        network = trainer.run(resume=resume)
-    make_model(settings, network, trainer.data).save(out)
-    console.print(f"model written to {out}; look at it with: mlh-driver evaluate DATA --model {out}")
+    train_to_file(settings, out, resume=resume, threads=threads)

@@ -30,12 +30,10 @@ COMMANDS = (
 """Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
 there are any, say how options are parsed."""
 
-HELP_NAMES = ["-h", "--help"]
-
 app = typer.Typer(
     name="mlh-driver",
     no_args_is_help=True,
-    context_settings={"help_option_names": HELP_NAMES},
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -1,9 +1,10 @@
-"""Progress bars of a training run."""
+"""What the commands share that train a model: progress bars, and the way from settings to a model file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
+    from mlh_driver.training.settings import TrainSettings
     from mlh_driver.training.trainer import Progress
 
 
@@ -34,3 +36,28 @@ def training_progress(console: Console) -> Iterator[Progress]:
             bars.update(tasks[stage], total=steps, completed=step, errors=text)  # type: ignore[arg-type]
 
         yield show
+
+
+def train_to_file(settings: TrainSettings, path: Path, *, resume: bool, threads: int) -> None:
+    """Carry out a training, and write its model."""
+    from mlh_driver.runtime import configure
+    from mlh_driver.training.export import make_model
+    from mlh_driver.training.trainer import Trainer
+
+    configure(threads)
+    console = Console(stderr=True)
+    with training_progress(console) as progress:
+        trainer = Trainer(settings, progress)
+        if trainer.data.parent is not None and not trainer.data.parent.structures:
+            console.print(
+                f"{settings.start_from} holds no structures of its training: the new model will take the new "
+                "ones for all that there is (extrapolation), and may forget the others"
+            )
+        network = trainer.run(resume=resume)
+    if not trainer.steps_taken:
+        console.print(
+            "the run had ended, and nothing was trained; to train its model further, start a new run with "
+            f'start_from = "{path}" in another output'
+        )
+    make_model(settings, network, trainer.data).save(path)
+    console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

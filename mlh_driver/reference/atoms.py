@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
+from ase.data import atomic_numbers, ground_state_magnetic_moments
 
 from mlh_driver.constants import HARTREE_eV
 from mlh_driver.errors import InputError
-from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS, VALENCE_ELECTRONS
+from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS, VALENCE_ELECTRONS, no_labels_of
 from mlh_driver.reference.downfold import PYSCF_BASIS, shells_of
 from mlh_driver.reference.labeler import UnconvergedError
 
@@ -42,8 +42,7 @@ def isolated_atom(symbol: str) -> IsolatedAtom:
     Raises InputError for an element without a known pseudopotential, UnconvergedError.
     """
     if atomic_numbers.get(symbol) not in VALENCE_ELECTRONS:
-        known = ", ".join(chemical_symbols[number] for number in VALENCE_ELECTRONS)
-        raise InputError(f"labels cannot be made of {symbol!r}; the elements are {known}")
+        raise InputError(no_labels_of(repr(symbol)))
     try:
         from pyscf import dft, gto
         from pyscf.pbc.gto.pseudo import load

@@ -21,15 +21,17 @@ FULL_BASIS = "DZVP-MOLOPT-SR-GTH"
 MINIMAL_BASIS = "SZV-MOLOPT-SR-GTH"
 
 
+def no_labels_of(*symbols: str) -> str:
+    """What to say of elements without an entry here."""
+    known = ", ".join(chemical_symbols[z] for z in VALENCE_ELECTRONS)
+    return f"labels cannot be made of {', '.join(symbols)}; the elements are {known}"
+
+
 def count_occupied(numbers: Iterable[int]) -> int:
     """Doubly occupied levels of a neutral closed-shell cell with the given atomic numbers."""
     numbers = [int(z) for z in numbers]
-    unknown = sorted(set(numbers) - VALENCE_ELECTRONS.keys())
-    if unknown:
-        raise StructureError(
-            f"labels cannot be made of {', '.join(chemical_symbols[z] for z in unknown)}; the elements are "
-            + ", ".join(chemical_symbols[z] for z in VALENCE_ELECTRONS)
-        )
+    if unknown := sorted(set(numbers) - VALENCE_ELECTRONS.keys()):
+        raise StructureError(no_labels_of(*(chemical_symbols[z] for z in unknown)))
     n_electrons = sum(VALENCE_ELECTRONS[z] for z in numbers)
     if n_electrons % 2:
         raise StructureError(

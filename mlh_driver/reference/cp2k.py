@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 
 from mlh_driver.constants import BOHR_A, GPA_eV_A3, HARTREE_eV
 from mlh_driver.errors import StructureError
-from mlh_driver.reference.constants import FULL_BASIS, VALENCE_ELECTRONS
+from mlh_driver.reference.constants import FULL_BASIS, VALENCE_ELECTRONS, no_labels_of
 from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
 from mlh_driver.runtime import sigterm_interrupts
 
@@ -373,10 +373,7 @@ def _kind_blocks(atoms: Atoms) -> str:
     blocks = []
     for number in sorted(set(atoms.numbers.tolist())):
         if number not in VALENCE_ELECTRONS:
-            raise StructureError(
-                f"labels cannot be made of {chemical_symbols[number]}; the elements are "
-                + ", ".join(chemical_symbols[known] for known in VALENCE_ELECTRONS)
-            )
+            raise StructureError(no_labels_of(chemical_symbols[number]))
         blocks.append(
             f"    &KIND {chemical_symbols[number]}\n"
             f"      BASIS_SET {FULL_BASIS}\n"
