@@ -8,6 +8,7 @@
     │   └── ModelFileError    a model file is missing, damaged or of an unknown version
     ├── SolverError           the density matrix could not be determined reliably
     ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
+    ├── EngineCrashed         a library failed, or the process with the model died
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
     ├── LammpsError           LAMMPS stopped with an error of its own
     ├── LimitReached          a run of an exploration ends early (mlh_driver.learning)
@@ -41,6 +42,10 @@ class SolverError(MLHError):
 
 class NonFiniteError(MLHError):
     """Energy, forces or stress came out as NaN, infinite or absurdly large."""
+
+
+class EngineCrashed(MLHError):
+    """A library failed in a way that was not foreseen, or the process with the model died time and again."""
 
 
 class ConnectionLost(MLHError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.cli.options import RestartsOption, SupervisorOption, engines, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
 
 
@@ -40,6 +41,8 @@ def ipi(
     reconnect: Annotated[
         bool, typer.Option("--reconnect", help="After a run, stay and wait for the next one at this address.")
     ] = False,
+    supervisor: SupervisorOption = True,
+    restarts: RestartsOption = 3,
     pes_path: Annotated[
         bool,
         typer.Option(
@@ -68,5 +71,6 @@ def ipi(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
-    engine = build_engine(settings)
-    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=SessionLog(Console()))
+    log = SessionLog(Console())
+    with engines(settings, supervisor, restarts, log.say) as make_engine, closing(make_engine()) as engine:
+        run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=log)

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from mlh_driver.cli.options import ENGINE_OPTIONS, build_engine, with_engine_options
+from mlh_driver.cli.options import (
+    ENGINE_OPTIONS,
+    RestartsOption,
+    SupervisorOption,
+    engines,
+    with_engine_options,
+)
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -57,6 +64,8 @@ def lammps(
         str | None,
         typer.Option("--server", metavar="ADDRESS", help="HOST:PORT or unix:NAME of 'mlh-driver serve'."),
     ] = None,
+    supervisor: SupervisorOption = True,
+    restarts: RestartsOption = 3,
 ) -> None:
     """Run a LAMMPS script with the model as its force engine.
 
@@ -87,15 +96,17 @@ def lammps(
     refuse_launched_ranks()
     arguments = read_arguments(context.args)
     script = existing_script(Path(single_script(arguments)))
-    engine: ForceEngine
-    if server is None:
-        engine = build_engine(settings)
-    else:
-        from mlh_driver.interfaces.sockets.remote import RemoteEngine
+    with ExitStack() as stack:
+        engine: ForceEngine
+        if server is None:
+            say = Console(stderr=True).print
+            engine = stack.enter_context(engines(settings, supervisor, restarts, say))()
+        else:
+            from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
-        refuse_settings_of_the_server(context)
-        engine = RemoteEngine(server)
-    with closing(engine):
+            refuse_settings_of_the_server(context)
+            engine = RemoteEngine(server)
+        stack.enter_context(closing(engine))
         run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
 
 

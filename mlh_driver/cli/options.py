@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +15,20 @@ from mlh_driver.engine_settings import EngineSettings
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
+    from mlh_driver.force_engine import ForceEngine
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
+SupervisorOption = Annotated[
+    bool,
+    typer.Option(
+        "--supervisor/--no-supervisor",
+        help="Keep the model in a process of its own, started again if it dies; without: for debugging.",
+    ),
+]
+RestartsOption = Annotated[
+    int,
+    typer.Option("--restarts", min=0, metavar="N", help="How often that process may die over one structure."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
 
 ENGINE_OPTIONS: dict[str, Any] = {
@@ -79,3 +92,19 @@ def build_engine(settings: EngineSettings) -> Engine:
 
     configure(settings.threads)
     return Engine(**vars(settings))
+
+
+@contextmanager
+def engines(
+    settings: EngineSettings, supervisor: bool, restarts: int, say: Callable[[str], None]
+) -> Iterator[Callable[[], ForceEngine]]:
+    """Makes engines with one model for MD engines: in a process of its own, or in this one."""
+    if supervisor:
+        from mlh_driver.interfaces.sockets.supervisor import Supervisor
+
+        with Supervisor(settings, restarts=restarts, say=say) as owner:
+            yield owner.engine
+    else:
+        from mlh_driver.interfaces.sockets.worker import EngineMaker
+
+        yield EngineMaker(settings)

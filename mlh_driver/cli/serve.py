@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.cli.options import RestartsOption, SupervisorOption, engines, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
 
 
@@ -31,6 +31,8 @@ def serve(
         Path | None,
         typer.Option("--template", "-t", help="Elements for MD engines that cannot send them."),
     ] = None,
+    supervisor: SupervisorOption = True,
+    restarts: RestartsOption = 3,
 ) -> None:
     """Keep a model loaded and serve several MD engines at once, until Ctrl-C or SIGTERM.
 
@@ -47,9 +49,9 @@ def serve(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    first = build_engine(settings)
-    if elements:
-        first.check_species(elements.numbers)
-
-    shared = replace(settings, model=first.model)
-    Server(lambda: build_engine(shared), elements, Console()).serve(listen(target))
+    console = Console()
+    with engines(settings, supervisor, restarts, console.print) as make_engine:
+        with closing(make_engine()) as first:  # what is wrong with the model is said now
+            if elements:
+                first.check_species(elements.numbers)
+        Server(make_engine, elements, console).serve(listen(target))
