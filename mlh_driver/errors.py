@@ -11,7 +11,7 @@
     ├── EngineCrashed         a library failed, or the process with the model died
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
     ├── LammpsError           LAMMPS stopped with an error of its own
-    ├── LimitReached          a run of an exploration ends early (mlh_driver.learning)
+    ├── LimitReached          a run was to end where an observable passes a limit, and has
     └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
         └── UnconvergedError  its self-consistent field did not converge
 
@@ -54,6 +54,10 @@ class ConnectionLost(MLHError):
 
 class LammpsError(MLHError):
     """LAMMPS stopped with an error of its own, such as a mistake in the script."""
+
+
+class LimitReached(MLHError):
+    """A run ends early: an observable has passed the limit set for it, or the model has no answer."""
 
 
 def reason(error: Exception) -> str:

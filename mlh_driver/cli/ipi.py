@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import RestartsOption, SupervisorOption, engines, with_engine_options
+from mlh_driver.cli.options import Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 
 
@@ -21,8 +21,10 @@ def print_pes_path(wanted: bool) -> None:
 
 
 @with_engine_options
+@with_serving_options
 def ipi(
     settings: EngineSettings,
+    serving: Serving,
     template: Annotated[
         Path, typer.Option("--template", "-t", help="Structure file with the elements in i-PI's order.")
     ] = Path("init.xyz"),
@@ -41,8 +43,6 @@ def ipi(
     reconnect: Annotated[
         bool, typer.Option("--reconnect", help="After a run, stay and wait for the next one at this address.")
     ] = False,
-    supervisor: SupervisorOption = True,
-    restarts: RestartsOption = 3,
     pes_path: Annotated[
         bool,
         typer.Option(
@@ -72,5 +72,6 @@ def ipi(
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
     log = SessionLog(Console())
-    with engines(settings, supervisor, restarts, log.say) as make_engine, closing(make_engine()) as engine:
+    log.say(settings.described())
+    with serving.engines(settings, log.say) as make_engine, closing(make_engine()) as engine:
         run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=log)

@@ -20,10 +20,9 @@ from rich.console import Console
 
 from mlh_driver.cli.options import (
     ENGINE_OPTIONS,
-    RestartsOption,
-    SupervisorOption,
-    engines,
+    Serving,
     with_engine_options,
+    with_serving_options,
 )
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -57,15 +56,15 @@ class Arguments:
 
 
 @with_engine_options
+@with_serving_options
 def lammps(
     context: typer.Context,
     settings: EngineSettings,
+    serving: Serving,
     server: Annotated[
         str | None,
         typer.Option("--server", metavar="ADDRESS", help="HOST:PORT or unix:NAME of 'mlh-driver serve'."),
     ] = None,
-    supervisor: SupervisorOption = True,
-    restarts: RestartsOption = 3,
 ) -> None:
     """Run a LAMMPS script with the model as its force engine.
 
@@ -99,15 +98,17 @@ def lammps(
     with ExitStack() as stack:
         engine: ForceEngine
         if server is None:
-            say = Console(stderr=True).print
-            engine = stack.enter_context(engines(settings, supervisor, restarts, say))()
+            note = settings.described()
+            say = Console(stderr=True, soft_wrap=True, highlight=False).print
+            engine = stack.enter_context(serving.engines(settings, say))()
         else:
             from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
             refuse_settings_of_the_server(context)
-            engine = RemoteEngine(server)
+            note = f"the model is in the server at {server}, whose output says more"
+            engine = serving.guarded(RemoteEngine(server))
         stack.enter_context(closing(engine))
-        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
+        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements, note=note)
 
 
 def refuse_settings_of_the_server(context: typer.Context) -> None:
@@ -115,7 +116,7 @@ def refuse_settings_of_the_server(context: typer.Context) -> None:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name in ENGINE_OPTIONS:
+        if given and parameter.name in (*ENGINE_OPTIONS, "supervisor", "restarts"):
             raise InputError(
                 f"{parameter.opts[0]} has no effect with --server, whose model is loaded already; give it to "
                 "'mlh-driver serve'"

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
     from mlh_driver.force_engine import ForceEngine
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
-SupervisorOption = Annotated[
-    bool,
-    typer.Option(
-        "--supervisor/--no-supervisor",
-        help="Keep the model in a process of its own, started again if it dies; without: for debugging.",
-    ),
-]
-RestartsOption = Annotated[
-    int,
-    typer.Option("--restarts", min=0, metavar="N", help="How often that process may die over one structure."),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
 
 ENGINE_OPTIONS: dict[str, Any] = {
@@ -58,31 +48,121 @@ ENGINE_OPTIONS: dict[str, Any] = {
 """The option for each field of :class:`~mlh_driver.engine_settings.EngineSettings`."""
 
 
-def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
+def _guard_option(flag: str, name: str) -> Any:
+    guarded = GUARDED[name]
+    side = "below" if guarded.low else "above"
+    return Annotated[
+        str,
+        typer.Option(
+            flag,
+            metavar="ACTION[:LIMIT]",
+            help=f"warn, dump or stop where {guarded.words} is {side} {guarded.limit:g}, or another limit.",
+        ),
+    ]
+
+
+SERVING_OPTIONS: dict[str, Any] = {
+    "supervisor": Annotated[
+        bool,
+        typer.Option(
+            "--supervisor/--no-supervisor",
+            help="Keep the model in a process of its own, started again if it dies; without: for debugging.",
+        ),
+    ],
+    "restarts": Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, metavar="N", help="How often that process may die over one structure."
+        ),
+    ],
+    "on_extrapolation": _guard_option("--on-extrapolation", "extrapolation"),
+    "on_charge_deviation": _guard_option("--on-charge-deviation", "charge_deviation"),
+    "on_small_gap": _guard_option("--on-small-gap", "band_gap"),
+    "on_large_force": _guard_option("--on-large-force", "force"),
+}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How an MD engine is served: where the model runs, and what a run is guarded against."""
+
+    supervisor: bool = True
+    restarts: int = 3
+    on_extrapolation: str = "warn"
+    on_charge_deviation: str = "warn"
+    on_small_gap: str = "warn"
+    on_large_force: str = "warn"
+
+    def guarded(self, engine: ForceEngine) -> ForceEngine:
+        """The engine with guards between it and the MD engine."""
+        return GuardedEngine(engine, self.rules())
+
+    def rules(self) -> dict[str, Rule]:
+        """Raises InputError for an option that is none of the actions."""
+        texts = {
+            "extrapolation": self.on_extrapolation,
+            "charge_deviation": self.on_charge_deviation,
+            "band_gap": self.on_small_gap,
+            "force": self.on_large_force,
+        }
+        return {name: Rule.parse(name, text) for name, text in texts.items()}
+
+    @contextmanager
+    def engines(
+        self, settings: EngineSettings, say: Callable[[str], None]
+    ) -> Iterator[Callable[[], ForceEngine]]:
+        """Makes guarded engines that share one model, in a process of its own or in this one."""
+        self.rules()
+        make: Callable[[], ForceEngine]
+        with ExitStack() as stack:
+            if self.supervisor:
+                from mlh_driver.interfaces.sockets.supervisor import Supervisor
+
+                make = stack.enter_context(Supervisor(settings, restarts=self.restarts, say=say)).engine
+            else:
+                from mlh_driver.interfaces.sockets.worker import EngineMaker
+
+                make = EngineMaker(settings)
+            yield lambda: self.guarded(make())
+
+
+def _with_options(
+    command: Callable[..., None], name: str, bundle: type, options: dict[str, Any]
+) -> Callable[..., None]:
+    """Let a command that takes ``name: bundle``, a dataclass, have one option for each field instead."""
     signature = inspect.signature(command, eval_str=True)
-    options = [
+    added = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=ENGINE_OPTIONS[field.name],
+            annotation=options[field.name],
         )
-        for field in fields(EngineSettings)
+        for field in fields(bundle)
     ]
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in signature.parameters.values()
-        if parameter.name != "settings"
+        if parameter.name != name
     ]
 
     @wraps(command)
     def run(**values: Any) -> None:
-        settings = EngineSettings(**{name: values.pop(name) for name in ENGINE_OPTIONS})
-        command(settings=settings, **values)
+        given = bundle(**{option: values.pop(option) for option in options})
+        command(**{name: given}, **values)
 
-    run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     return run
+
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
+    return _with_options(command, "settings", EngineSettings, ENGINE_OPTIONS)
+
+
+def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for ``serving: Serving``."""
+    return _with_options(command, "serving", Serving, SERVING_OPTIONS)
 
 
 def build_engine(settings: EngineSettings) -> Engine:
@@ -92,19 +172,3 @@ def build_engine(settings: EngineSettings) -> Engine:
 
     configure(settings.threads)
     return Engine(**vars(settings))
-
-
-@contextmanager
-def engines(
-    settings: EngineSettings, supervisor: bool, restarts: int, say: Callable[[str], None]
-) -> Iterator[Callable[[], ForceEngine]]:
-    """Makes engines with one model for MD engines: in a process of its own, or in this one."""
-    if supervisor:
-        from mlh_driver.interfaces.sockets.supervisor import Supervisor
-
-        with Supervisor(settings, restarts=restarts, say=say) as owner:
-            yield owner.engine
-    else:
-        from mlh_driver.interfaces.sockets.worker import EngineMaker
-
-        yield EngineMaker(settings)

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import RestartsOption, SupervisorOption, engines, with_engine_options
+from mlh_driver.cli.options import Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 
 
 @with_engine_options
+@with_serving_options
 def serve(
     settings: EngineSettings,
+    serving: Serving,
     unix: Annotated[
         str | None,
         typer.Option(
@@ -31,8 +33,6 @@ def serve(
         Path | None,
         typer.Option("--template", "-t", help="Elements for MD engines that cannot send them."),
     ] = None,
-    supervisor: SupervisorOption = True,
-    restarts: RestartsOption = 3,
 ) -> None:
     """Keep a model loaded and serve several MD engines at once, until Ctrl-C or SIGTERM.
 
@@ -49,8 +49,9 @@ def serve(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    console = Console()
-    with engines(settings, supervisor, restarts, console.print) as make_engine:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(settings.described())
+    with serving.engines(settings, console.print) as make_engine:
         with closing(make_engine()) as first:  # what is wrong with the model is said now
             if elements:
                 first.check_species(elements.numbers)
