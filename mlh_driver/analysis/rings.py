@@ -28,14 +28,28 @@ def primitive_rings(network: Network, largest: int = 10) -> dict[int, int]:
     paths that meet nowhere in between. It is primitive if all its opposite atoms are n bonds apart. The
     search finds it once from each of its Si.
     """
+    found = Counter(len(ring) // 2 for ring in _primitive(network, largest))
+    return {size: count // size for size, count in sorted(found.items())}
+
+
+def smallest_rings(network: Network, largest: int = 10) -> dict[int, int]:
+    """Size in Si of the smallest primitive ring through each atom that is in any, by its index."""
+    smallest: dict[int, int] = {}
+    for ring in _primitive(network, largest):
+        for atom, _ in ring:
+            smallest[atom] = min(len(ring) // 2, smallest.get(atom, largest))
+    return smallest
+
+
+def _primitive(network: Network, largest: int) -> Iterator[tuple[Site, ...]]:
+    """The primitive rings, each once from each of its Si."""
     bonds = _bonds(network)
     distances = {atom: _distances(bonds, atom, largest) for atom in bonds}
-    found: Counter[int] = Counter()
     for root in set(network.silicon.tolist()):
         for site, distance in distances[root].items():
             for ring in _rings_through(site, distance, bonds, distances[root]):
-                found[distance] += _is_primitive(ring, distances)
-    return {size: count // size for size, count in sorted(found.items()) if count}
+                if _is_primitive(ring, distances):
+                    yield ring
 
 
 def _bonds(network: Network) -> Bonds:

@@ -23,6 +23,8 @@ COMMANDS = (
     "train",
     "finetune",
     "learn",
+    "vacancies",
+    "status",
     "ipi",
     "lammps",
     "serve",

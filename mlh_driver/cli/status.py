@@ -1,0 +1,47 @@
+"""``mlh-driver status``"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlh_driver.cli.options import JsonOption
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of a campaign.")], as_json: JsonOption = False
+) -> None:
+    """What is done, running and failed of a campaign, and why.
+
+    Example: [bold]mlh-driver status vacancies[/]
+    """
+    from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, read_json, states
+
+    found = states(run)
+    total = read_json(run / CAMPAIGN)["n_tasks"]
+    if as_json:
+        typer.echo(json.dumps({"tasks": total, "states": [asdict(state) for state in found]}, indent=2))
+        return
+    counts = Counter(state.status for state in found)
+    counts["waiting"] += total - len(found)  # the tasks of a host that is not relaxed have no folder yet
+    console = Console(soft_wrap=True)
+    console.print(", ".join(f"{n} {name}" for name, n in counts.items() if n) + f"; {total} tasks in all")
+    table = Table("task", "state", "failed attempts", "")
+    for state in found:
+        if state.status not in ("done", "waiting"):
+            table.add_row(escape(state.name), state.status, str(state.attempts), escape(state.note))
+    if table.row_count:
+        console.print(table)
+    if counts["failed"]:
+        console.print(
+            f"the same command tries failed tasks again, {MOST_ATTEMPTS} times in all; error.json in the folder "
+            "of a task says more, and without it the task starts afresh"
+        )

@@ -1,0 +1,206 @@
+"""``mlh-driver vacancies``"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from mlh_driver.cli.options import with_engine_options
+from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import InputError
+
+if TYPE_CHECKING:
+    from mlh_driver.workflows.campaign import Pool, Progress
+    from mlh_driver.workflows.vacancies import VacancyCampaign
+
+MOST_ROWS = 20
+
+
+@with_engine_options
+def vacancies(
+    hosts: Annotated[list[Path], typer.Argument(help="Periodic structures in any format that ASE reads.")],
+    settings: EngineSettings,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the campaign.")] = Path("vacancies"),
+    every_frame: Annotated[
+        bool, typer.Option("--all", help="Every frame of a file is a host, not only its last one.")
+    ] = False,
+    element: Annotated[str, typer.Option("--element", help="What is removed.")] = "O",
+    sites: Annotated[
+        str, typer.Option("--sites", metavar="I,J,...", help="Atoms to remove, counted from 0.")
+    ] = "",
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="So many random sites of each host; 0 means all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
+    starts: Annotated[
+        str,
+        typer.Option(
+            "--starts",
+            help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are put); "
+            "the lowest minimum wins.",
+        ),
+    ] = "unmoved,together,apart",
+    fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of a relaxation.")] = 300,
+    mu: Annotated[
+        float | None,
+        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the removed element."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes, each with its share of the cores (dask).")
+    ] = 1,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="Instead, address or scheduler file of a running dask.")
+    ] = "",
+) -> None:
+    """Formation energies and levels of the neutral vacancies of glasses and crystals.
+
+    All O sites of the hosts, one of each symmetry orbit in crystals. Killed and started again, the same
+    command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE database and
+    a figure are left in the folder.
+
+    Example: [bold]mlh-driver vacancies glass.xyz --sample 10 --out v1 --mu-O -435.2[/]
+    """
+    from mlh_driver.runtime import configure
+    from mlh_driver.structures import read_frames
+    from mlh_driver.workflows.vacancies import VacancySettings, run_vacancies
+    from mlh_driver.workflows.vacancy_files import write_files
+
+    chosen = VacancySettings(
+        element, _integers(sites), sample, seed, tuple(starts.replace(",", " ").split()), fmax, steps
+    )
+    frames = read_frames(hosts, last_only=not every_frame)
+    configure(settings.threads)
+    with _pool(workers, settings.threads, scheduler) as pool, _bars() as progress:
+        found = run_vacancies(frames, out, chosen, settings, mu_eV=mu, pool=pool, progress=progress)
+    written = write_files(found)
+    _print(found)
+    if written:
+        Console(soft_wrap=True).print(f"written: {' '.join(map(str, written))}", highlight=False)
+    if found.missing:
+        typer.echo(f"without a result: {', '.join(found.missing)}; see mlh-driver status {out}", err=True)
+        raise typer.Exit(1)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise InputError(f"--sites is {text!r}; give indices of atoms, such as 3,17") from None
+
+
+@contextmanager
+def _pool(workers: int, threads: int, scheduler: str) -> Iterator[Pool]:
+    from mlh_driver.workflows.campaign import in_this_process
+    from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
+
+    if scheduler:
+        with existing_scheduler(scheduler) as pool:
+            yield pool
+    elif workers > 1:
+        with worker_processes(workers, threads) as pool:
+            yield pool
+    else:
+        yield in_this_process
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar for the hosts and one for the vacancies."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failures]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(stage: str, done: int, failed: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, failures="")
+            failures = f"{failed} failed" if failed else ""
+            bars.update(tasks[stage], completed=done + failed, failures=failures)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _print(found: VacancyCampaign) -> None:
+    console = Console(soft_wrap=True)
+    if found.vacancies:
+        console.print(_sites(found))
+        console.print(_distributions(found))
+    for vacancy in found.vacancies:
+        for doubt in vacancy.doubts.values():
+            console.print(f"[yellow]{escape(vacancy.name)}: {escape(doubt)}[/]", highlight=False)
+    for name, host in found.hosts.items():
+        for doubt in host["doubts"].values():
+            console.print(f"[yellow]host {escape(name)}: {escape(doubt)}[/]", highlight=False)
+    if found.vacancies and found.mu_eV is None:
+        console.print(
+            f"Without --mu-O energies count from an isolated {found.element} atom of the model "
+            f"({found.atom_eV:.3f} eV), which is no reservoir in nature. Differences between sites are right "
+            f"without it. For formation energies give the energy of one {found.element} by the method of the "
+            "model's training data, such as half of O2 (O-rich).",
+            highlight=False,
+        )
+
+
+def _sites(found: VacancyCampaign) -> Table:
+    """The lowest sites."""
+    ordered = sorted(found.vacancies, key=lambda vacancy: vacancy.reported_eV)
+    shown = ordered[:MOST_ROWS]
+    title = f"{len(shown)} of {len(ordered)} sites, lowest first" if len(shown) < len(ordered) else None
+    table = Table(title=title)
+    energy = "E from atom" if found.mu_eV is None else "E_f"
+    for column in (
+        "site",
+        f"{energy} (eV)",
+        "relaxation (eV)",
+        "pair (Å)",
+        "level (eV)",
+        "on pair",
+        "doubts",
+    ):
+        table.add_column(column, justify="left" if column in ("site", "doubts") else "right")
+    for v in shown:
+        table.add_row(
+            escape(v.name),
+            f"{v.reported_eV:.3f}",
+            f"{v.relaxation_eV:.3f}",
+            f"{v.pair_before_A:.2f} -> {v.pair_A:.2f}",
+            f"{v.level_eV:.2f}",
+            f"{v.level_on_pair:.2f}",
+            ", ".join(v.doubts),
+        )
+    return table
+
+
+def _distributions(found: VacancyCampaign) -> Table:
+    from mlh_driver.workflows.vacancy_files import between_hosts_eV, distributions
+
+    table = Table()
+    for column in ("host", "sites", "mean (eV)", "spread (eV)", "lowest", "highest", "doubtful"):
+        table.add_column(column, justify="left" if column in ("host", "lowest", "highest") else "right")
+    for name, one in distributions(found).items():
+        doubtful = sum(bool(v.doubts) for v in found.vacancies if name in ("all", v.host))
+        table.add_row(
+            escape(name), str(one.sites), f"{one.mean_eV:.3f}", f"{one.spread_eV:.3f}",
+            escape(one.lowest), escape(one.highest), str(doubtful),
+        )  # fmt: skip
+    if len(found.hosts) > 1:
+        table.add_row(
+            "between hosts", str(len(found.hosts)), "", f"{between_hosts_eV(found):.3f}", "", "", ""
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Whole studies as one call each: campaigns of many tasks that go on where they were stopped."""

@@ -1,0 +1,117 @@
+"""Tasks of a campaign in many processes, by dask (the extra ``cluster``).
+
+What has to be so, and why:
+
+* Threads per worker are set in the environment of each worker before it imports anything. Dask's nanny sets
+  those of OpenMP and BLAS alone, and to one.
+* Dask is not to retry a task whose worker was killed (it would kill four workers): the campaign counts
+  attempts. A task that only waited at that worker has not been tried.
+* Dask's own limits of memory and time are off: a model is memory that it does not know, over which it would
+  pause workers for good; and workers that compute for minutes without a word are not dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlh_driver.errors import InputError
+from mlh_driver.workflows.campaign import RUNNING, Job, Pool, attempt, is_due, record_failure
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: What reads its number of threads from the environment: torch, numba, and BLAS beside them.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@contextmanager
+def worker_processes(workers: int, threads: int = 0) -> Iterator[Pool]:
+    """A pool of processes of this machine with so many threads each; 0 shares the cores among them."""
+    _check_dask()
+    import dask
+    from distributed import Client, LocalCluster
+
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    with (
+        dask.config.set(
+            {
+                "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, threads),
+                "distributed.scheduler.allowed-failures": 0,
+                "distributed.scheduler.worker-ttl": None,
+            }
+        ),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield lambda jobs: _finished(client, jobs)
+
+
+@contextmanager
+def existing_scheduler(scheduler: str) -> Iterator[Pool]:
+    """A pool of the workers of a running dask scheduler, named by its address or by its scheduler file.
+
+    They need this package, and to see the folder of the campaign under the same path.
+    """
+    _check_dask()
+    from distributed import Client
+
+    where = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    try:
+        client = Client(**where, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"there is no dask scheduler at {scheduler}: {error}; start 'dask scheduler' and workers, and "
+            "give its address, such as tcp://HOST:8786, or its scheduler file"
+        ) from error
+    with client:
+        yield lambda jobs: _finished(client, jobs)
+
+
+def _check_dask() -> None:
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "several workers need dask, which is not installed: pip install 'mlh-driver[cluster]'"
+        ) from None
+
+
+def _finished(client: Client, jobs: Sequence[Job]) -> Iterator[Job]:
+    """Jobs in the order in which they end; one whose worker was killed is started again while it may be."""
+    from distributed import KilledWorker, as_completed
+
+    started: dict[str, Job] = {}
+    numbers = count()
+
+    def start(job: Job) -> object:
+        task, folder = job
+        key = f"{task.name}-{next(numbers)}"  # a key of its own, or dask would answer from memory
+        started[key] = job
+        return client.submit(attempt, task, folder.resolve(), key=key)
+
+    waiting = as_completed([start(job) for job in jobs])
+    for future in waiting:
+        task, folder = started.pop(future.key)
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            if (folder / RUNNING).exists():
+                (folder / RUNNING).unlink()
+                record_failure(folder, "its worker process was killed: is there enough memory?")
+            if is_due(folder):
+                waiting.add(start((task, folder)))
+                continue
+        elif error is not None:  # attempt itself raises nothing
+            raise error
+        yield task, folder

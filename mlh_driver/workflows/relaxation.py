@@ -1,0 +1,90 @@
+"""Relaxation at fixed cell that leaves its way behind, and goes on from there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.optimize import LBFGS
+
+from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import MLHError
+from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
+from mlh_driver.results import Results
+
+CHECKPOINT = "relaxation.traj"
+RELAXED = "relaxed.extxyz"
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Atoms at a minimum, the results there, and the number of steps that led to it."""
+
+    atoms: Atoms
+    results: Results
+    steps: int
+
+    @property
+    def largest_force_eV_A(self) -> float:
+        return float(np.linalg.norm(self.results.forces, axis=1).max())
+
+
+def engine_for(settings: Mapping[str, Any]) -> Engine:
+    """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
+    return _engine(EngineSettings(**settings))
+
+
+@lru_cache(maxsize=1)
+def _engine(settings: EngineSettings) -> Engine:
+    return Engine(**vars(settings))
+
+
+def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: int) -> Relaxed:
+    """Move the atoms to a minimum of the energy, by L-BFGS, until no force is above ``fmax_eV_A``.
+
+    All steps are in ``relaxation.traj`` in ``folder``, and the minimum, with all results, in
+    ``relaxed.extxyz``. If there are steps of a run before, it goes on from the last of them as if it had not
+    been interrupted. Raises MLHError if ``steps`` steps are not enough.
+    """
+    path = folder / CHECKPOINT
+    before = _frames(path)
+    atoms = atoms.copy()
+    calculator = MLHCalculator(engine=engine)
+    atoms.calc = calculator
+    if before:
+        atoms.positions = before[-1].positions
+    with (
+        warnings.catch_warnings(),
+        LBFGS(atoms, logfile=None, trajectory=str(path), append_trajectory=bool(before)) as optimizer,
+    ):
+        warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
+        if len(before) > 1:
+            optimizer.replay_trajectory(before)
+            optimizer.nsteps = len(before) - 1
+        converged = optimizer.run(fmax=fmax_eV_A, steps=steps)
+    assert calculator.last_results is not None
+    relaxed = Relaxed(atoms, calculator.last_results, optimizer.nsteps)
+    if not converged:
+        raise MLHError(
+            f"the largest force is {relaxed.largest_force_eV_A:.3f} eV/Å after {relaxed.steps} steps, above "
+            f"{fmax_eV_A}; started again, the relaxation goes on from there"
+        )
+    ase.io.write(folder / RELAXED, labelled_atoms(atoms, relaxed.results))
+    return relaxed
+
+
+def _frames(path: Path) -> list[Atoms]:
+    """The steps of a run before; none if it was killed before it could write the first."""
+    try:
+        return list(ase.io.read(path, index=":"))
+    except Exception:  # no file, or a damaged one, for which ASE raises anything
+        path.unlink(missing_ok=True)
+        return []

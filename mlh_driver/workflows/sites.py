@@ -1,0 +1,144 @@
+"""Where an atom can be removed, what the place is like before, and where its neighbors may go then.
+
+The **pair** of a site are the two atoms of other elements next to it: in silica, the two Si that an O
+bridges. Starts of a relaxation are defined by it:
+
+============  ===========================================================================================
+``unmoved``   the host with the atom gone
+``together``  the pair drawn together to the length of a bond, 1.08 times the sum of its covalent radii
+              (two Si: 2.40 Å)
+``apart``     the pair pushed apart to 1.2 times its distance in the host
+============  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import spglib
+from ase import Atoms
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+
+from mlh_driver.analysis import OXYGEN, SILICON, Network
+from mlh_driver.analysis.rings import smallest_rings
+from mlh_driver.errors import InputError
+
+STARTS = ("unmoved", "together", "apart")
+#: Of the sum of covalent radii. Si-Si: 2.40 Å; in relaxed vacancies it is 2.3 to 2.6 Å.
+BOND, FARTHEST_BOND = 1.08, 1.2
+APART = 1.2
+#: In Å: how far atoms of a crystal may be from their symmetric places.
+SYMMETRY_A = 0.01
+
+
+def orbits(atoms: Atoms, element: str) -> dict[int, int]:
+    """First atom of each set of equivalent atoms of an element, and how many are in the set.
+
+    Equivalent are those that a symmetry of the crystal (spglib) maps onto each other, translations within a
+    supercell included; in a glass, every atom is alone. Raises InputError for an element that is not there.
+    """
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_A)
+    equivalent = np.arange(len(atoms)) if dataset is None else dataset.equivalent_atoms
+    found = Counter(equivalent[atoms.symbols == element].tolist())
+    if not found:
+        raise InputError(f"{atoms.get_chemical_formula()} has no {element} to remove; see --element")
+    return dict(sorted(found.items()))
+
+
+def choose_sites(
+    atoms: Atoms, element: str, sites: Sequence[int] = (), sample: int = 0, seed: Sequence[int] = (0,)
+) -> dict[int, int]:
+    """Atoms to remove, and how many sites each stands for: ``sites``, or of the orbits ``sample``, or all.
+
+    Raises InputError for a site that is not of the element, and for more sites than there are.
+    """
+    if sites:
+        for site in sites:
+            if not 0 <= site < len(atoms) or atoms.symbols[site] != element:
+                raise InputError(
+                    f"site {site} is no {element} of {atoms.get_chemical_formula()}: give indices of its "
+                    f"atoms, counted from 0; the first {element} is {np.argmax(atoms.symbols == element)}"
+                )
+        return dict.fromkeys(sites, 1)
+    found = orbits(atoms, element)
+    if not sample:
+        return found
+    if sample > len(found):
+        raise InputError(
+            f"a sample of {sample} was asked for, but {atoms.get_chemical_formula()} has {len(found)} distinct "
+            f"{element} sites; give a smaller --sample, or none for all"
+        )
+    chosen = np.random.default_rng(seed).choice(list(found), sample, replace=False)
+    return {site: found[site] for site in sorted(chosen.tolist())}
+
+
+def pair_of(host: Atoms, site: int) -> tuple[int, int]:
+    """The two atoms of other elements next to a site; raises InputError if there are not two."""
+    others = np.flatnonzero(host.numbers != host.numbers[site])
+    if len(others) < 2:
+        raise InputError(
+            f"{host.get_chemical_formula()} has no two atoms beside those of {host.symbols[site]}"
+        )
+    nearest = others[np.argsort(host.get_distances(site, others, mic=True), kind="stable")[:2]]
+    return int(nearest[0]), int(nearest[1])
+
+
+def start_geometry(host: Atoms, site: int, start: str) -> Atoms:
+    """The host without the atom, its pair where ``start`` says."""
+    i, j = pair_of(host, site)
+    vector = host.get_distance(i, j, mic=True, vector=True)
+    distance = np.linalg.norm(vector)
+    bond = BOND * covalent_radii[host.numbers[[i, j]]].sum()
+    target = {"unmoved": distance, "together": bond, "apart": APART * distance}[start]
+    atoms = host.copy()
+    atoms.positions[j] += (target / distance - 1.0) * vector / 2.0
+    atoms.positions[i] -= (target / distance - 1.0) * vector / 2.0
+    return without(atoms, site)
+
+
+def without(atoms: Atoms, site: int) -> Atoms:
+    copy = atoms.copy()
+    del copy[site]
+    return copy
+
+
+def index_without(site: int, atoms: Sequence[int]) -> list[int]:
+    """What atoms of the host are called when ``site`` is gone."""
+    return [atom - (atom > site) for atom in atoms]
+
+
+def describe_site(host: Atoms, site: int, rings: dict[int, int]) -> dict[str, Any]:
+    """The place before the atom is removed, by name; ``rings`` are those of :func:`rings_of`.
+
+    bonds: number of bonded neighbors;  bond_1_A, bond_2_A, angle_deg, pair_before_A: distances to the pair,
+    the angle that it spans at the site, and its distance;  ring: size in Si of the smallest primitive ring
+    """
+    i, j = pair_of(host, site)
+    reach = FARTHEST_BOND * (covalent_radii[host.numbers] + covalent_radii[host.numbers[site]])
+    distances = host.get_distances(site, range(len(host)), mic=True)
+    return {
+        "pair": [i, j],
+        "bonds": int((distances < reach).sum()) - 1,
+        "bond_1_A": float(distances[i]),
+        "bond_2_A": float(distances[j]),
+        "angle_deg": float(host.get_angle(i, site, j, mic=True)),
+        "pair_before_A": float(host.get_distance(i, j, mic=True)),
+        "ring": rings.get(site),
+    }
+
+
+def rings_of(host: Atoms) -> dict[int, int]:
+    """Size in Si of the smallest primitive ring through each atom; empty where the host is not SiO2."""
+    if set(host.numbers.tolist()) != {SILICON, OXYGEN}:
+        return {}
+    return smallest_rings(Network.of(host))
+
+
+def distances_from(host: Atoms, site: int) -> NDArray[np.float64]:
+    """(N - 1,) distance in Å of the other atoms from a site."""
+    return np.delete(host.get_distances(site, range(len(host)), mic=True), site)

@@ -1,0 +1,174 @@
+"""Tables, structures, database and figure of a campaign of vacancies; all can be written anew at any time.
+
+====================  =====================================================================================
+``vacancies.csv``     a row for each site, columns as in :class:`~mlh_driver.workflows.vacancies.Vacancy`
+``vacancies.json``    the same with all starts and doubts, the distributions, and what failed
+``vacancies.extxyz``  the minima with forces, charges and extrapolation of each atom
+``hosts.extxyz``      the relaxed hosts, likewise
+``vacancies.db``      the minima as a database of ASE
+``vacancies.png``     energies and levels of all sites
+====================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.db import connect
+from matplotlib.figure import Figure
+
+from mlh_driver.workflows.campaign import CAMPAIGN, TASKS, read_json, replacing, write_json
+from mlh_driver.workflows.relaxation import RELAXED
+from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
+
+#: Columns of the table that are numbers or names; the others are in the JSON file alone.
+COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Energies of the sites of a host, or of all, each counted as often as symmetry repeats it.
+
+    mean_eV, spread_eV: mean and standard deviation of ``reported_eV``
+    lowest, highest: names of sites
+    """
+
+    sites: int
+    mean_eV: float
+    spread_eV: float
+    lowest: str
+    highest: str
+
+    @classmethod
+    def of(cls, vacancies: list[Vacancy]) -> Distribution:
+        energies = np.array([vacancy.reported_eV for vacancy in vacancies])
+        weights = np.array([vacancy.equivalent for vacancy in vacancies])
+        mean = float(np.average(energies, weights=weights))
+        return cls(
+            sites=int(weights.sum()),
+            mean_eV=mean,
+            spread_eV=float(np.sqrt(np.average((energies - mean) ** 2, weights=weights))),
+            lowest=vacancies[int(energies.argmin())].name,
+            highest=vacancies[int(energies.argmax())].name,
+        )
+
+
+def distributions(found: VacancyCampaign) -> dict[str, Distribution]:
+    """Of each host, and of ``all``, where there is any vacancy."""
+    groups = {host: [v for v in found.vacancies if v.host == host] for host in found.hosts}
+    groups["all"] = found.vacancies
+    return {name: Distribution.of(group) for name, group in groups.items() if group}
+
+
+def between_hosts_eV(found: VacancyCampaign) -> float:
+    """Standard deviation of the mean energies of the hosts."""
+    return float(np.std([d.mean_eV for host, d in distributions(found).items() if host != "all"]))
+
+
+def write_files(found: VacancyCampaign) -> list[Path]:
+    """Write them all into the folder of the campaign; returns their paths, none without vacancies."""
+    if not found.vacancies:
+        return []
+    frames = [_minimum(found, vacancy) for vacancy in found.vacancies]
+    hosts = []
+    for name, result in found.hosts.items():
+        hosts.append(_read(found.folder, result["key"]))
+        hosts[-1].info["name"] = name
+    paths = [found.folder / f"vacancies.{kind}" for kind in ("csv", "json", "extxyz", "db", "png")]
+    table, report, structures, database, figure = paths
+    _write_table(found.vacancies, table)
+    write_json(report, _report(found))
+    _write_frames(frames, structures)
+    _write_frames(hosts, found.folder / "hosts.extxyz")
+    _write_database(found.vacancies, frames, database)
+    with replacing(figure) as partial:
+        plot_vacancies(found.vacancies).savefig(partial, dpi=150, format="png")
+    return [*paths, found.folder / "hosts.extxyz"]
+
+
+def _read(folder: Path, key: str) -> Atoms:
+    return ase.io.read(folder / TASKS / key / RELAXED)
+
+
+def _minimum(found: VacancyCampaign, vacancy: Vacancy) -> Atoms:
+    """The structure of a vacancy with its numbers in ``info``."""
+    atoms = _read(found.folder, vacancy.key)
+    atoms.info |= _values(vacancy)
+    if vacancy.doubts:
+        atoms.info["doubts"] = "; ".join(vacancy.doubts.values())
+    return atoms
+
+
+def _values(vacancy: Vacancy) -> dict[str, Any]:
+    """The columns that have a value."""
+    return {name: getattr(vacancy, name) for name in COLUMNS if getattr(vacancy, name) is not None}
+
+
+def _write_table(vacancies: list[Vacancy], path: Path) -> None:
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, "doubts"])
+        writer.writeheader()
+        for vacancy in vacancies:
+            writer.writerow({**_values(vacancy), "doubts": "; ".join(vacancy.doubts.values())})
+
+
+def _report(found: VacancyCampaign) -> dict[str, Any]:
+    return {
+        "campaign": read_json(found.folder / CAMPAIGN),
+        "mu_eV": found.mu_eV,
+        "atom_eV": found.atom_eV,
+        "distributions": {name: asdict(one) for name, one in distributions(found).items()},
+        "between_hosts_eV": between_hosts_eV(found),
+        "hosts": found.hosts,
+        "vacancies": [asdict(vacancy) for vacancy in found.vacancies],
+        "missing": found.missing,
+        "failed": [asdict(state) for state in found.failed],
+    }
+
+
+def _write_frames(frames: list[Atoms], path: Path) -> None:
+    with replacing(path) as partial:
+        ase.io.write(partial, frames, format="extxyz")
+
+
+def _write_database(vacancies: list[Vacancy], frames: list[Atoms], path: Path) -> None:
+    """Numbers and the name as keys; the host, whose name may look like a number, and the rest as data."""
+    with replacing(path) as partial, connect(partial, type="db", append=False) as database:
+        for vacancy, atoms in zip(vacancies, frames, strict=True):
+            values = _values(vacancy)
+            keys = {k: v for k, v in values.items() if k not in ("host", "key", "energy_eV")}
+            database.write(atoms, key_value_pairs=keys, data=asdict(vacancy))
+
+
+def plot_vacancies(vacancies: list[Vacancy]) -> Figure:
+    """Histograms of energies and of levels, hosts on top of each other, and energy against distance."""
+    hosts = list(dict.fromkeys(vacancy.host for vacancy in vacancies))
+    of_host = [[vacancy for vacancy in vacancies if vacancy.host == host] for host in hosts]
+    given = vacancies[0].formation_eV is not None
+    energy = "formation energy (eV)" if given else "energy from an isolated atom (eV)"
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, name, title in (
+        (axes[0], "reported_eV", energy),
+        (axes[1], "level_eV", "level above the valence band (eV)"),
+    ):
+        axis.hist(
+            [[getattr(vacancy, name) for vacancy in group] for group in of_host],
+            bins="auto",
+            weights=[[vacancy.equivalent for vacancy in group] for group in of_host],
+            stacked=True,
+            label=hosts,
+        )
+        axis.set(xlabel=title, ylabel="sites")
+    for group in of_host:
+        axes[2].plot([v.pair_A for v in group], [v.reported_eV for v in group], "o", ms=4)
+    axes[2].set(xlabel="distance of the two atoms beside it (Å)", ylabel=energy)
+    if len(hosts) > 1:
+        axes[0].legend(frameon=False, fontsize=7)
+    return figure
