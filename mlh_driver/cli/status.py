@@ -42,6 +42,6 @@ def status(
         console.print(table)
     if counts["failed"]:
         console.print(
-            f"the same command tries failed tasks again, {MOST_ATTEMPTS} times in all; error.json in the folder "
-            "of a task says more, and without it the task starts afresh"
+            f"the same command tries failed tasks again, {MOST_ATTEMPTS} times in all; error.json in the "
+            "folder of a task says more, and without it the task starts afresh"
         )

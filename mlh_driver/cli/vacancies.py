@@ -45,8 +45,8 @@ def vacancies(
         str,
         typer.Option(
             "--starts",
-            help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are put); "
-            "the lowest minimum wins.",
+            help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are "
+            "put); the lowest minimum wins.",
         ),
     ] = "unmoved,together,apart",
     fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
@@ -163,17 +163,11 @@ def _sites(found: VacancyCampaign) -> Table:
     shown = ordered[:MOST_ROWS]
     title = f"{len(shown)} of {len(ordered)} sites, lowest first" if len(shown) < len(ordered) else None
     table = Table(title=title)
-    energy = "E from atom" if found.mu_eV is None else "E_f"
-    for column in (
-        "site",
-        f"{energy} (eV)",
-        "relaxation (eV)",
-        "pair (Å)",
-        "level (eV)",
-        "on pair",
-        "doubts",
-    ):
-        table.add_column(column, justify="left" if column in ("site", "doubts") else "right")
+    table.add_column("site")
+    energy = "E from atom (eV)" if found.mu_eV is None else "E_f (eV)"
+    for column in (energy, "relaxation (eV)", "pair (Å)", "level (eV)", "on pair"):
+        table.add_column(column, justify="right")
+    table.add_column("doubts")
     for v in shown:
         table.add_row(
             escape(v.name),

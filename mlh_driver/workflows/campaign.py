@@ -131,8 +131,8 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"another process is at work in {folder}; look at it with 'mlh-driver status {folder}', or take "
-                "another folder"
+                f"another process is at work in {folder}; look at it with 'mlh-driver status {folder}', "
+                "or take another folder"
             ) from None
         path = folder / CAMPAIGN
         described = json.loads(json.dumps({"version": version("mlh-driver"), **settings}))
@@ -152,8 +152,8 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     ]
     if changed:
         raise InputError(
-            f"{folder} holds a campaign with other settings: {'; '.join(changed)}. Give the same ones to go on "
-            "with it, or name another folder by --out"
+            f"{folder} holds a campaign with other settings: {'; '.join(changed)}. Give the same ones to go "
+            "on with it, or name another folder by --out"
         )
 
 

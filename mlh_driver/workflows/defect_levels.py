@@ -58,13 +58,17 @@ class Levels:
         electrons = round(basis.valences[species].sum())
         if electrons % 2:
             raise InputError(
-                f"{atoms.get_chemical_formula()} has {electrons} electrons; paired ones are modelled only"
+                f"{atoms.get_chemical_formula()} has {electrons} electrons, and the model pairs all of "
+                "them; remove another element"
             )
-        H = engine.hamiltonian(system)
-        of_atom = np.repeat(np.arange(len(atoms)), basis.sizes[species])
-        onsite = np.bincount(of_atom, np.diag(H)) / basis.sizes[species]
+        return cls.from_hamiltonian(engine.hamiltonian(system), basis.sizes[species], electrons // 2)
+
+    @classmethod
+    def from_hamiltonian(cls, H: Array, sizes: NDArray[np.int64], n_occupied: int) -> Levels:
+        """H: (n, n) in eV, orthonormal; sizes: (N,) number of its basis functions on each atom."""
+        of_atom = np.repeat(np.arange(len(sizes)), sizes)
         energies, orbitals = np.linalg.eigh(H)
-        return cls(energies, orbitals, of_atom, onsite, electrons // 2)
+        return cls(energies, orbitals, of_atom, np.bincount(of_atom, np.diag(H)) / sizes, n_occupied)
 
     @property
     def homo(self) -> float:
@@ -72,10 +76,10 @@ class Levels:
 
     def shares(self, level: int) -> Array:
         """(N,) share of each atom in a level."""
-        return np.bincount(self.atoms, self.orbitals[:, level] ** 2)
+        return np.asarray(np.bincount(self.atoms, self.orbitals[:, level] ** 2), dtype=np.float64)
 
     def deep_center(self, atoms: NDArray[np.int64]) -> float:
-        """Center in eV of the lowest band, the one below the widest gap, weighted by the shares of ``atoms``."""
+        """Center in eV of the lowest band (below the widest gap), weighted by the shares of ``atoms``."""
         n = int(np.diff(self.energies[: self.n_occupied]).argmax()) + 1
         weights = (self.orbitals[np.isin(self.atoms, atoms), :n] ** 2).sum(axis=0)
         return float(weights @ self.energies[:n] / weights.sum())

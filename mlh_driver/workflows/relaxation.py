@@ -61,10 +61,13 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
     atoms.calc = calculator
     if before:
         atoms.positions = before[-1].positions
-    with (
-        warnings.catch_warnings(),
-        LBFGS(atoms, logfile=None, trajectory=str(path), append_trajectory=bool(before)) as optimizer,
-    ):
+    optimizer = LBFGS(
+        atoms,
+        logfile=None,  # type: ignore[arg-type]
+        trajectory=str(path),
+        append_trajectory=bool(before),
+    )
+    with optimizer, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
         if len(before) > 1:
             optimizer.replay_trajectory(before)
@@ -79,6 +82,13 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
         )
     ase.io.write(folder / RELAXED, labelled_atoms(atoms, relaxed.results))
     return relaxed
+
+
+def read_relaxed(folder: Path) -> Atoms:
+    """The minimum that :func:`relax` left in a folder."""
+    atoms = ase.io.read(folder / RELAXED)
+    assert isinstance(atoms, Atoms)
+    return atoms
 
 
 def _frames(path: Path) -> list[Atoms]:

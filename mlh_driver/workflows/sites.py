@@ -70,8 +70,8 @@ def choose_sites(
         return found
     if sample > len(found):
         raise InputError(
-            f"a sample of {sample} was asked for, but {atoms.get_chemical_formula()} has {len(found)} distinct "
-            f"{element} sites; give a smaller --sample, or none for all"
+            f"a sample of {sample} was asked for, but {atoms.get_chemical_formula()} has {len(found)} "
+            f"distinct {element} sites; give a smaller --sample, or none for all"
         )
     chosen = np.random.default_rng(seed).choice(list(found), sample, replace=False)
     return {site: found[site] for site in sorted(chosen.tolist())}
@@ -81,9 +81,7 @@ def pair_of(host: Atoms, site: int) -> tuple[int, int]:
     """The two atoms of other elements next to a site; raises InputError if there are not two."""
     others = np.flatnonzero(host.numbers != host.numbers[site])
     if len(others) < 2:
-        raise InputError(
-            f"{host.get_chemical_formula()} has no two atoms beside those of {host.symbols[site]}"
-        )
+        raise InputError(f"{host.get_chemical_formula()} has no two atoms that are not {host.symbols[site]}")
     nearest = others[np.argsort(host.get_distances(site, others, mic=True), kind="stable")[:2]]
     return int(nearest[0]), int(nearest[1])
 

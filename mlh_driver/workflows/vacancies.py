@@ -6,10 +6,10 @@
 
 Each arrow called *relax* is a task of a :mod:`~mlh_driver.workflows.campaign`: one for each host, and one for
 each start of each site. A task of a vacancy names that of its host, whose relaxed structure it reads; it
-returns energies, the level of the defect (:mod:`~mlh_driver.workflows.defect_levels`) and the engine's doubts.
-So :func:`run_vacancies` only puts together what the tasks left: it can be called again at any time, and
-:mod:`~mlh_driver.workflows.vacancy_files` writes its tables from that alone. mu is no part of any task, and
-may be another one each time.
+returns energies, the level of the defect (:mod:`~mlh_driver.workflows.defect_levels`) and the engine's
+doubts. So :func:`run_vacancies` only puts together what the tasks left: it can be called again at any time,
+and :mod:`~mlh_driver.workflows.vacancy_files` writes its tables from that alone. mu is no part of any task,
+and may be another one each time.
 
 Sites are atoms of the host, counted from 0, and keep their number in every table: atoms of a vacancy follow
 the order of the host, with one missing. Hosts keep their cells.
@@ -24,7 +24,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
@@ -48,7 +47,7 @@ from mlh_driver.workflows.campaign import (
     states,
 )
 from mlh_driver.workflows.defect_levels import Levels, defect_level
-from mlh_driver.workflows.relaxation import RELAXED, Relaxed, engine_for, relax
+from mlh_driver.workflows.relaxation import Relaxed, engine_for, read_relaxed, relax
 from mlh_driver.workflows.sites import (
     STARTS,
     choose_sites,
@@ -92,7 +91,8 @@ class VacancySettings:
             raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(STARTS)}")
         if not self.fmax_eV_A > 0.0 or self.steps < 1 or self.sample < 0:
             raise InputError(
-                f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps}, sample {self.sample}; give positive numbers"
+                f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
+                "positive numbers"
             )
 
 
@@ -241,28 +241,28 @@ def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
 def relax_vacancy(inputs: Inputs, folder: Path) -> dict[str, Any]:
     """The task of a vacancy from one start; the host's task, done, is beside it."""
     engine = engine_for(inputs["engine"])
-    host, host_levels = _host(folder.parent / inputs["host"] / RELAXED, engine)
+    host, host_levels = _host(folder.parent / inputs["host"], engine)
     site = inputs["site"]
     unmoved = engine.compute(System.from_ase(start_geometry(host, site, "unmoved"))).energy
     start = start_geometry(host, site, inputs["start"])
     found = relax(start, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
-    pair = index_without(site, pair_of(host, site))
+    i, j = index_without(site, pair_of(host, site))
     level = defect_level(
-        host_levels, Levels.of(found.atoms, engine), site, distances_from(host, site), start.numbers, pair
+        host_levels, Levels.of(found.atoms, engine), site, distances_from(host, site), start.numbers, [i, j]
     )
     return {
         **_summary(found),
         "unmoved_eV": unmoved,
-        "pair_A": float(found.atoms.get_distance(*pair, mic=True)),
-        "charges_e": found.results.charges[pair].tolist(),
+        "pair_A": float(found.atoms.get_distance(i, j, mic=True)),
+        "charges_e": found.results.charges[[i, j]].tolist(),
         "level": asdict(level),
     }
 
 
 @lru_cache(maxsize=2)
-def _host(path: Path, engine: Engine) -> tuple[Atoms, Levels]:
+def _host(folder: Path, engine: Engine) -> tuple[Atoms, Levels]:
     """A relaxed host, which does not change any more, with its levels."""
-    atoms = ase.io.read(path)
+    atoms = read_relaxed(folder)
     return atoms, Levels.of(atoms, engine)
 
 
@@ -362,7 +362,7 @@ class _Collector:
     def campaign(self, sites: dict[str, dict[int, int]]) -> VacancyCampaign:
         vacancies: list[Vacancy] = []
         for host in self.hosts:
-            relaxed = ase.io.read(self.run.task_folder(self.host_tasks[host]) / RELAXED)
+            relaxed = read_relaxed(self.run.task_folder(self.host_tasks[host]))
             rings = rings_of(relaxed)
             for site, equivalent in sites[host].items():
                 starts = self._starts(host, site)
@@ -377,8 +377,7 @@ class _Collector:
             vacancies,
             {host: {"key": self.host_tasks[host].key, **result} for host, result in self.hosts.items()},
             [task for task in states(self.run.folder) if task.status == "failed"],
-            [host for host in self.host_tasks if host not in self.hosts]
-            + [n for n in names if n not in there],
+            [name for name in (*self.host_tasks, *names) if name not in self.hosts and name not in there],
             self.mu_eV,
             self._atom_eV,
         )
@@ -449,8 +448,8 @@ def _doubts(best: dict[str, Any], starts: dict[str, dict[str, Any]]) -> dict[str
     if any(residual is None or abs(residual) > ALIGNMENT_eV for residual in residuals):
         shown = ", ".join("none found" if r is None else f"{1e3 * r:.0f} meV" for r in residuals)
         doubts["alignment"] = (
-            f"the host's levels do not come back (all occupied ones, deep ones: {shown} off): the level of the "
-            "defect is as uncertain"
+            f"the host's levels do not come back (all occupied ones, deep ones: {shown} off): the level of "
+            "the defect is as uncertain"
         )
     for name, result in starts.items():
         if "failed" in result:

@@ -24,7 +24,7 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS, read_json, replacing, write_json
-from mlh_driver.workflows.relaxation import RELAXED
+from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 
 #: Columns of the table that are numbers or names; the others are in the JSON file alone.
@@ -93,7 +93,7 @@ def write_files(found: VacancyCampaign) -> list[Path]:
 
 
 def _read(folder: Path, key: str) -> Atoms:
-    return ase.io.read(folder / TASKS / key / RELAXED)
+    return read_relaxed(folder / TASKS / key)
 
 
 def _minimum(found: VacancyCampaign, vacancy: Vacancy) -> Atoms:
@@ -154,17 +154,12 @@ def plot_vacancies(vacancies: list[Vacancy]) -> Figure:
     energy = "formation energy (eV)" if given else "energy from an isolated atom (eV)"
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    for axis, name, title in (
-        (axes[0], "reported_eV", energy),
-        (axes[1], "level_eV", "level above the valence band (eV)"),
-    ):
-        axis.hist(
-            [[getattr(vacancy, name) for vacancy in group] for group in of_host],
-            bins="auto",
-            weights=[[vacancy.equivalent for vacancy in group] for group in of_host],
-            stacked=True,
-            label=hosts,
-        )
+    equivalent = [[vacancy.equivalent for vacancy in group] for group in of_host]
+    shown = {"reported_eV": energy, "level_eV": "level above the valence band (eV)"}
+    for axis, (name, title) in zip(axes[:2], shown.items(), strict=True):
+        values = [[getattr(vacancy, name) for vacancy in group] for group in of_host]
+        counted = [np.repeat(one, number) for one, number in zip(values, equivalent, strict=True)]
+        axis.hist(counted, bins="auto", stacked=True, label=hosts)
         axis.set(xlabel=title, ylabel="sites")
     for group in of_host:
         axes[2].plot([v.pair_A for v in group], [v.reported_eV for v in group], "o", ms=4)
