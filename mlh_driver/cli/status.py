@@ -23,14 +23,15 @@ def status(
 
     Example: [bold]mlh-driver status vacancies[/]
     """
-    from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, read_json, states
+    from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, STATUSES, read_json, states
 
     found = states(run)
     total = read_json(run / CAMPAIGN)["n_tasks"]
     if as_json:
         typer.echo(json.dumps({"tasks": total, "states": [asdict(state) for state in found]}, indent=2))
         return
-    counts = Counter(state.status for state in found)
+    counts = Counter(dict.fromkeys(STATUSES, 0))
+    counts.update(state.status for state in found)
     counts["waiting"] += total - len(found)  # the tasks of a host that is not relaxed have no folder yet
     console = Console(soft_wrap=True)
     console.print(", ".join(f"{n} {name}" for name, n in counts.items() if n) + f"; {total} tasks in all")

@@ -75,9 +75,12 @@ Progress = Callable[[str, int, int, int], None]
 """Gets the stage, and how many of its tasks are done, have failed, and are there."""
 
 
+STATUSES = ("done", "running", "interrupted", "waiting", "failed")
+
+
 @dataclass(frozen=True)
 class State:
-    """Of a task: ``waiting``, ``running``, ``interrupted``, ``failed`` or ``done``; and what there is to say.
+    """Of a task: its status, one of STATUSES, and what there is to say.
 
     attempts: that failed
     """

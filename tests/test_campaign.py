@@ -1,0 +1,149 @@
+"""Campaigns of tasks: their files are their state, and no failure stops the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import campaign_tasks
+import pytest
+from processes import eventually
+from typer.testing import CliRunner
+
+from mlh_driver.cli.main import app
+from mlh_driver.errors import InputError
+from mlh_driver.workflows.campaign import (
+    MOST_ATTEMPTS,
+    RESULT,
+    RUNNING,
+    Task,
+    attempts,
+    in_this_process,
+    open_campaign,
+    read_json,
+    states,
+    write_json,
+)
+from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
+
+
+def squares(*numbers: int) -> list[Task]:
+    return [Task(f"square {x}", campaign_tasks.square, {"x": x}) for x in numbers]
+
+
+def test_done_tasks_are_not_computed_again(tmp_path: Path) -> None:
+    with open_campaign(tmp_path, {}, 2) as campaign:
+        first = campaign.run(squares(2, 3), in_this_process)
+    assert [first[name]["square"] for name in ("square 2", "square 3")] == [4, 9]
+    with open_campaign(tmp_path, {}, 2) as campaign:
+        calls: list[tuple[str, int, int, int]] = []
+        ran: list[str] = []
+
+        def watched(jobs):
+            ran.extend(task.name for task, _ in jobs)
+            return in_this_process(jobs)
+
+        again = campaign.run(squares(2, 3, 4), watched, "squares", lambda *now: calls.append(now))
+    assert ran == ["square 4"]
+    assert again["square 2"] == first["square 2"]
+    assert calls == [("squares", 2, 0, 3), ("squares", 3, 0, 3)]
+
+
+def test_a_failed_task_stops_no_other_and_is_tried_three_times(tmp_path: Path) -> None:
+    tasks = squares(1, 0, 2)
+    for number in (1, 2, 3, 3):  # the fourth start does not try it again
+        with open_campaign(tmp_path, {}, 3) as campaign:
+            assert set(campaign.run(tasks, in_this_process)) == {"square 1", "square 2"}
+        assert attempts(campaign.task_folder(tasks[1])) == number <= MOST_ATTEMPTS
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)], env={"COLUMNS": "120"}).output
+    assert shown.startswith("2 done, 1 failed; 3 tasks in all\n")
+    assert "nothing to square" in shown
+    listed = json.loads(CliRunner().invoke(app, ["status", str(tmp_path), "--json"]).output)
+    assert [state["status"] for state in listed["states"]] == ["failed", "done", "done"]
+
+
+def test_states_are_those_of_the_files(tmp_path: Path) -> None:
+    tasks = squares(1, 2, 3)
+    with open_campaign(tmp_path, {}, 3) as campaign:
+        campaign.run(tasks, lambda jobs: iter(()))
+        here = {"host": os.uname().nodename, "process": os.getpid(), "since": "now"}
+        write_json(campaign.task_folder(tasks[1]) / RUNNING, here)
+        write_json(campaign.task_folder(tasks[2]) / RUNNING, here | {"process": 2**22 + 1})  # beyond any
+    assert [state.status for state in states(tmp_path)] == ["waiting", "running", "interrupted"]
+    with pytest.raises(InputError, match="holds no campaign"):
+        states(tmp_path / "elsewhere")
+
+
+def test_other_settings_and_a_second_process_are_refused(tmp_path: Path) -> None:
+    with (
+        open_campaign(tmp_path, {"settings": {"fmax": 0.1}}, 1),
+        pytest.raises(InputError, match="another process is at work"),
+        open_campaign(tmp_path, {"settings": {"fmax": 0.1}}, 1),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match=r"settings.fmax is 0.1 there and 0.2 now.*--out"),
+        open_campaign(tmp_path, {"settings": {"fmax": 0.2}}, 1),
+    ):
+        pass
+    with open_campaign(tmp_path, {"settings": {"fmax": 0.1}}, 1):
+        pass
+
+
+def test_a_result_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / RESULT
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path) == {"x": 1}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_one_attempt_of_one_task(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="dask is not installed: pip install 'mlh-driver[cluster]'")
+    victim = Task("victim", campaign_tasks.wait_for_murder, {"x": 7})
+    poison = Task("poison", campaign_tasks.kill_itself, {})
+    tasks = [victim, *squares(*range(1, 9)), poison]
+
+    def murder() -> None:
+        mark = campaign.task_folder(victim) / "begun"
+        assert eventually(lambda: mark.exists() and mark.read_text() != "")
+        os.kill(int(mark.read_text()), signal.SIGKILL)
+
+    with worker_processes(2, threads=1) as pool, open_campaign(tmp_path, {}, len(tasks)) as campaign:
+        murderer = threading.Thread(target=murder)
+        murderer.start()
+        results = campaign.run(tasks, pool)
+        murderer.join()
+    assert {name: result["square"] for name, result in results.items()} == {
+        "victim": 49,
+        **{f"square {x}": x * x for x in range(1, 9)},
+    }
+    failures = {state.name: state.attempts for state in states(tmp_path) if state.attempts}
+    assert failures == {"victim": 1, "poison": MOST_ATTEMPTS}
+    for result in results.values():
+        assert result["process"] != os.getpid()
+        assert set(result["threads"].values()) == {"1"}
+
+
+@pytest.mark.slow
+def test_a_running_scheduler_carries_out_tasks(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="dask is not installed")
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        existing_scheduler(cluster.scheduler_address) as pool,
+        open_campaign(tmp_path, {}, 3) as campaign,
+    ):
+        assert set(campaign.run(squares(1, 0, 2), pool)) == {"square 1", "square 2"}
+    with pytest.raises(InputError, match="no dask scheduler at nonsense"), existing_scheduler("nonsense"):
+        pass
+
+
+def test_without_dask_several_workers_are_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"pip install 'mlh-driver\[cluster\]'"), worker_processes(2):
+        pass

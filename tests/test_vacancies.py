@@ -1,0 +1,315 @@
+"""Vacancies of a small glass, with the shipped model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.db import connect
+from ase.spacegroup import crystal
+from processes import DRIVER, REPOSITORY, eventually, launching
+from typer.testing import CliRunner
+
+from mlh_driver import Engine, System
+from mlh_driver.analysis import Network
+from mlh_driver.analysis.rings import primitive_rings, smallest_rings
+from mlh_driver.cli.main import app
+from mlh_driver.data import read_structure
+from mlh_driver.errors import InputError
+from mlh_driver.workflows.campaign import RESULT, read_json, states
+from mlh_driver.workflows.defect_levels import Levels, defect_level
+from mlh_driver.workflows.relaxation import CHECKPOINT
+from mlh_driver.workflows.sites import (
+    choose_sites,
+    describe_site,
+    distances_from,
+    index_without,
+    orbits,
+    pair_of,
+    start_geometry,
+    without,
+)
+from mlh_driver.workflows.vacancies import ALIGNMENT_eV, VacancyCampaign, VacancySettings, run_vacancies
+from mlh_driver.workflows.vacancy_files import COLUMNS, distributions, write_files
+
+SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
+GLASS = REPOSITORY / "examples" / "glass.xyz"
+QUARTZ = crystal(
+    ["Si", "O"],
+    [(0.4697, 0, 2 / 3), (0.4135, 0.2669, 0.7858)],
+    spacegroup=154,
+    cellpar=[4.916, 4.916, 5.4054, 90, 90, 120],
+)
+SETTINGS = VacancySettings(sites=(40, 45), starts=("unmoved", "together"), fmax_eV_A=0.3)
+OPTIONS = ["--sites", "40,45", "--starts", "unmoved,together", "--fmax", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def glass() -> Atoms:
+    return ase.io.read(GLASS)
+
+
+@pytest.fixture(scope="module")
+def found(glass: Atoms, tmp_path_factory: pytest.TempPathFactory) -> VacancyCampaign:
+    """Two sites of the glass from two starts each, loosely relaxed, with all files."""
+    found = run_vacancies({"glass": glass}, tmp_path_factory.mktemp("run"), SETTINGS, mu_eV=-434.0)
+    write_files(found)
+    return found
+
+
+@pytest.mark.slow
+def test_energies_of_vacancies_are_those_of_their_structures(found: VacancyCampaign) -> None:
+    engine = Engine()
+    (host,) = ase.io.read(found.folder / "hosts.extxyz", ":")
+    host_eV = engine.compute(System.from_ase(host)).energy
+    frames = ase.io.read(found.folder / "vacancies.extxyz", ":")
+    assert [v.name for v in found.vacancies] == ["glass_v_O_site40", "glass_v_O_site45"]
+    for vacancy, atoms in zip(found.vacancies, frames, strict=True):
+        results = engine.compute(System.from_ase(atoms))
+        assert np.linalg.norm(results.forces, axis=1).max() < SETTINGS.fmax_eV_A + 1e-3
+        assert vacancy.formation_eV == pytest.approx(results.energy - host_eV - 434.0, abs=1e-3)
+        removed = engine.compute(System.from_ase(without(host, vacancy.site))).energy
+        assert (
+            vacancy.relaxation_eV == pytest.approx(removed - results.energy, abs=1e-3)
+            and vacancy.relaxation_eV > 0.3
+        )
+        assert vacancy.from_atom_eV - vacancy.difference_eV == pytest.approx(found.atom_eV)
+        i, j = index_without(vacancy.site, vacancy.pair)
+        assert vacancy.pair_A == pytest.approx(atoms.get_distance(i, j, mic=True), abs=1e-6)
+        assert 2.3 < vacancy.pair_A < 2.8 < vacancy.pair_before_A < 3.4
+        assert [vacancy.charge_1_e, vacancy.charge_2_e] == pytest.approx(results.charges[[i, j]], abs=1e-3)
+        assert vacancy.doubts.keys() <= {"alignment"}
+
+
+@pytest.mark.slow
+def test_the_lowest_start_wins_and_all_are_kept(found: VacancyCampaign) -> None:
+    for vacancy in found.vacancies:
+        assert set(vacancy.starts) == {"unmoved", "together"}
+        assert vacancy.difference_eV == min(start["difference_eV"] for start in vacancy.starts.values())
+        assert vacancy.difference_eV == vacancy.starts[vacancy.start]["difference_eV"]
+    every = distributions(found)
+    assert every["all"] == every["glass"]
+    low, high = sorted(vacancy.formation_eV for vacancy in found.vacancies)
+    assert (every["all"].mean_eV, every["all"].spread_eV) == pytest.approx(
+        ((low + high) / 2, (high - low) / 2)
+    )
+
+
+@pytest.mark.slow
+def test_files_hold_the_same_numbers_and_are_written_again(found: VacancyCampaign) -> None:
+    folder = found.folder
+    with open(folder / "vacancies.csv") as file:
+        rows = list(csv.DictReader(file))
+    report = json.loads((folder / "vacancies.json").read_text())
+    frames = ase.io.read(folder / "vacancies.extxyz", ":")
+    for vacancy, row, entry, atoms, record in zip(
+        found.vacancies,
+        rows,
+        report["vacancies"],
+        frames,
+        connect(folder / "vacancies.db").select(),
+        strict=True,
+    ):
+        assert {*row} == {*COLUMNS, "doubts"}
+        for held in (row, entry, atoms.info):
+            assert float(held["formation_eV"]) == vacancy.formation_eV and held["name"] == vacancy.name
+        assert (record.formation_eV, record.name) == (vacancy.formation_eV, vacancy.name)
+        assert record.energy == pytest.approx(vacancy.energy_eV, abs=1e-6)
+        assert record.data["starts"] == vacancy.starts
+    assert report["campaign"]["model"]["name"] == "asio2-minimal"
+    assert report["campaign"]["engine"]["electronic_temperature_K"] == 300.0
+    before = (folder / "vacancies.csv").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob(RESULT)}
+    for name in ("vacancies.csv", "vacancies.db"):
+        (folder / name).unlink()
+    run = [*OPTIONS, "--out", str(folder), "--mu-O", "-434.0"]
+    shown = CliRunner().invoke(app, ["vacancies", str(GLASS), *run], env={"COLUMNS": "120"})
+    assert shown.exit_code == 0, shown.output
+    assert (folder / "vacancies.csv").read_text() == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob(RESULT)} == stamps
+    assert len(connect(folder / "vacancies.db")) == 2
+    assert "glass_v_O_site45" in shown.output and "isolated" not in shown.output
+    without_mu = CliRunner().invoke(app, ["vacancies", str(GLASS), *run[:-2]], env={"COLUMNS": "120"})
+    assert "Without --mu-O energies count from an isolated O atom" in without_mu.output
+    refused = CliRunner().invoke(app, ["vacancies", str(GLASS), *run, "--fmax", "0.2"])
+    assert "settings.fmax_eV_A is 0.3 there and 0.2 now" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_a_killed_campaign_goes_on_to_the_same_result(found: VacancyCampaign, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the first vacancy's relaxation."""
+    command = [*DRIVER, "vacancies", str(GLASS), "--sites", "40", "--starts", "unmoved", "--fmax", "0.3"]
+    with launching(tmp_path) as launch:
+        program = launch(*command, "--out", "run")
+
+        def under_way() -> list[Path]:
+            paths = [path.parent for path in tmp_path.glob(f"run/tasks/*/{CHECKPOINT}")]
+            return [path for path in paths if not (path / RESULT).exists() and steps_of(path) > 2]
+
+        def in_a_vacancy() -> bool:
+            return any("unmoved" in read_json(path / "task.json")["name"] for path in under_way())
+
+        assert eventually(in_a_vacancy), program.output
+        program.process.kill()
+        program.status()
+        assert [s.status for s in states(tmp_path / "run")] == ["done", "interrupted"]
+        (killed,) = under_way()
+        before = steps_of(killed)
+        program = launch(*command, "--out", "run")
+        assert program.status() == 0, program.output
+    steps = read_json(killed / RESULT)["steps"]
+    assert steps_of(killed) == steps + 1 > before, "it did not go on from its checkpoint"
+    (resumed,) = json.loads((tmp_path / "run" / "vacancies.json").read_text())["vacancies"]
+    expected = next(v for v in found.vacancies if v.site == 40).starts["unmoved"]
+    assert resumed["difference_eV"] == pytest.approx(expected["difference_eV"], abs=1e-3)
+    assert resumed["pair_A"] == pytest.approx(expected["pair_A"], abs=1e-3)
+
+
+def steps_of(folder: Path) -> int:
+    try:
+        return len(ase.io.read(folder / CHECKPOINT, ":"))
+    except Exception:
+        return 0  # it is being written
+
+
+@pytest.mark.slow
+def test_a_relaxation_without_end_is_a_failure_with_its_reason(glass: Atoms, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=1, fmax_eV_A=0.01)
+    for failures in (1, 2):
+        found = run_vacancies({"glass": glass}, tmp_path, settings)
+        assert found.missing == ["glass"] and not found.vacancies and write_files(found) == []
+        (state,) = found.failed
+        assert state.attempts == failures
+        assert f"after {failures} steps, above 0.01" in state.note
+
+
+@pytest.mark.slow
+def test_the_hosts_levels_come_back_in_the_defect_cells(found: VacancyCampaign, tmp_path: Path) -> None:
+    for vacancy in found.vacancies:
+        assert abs(vacancy.deep_residual_eV) < ALIGNMENT_eV
+        assert abs(vacancy.levels_residual_eV) < ALIGNMENT_eV + 0.005  # these are relaxed loosely
+        assert 0.1 < vacancy.level_eV < 1.0
+        assert vacancy.level_on_pair > 0.25
+        assert 1 / 95 < vacancy.level_participation < 1
+
+
+@pytest.mark.slow
+def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign) -> None:
+    engine, vacancy = Engine(), found.vacancies[0]
+    host = ase.io.read(found.folder / "hosts.extxyz")
+    atoms = ase.io.read(found.folder / "vacancies.extxyz", 0)
+    place = (vacancy.site, distances_from(host, vacancy.site), atoms.numbers, index_without(40, vacancy.pair))
+    before, after = Levels.of(host, engine), Levels.of(atoms, engine)
+    level = defect_level(before, after, *place)
+    lifted = replace(after, energies=after.energies + 2.5, onsite=after.onsite + 2.5)
+    moved = defect_level(before, lifted, *place)
+    assert moved.shift_eV == pytest.approx(level.shift_eV + 2.5)
+    for name in ("above_vbm_eV", "levels_residual_eV", "deep_residual_eV"):
+        assert getattr(moved, name) == pytest.approx(getattr(level, name), abs=1e-9)
+    assert level.above_vbm_eV == pytest.approx(vacancy.level_eV, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the labels of asio2 are not beside the repository")
+def test_energies_and_levels_agree_with_dft_on_vacancies_never_trained_on() -> None:
+    """Unrelaxed structures; the level of DFT by the same alignment, from its own Hamiltonians."""
+    engine = Engine()
+    host = read_structure(SHARED, "h106_min")
+    atoms = host.system.to_ase()
+    host_eV = engine.compute(host.system).energy
+    for name, site in (("v106_0", 93), ("v106_1", 59)):
+        label = read_structure(SHARED, name)
+        difference = engine.compute(label.system).energy - host_eV
+        assert difference == pytest.approx(label.energy - host.energy, abs=0.05)
+        cells = {
+            "model": [Levels.of(s.system.to_ase(), engine) for s in (host, label)],
+            "dft": [
+                Levels.from_hamiltonian(s.hamiltonian, np.full(len(s.system), 4), s.n_occupied)
+                for s in (host, label)
+            ],
+        }
+        pair = index_without(site, pair_of(atoms, site))
+        place = (site, distances_from(atoms, site), label.system.numbers, pair)
+        model, dft = (defect_level(*cells[kind], *place) for kind in ("model", "dft"))
+        assert model.above_vbm_eV == pytest.approx(dft.above_vbm_eV, abs=0.15)
+        assert model.on_pair == pytest.approx(dft.on_pair, abs=0.02)
+        assert model.participation == pytest.approx(dft.participation, abs=0.02)
+
+
+def test_all_oxygen_sites_of_quartz_are_one_orbit(glass: Atoms) -> None:
+    first = {"O": np.flatnonzero(QUARTZ.symbols == "O")[0], "Si": 0}
+    for element, number in (("O", 6), ("Si", 3)):
+        assert orbits(QUARTZ, element) == {first[element]: number}
+        assert list(orbits(QUARTZ * (2, 2, 2), element).values()) == [8 * number]
+    assert list(orbits(glass, "O").values()) == [1] * 64
+
+
+def test_sites_are_chosen_by_hand_at_random_or_all(glass: Atoms) -> None:
+    oxygen = np.flatnonzero(glass.symbols == "O")
+    assert list(choose_sites(glass, "O")) == oxygen.tolist()
+    assert choose_sites(glass, "O", sites=(40, 33)) == {40: 1, 33: 1}
+    drawn = choose_sites(glass, "O", sample=5, seed=(1, 0))
+    assert len(drawn) == 5 and set(drawn) <= set(oxygen.tolist())
+    assert (
+        drawn
+        == choose_sites(glass, "O", sample=5, seed=(1, 0))
+        != choose_sites(glass, "O", sample=5, seed=(2, 0))
+    )
+    for wrong in ({"sites": (0,)}, {"sites": (96,)}, {"sample": 65}):
+        with pytest.raises(InputError):
+            choose_sites(glass, "O", **wrong)
+    with pytest.raises(InputError, match="no Ge to remove"):
+        choose_sites(glass, "Ge")
+
+
+def test_starts_move_the_pair_along_its_line_and_nothing_else(glass: Atoms) -> None:
+    i, j = pair_of(glass, 40)
+    assert set(glass.symbols[[i, j]]) == {"Si"}
+    before = glass.get_distance(i, j, mic=True)
+    for start, distance in (("unmoved", before), ("together", 2.3976), ("apart", 1.2 * before)):
+        atoms = start_geometry(glass, 40, start)
+        a, b = index_without(40, (i, j))
+        assert atoms.get_distance(a, b, mic=True) == pytest.approx(distance)
+        moved = np.linalg.norm(atoms.positions - without(glass, 40).positions, axis=1)
+        assert moved[[a, b]] == pytest.approx(abs(distance - before) / 2)
+        assert moved.sum() == pytest.approx(abs(distance - before))
+
+
+def test_a_site_is_described_before_the_atom_goes() -> None:
+    quartz = QUARTZ * (2, 2, 2)
+    rings = smallest_rings(Network.of(quartz))
+    place = describe_site(quartz, int(np.flatnonzero(quartz.symbols == "O")[0]), rings)
+    assert (place["bonds"], place["ring"]) == (2, 6)
+    assert (place["bond_1_A"], place["bond_2_A"]) == pytest.approx((1.605, 1.614), abs=0.005)
+    assert place["angle_deg"] == pytest.approx(143.7, abs=0.2)  # Levien, Prewitt and Weidner 1980
+
+
+def test_smallest_rings_are_among_all_rings(glass: Atoms) -> None:
+    network = Network.of(glass)
+    smallest, sizes = smallest_rings(network), primitive_rings(network)
+    assert set(smallest.values()) <= set(sizes)
+    assert min(smallest.values()) == min(sizes) == 3
+    assert sum(size == 3 for atom, size in smallest.items() if glass.symbols[atom] == "Si") == 3
+
+
+def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"host quartz: the cell is so narrow.*2 x 2 x 2 at least"):
+        run_vacancies({"quartz": QUARTZ}, tmp_path)
+    with pytest.raises(InputError, match="host glass: site 3 is no O"):
+        run_vacancies({"glass": glass}, tmp_path, VacancySettings(sites=(3,)))
+    for wrong in (
+        {"element": "Xx"},
+        {"sites": (1,), "sample": 1},
+        {"starts": ("puckered",)},
+        {"starts": ()},
+        {"fmax_eV_A": 0.0},
+    ):
+        with pytest.raises(InputError):
+            VacancySettings(**wrong)
+    assert not list(tmp_path.iterdir())
