@@ -21,8 +21,18 @@ from mlh_driver.errors import InputError
 if TYPE_CHECKING:
     from mlh_driver.workflows.campaign import Pool, Progress
     from mlh_driver.workflows.vacancies import VacancyCampaign
+    from mlh_driver.workflows.vacancy_files import Distribution
 
 MOST_ROWS = 20
+
+StartsOption = Annotated[
+    str,
+    typer.Option(
+        "--starts",
+        help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are put); "
+        "the lowest minimum wins.",
+    ),
+]
 
 
 @with_engine_options
@@ -41,14 +51,7 @@ def vacancies(
         int, typer.Option("--sample", min=0, help="So many random sites of each host; 0 means all.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
-    starts: Annotated[
-        str,
-        typer.Option(
-            "--starts",
-            help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are "
-            "put); the lowest minimum wins.",
-        ),
-    ] = "unmoved,together,apart",
+    starts: StartsOption = "unmoved,together,apart",
     fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of a relaxation.")] = 300,
     mu: Annotated[
@@ -68,7 +71,7 @@ def vacancies(
     command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE database and
     a figure are left in the folder.
 
-    Example: [bold]mlh-driver vacancies glass.xyz --sample 10 --out v1 --mu-O -435.2[/]
+    Example: [bold]mlh-driver vacancies glass.xyz --sample 10 --mu-O -434.2 --out v1[/]
     """
     from mlh_driver.runtime import configure
     from mlh_driver.structures import read_frames
@@ -137,10 +140,13 @@ def _bars() -> Iterator[Progress]:
 
 
 def _print(found: VacancyCampaign) -> None:
+    from mlh_driver.workflows.vacancy_files import distributions
+
     console = Console(soft_wrap=True)
     if found.vacancies:
-        console.print(_sites(found))
-        console.print(_distributions(found))
+        of = distributions(found)
+        console.print(_sites(found, of["all"].mean_eV))
+        console.print(_hosts(found, of))
     for vacancy in found.vacancies:
         for doubt in vacancy.doubts.values():
             console.print(f"[yellow]{escape(vacancy.name)}: {escape(doubt)}[/]", highlight=False)
@@ -157,23 +163,23 @@ def _print(found: VacancyCampaign) -> None:
         )
 
 
-def _sites(found: VacancyCampaign) -> Table:
+def _sites(found: VacancyCampaign, mean_eV: float) -> Table:
     """The lowest sites."""
     ordered = sorted(found.vacancies, key=lambda vacancy: vacancy.reported_eV)
     shown = ordered[:MOST_ROWS]
-    title = f"{len(shown)} of {len(ordered)} sites, lowest first" if len(shown) < len(ordered) else None
-    table = Table(title=title)
-    table.add_column("site")
-    energy = "E from atom (eV)" if found.mu_eV is None else "E_f (eV)"
-    for column in (energy, "relaxation (eV)", "pair (Å)", "level (eV)", "on pair"):
+    table = Table(title=f"the {len(shown)} lowest of {len(ordered)} sites (eV, Å)")
+    table.add_column("site", no_wrap=True)
+    energy = "E from atom" if found.mu_eV is None else "E_f"
+    for column in (energy, "from mean", "relaxed by", "pair", "level", "on pair"):
         table.add_column(column, justify="right")
     table.add_column("doubts")
     for v in shown:
         table.add_row(
-            escape(v.name),
+            f"{escape(v.host)} {v.site}",
             f"{v.reported_eV:.3f}",
+            f"{v.reported_eV - mean_eV:+.3f}",
             f"{v.relaxation_eV:.3f}",
-            f"{v.pair_before_A:.2f} -> {v.pair_A:.2f}",
+            f"{v.pair_A:.2f}",
             f"{v.level_eV:.2f}",
             f"{v.level_on_pair:.2f}",
             ", ".join(v.doubts),
@@ -181,20 +187,20 @@ def _sites(found: VacancyCampaign) -> Table:
     return table
 
 
-def _distributions(found: VacancyCampaign) -> Table:
-    from mlh_driver.workflows.vacancy_files import between_hosts_eV, distributions
+def _hosts(found: VacancyCampaign, of: dict[str, Distribution]) -> Table:
+    """Distributions of the hosts, of all, and of the means of the hosts."""
+    from mlh_driver.workflows.vacancy_files import between_hosts_eV
 
-    table = Table()
-    for column in ("host", "sites", "mean (eV)", "spread (eV)", "lowest", "highest", "doubtful"):
-        table.add_column(column, justify="left" if column in ("host", "lowest", "highest") else "right")
-    for name, one in distributions(found).items():
+    table = Table(title="energies of all sites (eV)")
+    table.add_column("host")
+    for column in ("sites", "mean", "spread", "lowest", "highest", "doubtful"):
+        table.add_column(column, justify="right")
+    for name, one in of.items():
+        if name == "all" and len(found.hosts) == 1:
+            continue
         doubtful = sum(bool(v.doubts) for v in found.vacancies if name in ("all", v.host))
-        table.add_row(
-            escape(name), str(one.sites), f"{one.mean_eV:.3f}", f"{one.spread_eV:.3f}",
-            escape(one.lowest), escape(one.highest), str(doubtful),
-        )  # fmt: skip
+        energies = [f"{x:.3f}" for x in (one.mean_eV, one.spread_eV, one.lowest_eV, one.highest_eV)]
+        table.add_row(escape(name), str(one.sites), *energies, str(doubtful))
     if len(found.hosts) > 1:
-        table.add_row(
-            "between hosts", str(len(found.hosts)), "", f"{between_hosts_eV(found):.3f}", "", "", ""
-        )
+        table.add_row("between hosts", str(len(found.hosts)), "", f"{between_hosts_eV(found):.3f}")
     return table

@@ -36,12 +36,14 @@ class Distribution:
     """Energies of the sites of a host, or of all, each counted as often as symmetry repeats it.
 
     mean_eV, spread_eV: mean and standard deviation of ``reported_eV``
-    lowest, highest: names of sites
+    lowest_eV, highest_eV, lowest, highest: the extremes, and the names of their sites
     """
 
     sites: int
     mean_eV: float
     spread_eV: float
+    lowest_eV: float
+    highest_eV: float
     lowest: str
     highest: str
 
@@ -54,6 +56,8 @@ class Distribution:
             sites=int(weights.sum()),
             mean_eV=mean,
             spread_eV=float(np.sqrt(np.average((energies - mean) ** 2, weights=weights))),
+            lowest_eV=float(energies.min()),
+            highest_eV=float(energies.max()),
             lowest=vacancies[int(energies.argmin())].name,
             highest=vacancies[int(energies.argmax())].name,
         )
