@@ -69,7 +69,7 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
     )
     with optimizer, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
-        if len(before) > 1:
+        if before:
             optimizer.replay_trajectory(before)
             optimizer.nsteps = len(before) - 1
         converged = optimizer.run(fmax=fmax_eV_A, steps=steps)
@@ -92,9 +92,12 @@ def read_relaxed(folder: Path) -> Atoms:
 
 
 def _frames(path: Path) -> list[Atoms]:
-    """The steps of a run before; none if it was killed before it could write the first."""
+    """The start and the steps of a run before; none if it was killed before its first step was written."""
     try:
-        return list(ase.io.read(path, index=":"))
+        frames = list(ase.io.read(path, index=":"))
     except Exception:  # no file, or a damaged one, for which ASE raises anything
+        frames = []
+    if len(frames) < 2:
         path.unlink(missing_ok=True)
         return []
+    return frames
