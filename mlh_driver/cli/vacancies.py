@@ -145,7 +145,7 @@ def _print(found: VacancyCampaign) -> None:
     console = Console(soft_wrap=True)
     if found.vacancies:
         of = distributions(found)
-        console.print(_sites(found, of["all"].mean_eV))
+        console.print(_sites(found, of["all hosts"].mean_eV))
         console.print(_hosts(found, of))
     for vacancy in found.vacancies:
         for doubt in vacancy.doubts.values():
@@ -196,9 +196,9 @@ def _hosts(found: VacancyCampaign, of: dict[str, Distribution]) -> Table:
     for column in ("sites", "mean", "spread", "lowest", "highest", "doubtful"):
         table.add_column(column, justify="right")
     for name, one in of.items():
-        if name == "all" and len(found.hosts) == 1:
+        if name == "all hosts" and len(found.hosts) == 1:
             continue
-        doubtful = sum(bool(v.doubts) for v in found.vacancies if name in ("all", v.host))
+        doubtful = sum(bool(v.doubts) for v in found.vacancies if name in ("all hosts", v.host))
         energies = [f"{x:.3f}" for x in (one.mean_eV, one.spread_eV, one.lowest_eV, one.highest_eV)]
         table.add_row(escape(name), str(one.sites), *energies, str(doubtful))
     if len(found.hosts) > 1:

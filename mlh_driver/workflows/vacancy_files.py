@@ -64,15 +64,15 @@ class Distribution:
 
 
 def distributions(found: VacancyCampaign) -> dict[str, Distribution]:
-    """Of each host, and of ``all``, where there is any vacancy."""
+    """Of each host and of ``all hosts``, where there is any vacancy."""
     groups = {host: [v for v in found.vacancies if v.host == host] for host in found.hosts}
-    groups["all"] = found.vacancies
+    groups["all hosts"] = found.vacancies
     return {name: Distribution.of(group) for name, group in groups.items() if group}
 
 
 def between_hosts_eV(found: VacancyCampaign) -> float:
     """Standard deviation of the mean energies of the hosts."""
-    return float(np.std([d.mean_eV for host, d in distributions(found).items() if host != "all"]))
+    return float(np.std([d.mean_eV for host, d in distributions(found).items() if host != "all hosts"]))
 
 
 def write_files(found: VacancyCampaign) -> list[Path]:
