@@ -36,7 +36,7 @@ from mlh_driver.workflows.sites import (
     without,
 )
 from mlh_driver.workflows.vacancies import ALIGNMENT_eV, VacancyCampaign, VacancySettings, run_vacancies
-from mlh_driver.workflows.vacancy_files import COLUMNS, distributions, write_files
+from mlh_driver.workflows.vacancy_files import COLUMNS, between_hosts_eV, distributions, write_files
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 GLASS = REPOSITORY / "examples" / "glass.xyz"
@@ -75,10 +75,8 @@ def test_energies_of_vacancies_are_those_of_their_structures(found: VacancyCampa
         assert np.linalg.norm(results.forces, axis=1).max() < SETTINGS.fmax_eV_A + 1e-3
         assert vacancy.formation_eV == pytest.approx(results.energy - host_eV - 434.0, abs=1e-3)
         removed = engine.compute(System.from_ase(without(host, vacancy.site))).energy
-        assert (
-            vacancy.relaxation_eV == pytest.approx(removed - results.energy, abs=1e-3)
-            and vacancy.relaxation_eV > 0.3
-        )
+        assert vacancy.relaxation_eV == pytest.approx(removed - results.energy, abs=1e-3)
+        assert vacancy.relaxation_eV > 0.3
         assert vacancy.from_atom_eV - vacancy.difference_eV == pytest.approx(found.atom_eV)
         i, j = index_without(vacancy.site, vacancy.pair)
         assert vacancy.pair_A == pytest.approx(atoms.get_distance(i, j, mic=True), abs=1e-6)
@@ -93,12 +91,24 @@ def test_the_lowest_start_wins_and_all_are_kept(found: VacancyCampaign) -> None:
         assert set(vacancy.starts) == {"unmoved", "together"}
         assert vacancy.difference_eV == min(start["difference_eV"] for start in vacancy.starts.values())
         assert vacancy.difference_eV == vacancy.starts[vacancy.start]["difference_eV"]
-    every = distributions(found)
-    assert every["all hosts"] == every["glass"]
-    low, high = sorted(vacancy.formation_eV for vacancy in found.vacancies)
-    assert (every["all hosts"].mean_eV, every["all hosts"].spread_eV) == pytest.approx(
-        ((low + high) / 2, (high - low) / 2)
+
+
+@pytest.mark.slow
+def test_hosts_are_pooled_and_equivalent_sites_counted(found: VacancyCampaign) -> None:
+    low, high = sorted(found.vacancies, key=lambda vacancy: vacancy.formation_eV)
+    one = distributions(found)
+    assert one["all hosts"] == one["glass"]
+    assert (one["glass"].lowest, one["glass"].highest) == (low.name, high.name)
+    assert one["glass"].spread_eV == pytest.approx((high.formation_eV - low.formation_eV) / 2)
+    pooled = replace(
+        found,
+        vacancies=[low, replace(high, host="other", equivalent=3)],
+        hosts={"glass": {}, "other": {}},
     )
+    every = distributions(pooled)
+    assert (every["other"].sites, every["other"].spread_eV, every["all hosts"].sites) == (3, 0.0, 4)
+    assert every["all hosts"].mean_eV == pytest.approx(0.25 * low.formation_eV + 0.75 * high.formation_eV)
+    assert between_hosts_eV(pooled) == pytest.approx(one["glass"].spread_eV)
 
 
 @pytest.mark.slow
@@ -134,7 +144,7 @@ def test_files_hold_the_same_numbers_and_are_written_again(found: VacancyCampaig
     assert (folder / "vacancies.csv").read_text() == before
     assert {path: path.stat().st_mtime_ns for path in folder.rglob(RESULT)} == stamps
     assert len(connect(folder / "vacancies.db")) == 2
-    assert "glass_v_O_site45" in shown.output and "isolated" not in shown.output
+    assert "glass 45" in shown.output and "isolated" not in shown.output
     without_mu = CliRunner().invoke(app, ["vacancies", str(GLASS), *run[:-2]], env={"COLUMNS": "120"})
     assert "Without --mu-O energies count from an isolated O atom" in without_mu.output
     refused = CliRunner().invoke(app, ["vacancies", str(GLASS), *run, "--fmax", "0.2"])
