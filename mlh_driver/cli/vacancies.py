@@ -154,11 +154,12 @@ def _print(found: VacancyCampaign) -> None:
         for doubt in host["doubts"].values():
             console.print(f"[yellow]host {escape(name)}: {escape(doubt)}[/]", highlight=False)
     if found.vacancies and found.mu_eV is None:
+        reservoir = "half of O2 (O-rich)" if found.element == "O" else "an atom of its stable solid"
         console.print(
             f"Without --mu-O energies count from an isolated {found.element} atom of the model "
             f"({found.atom_eV:.3f} eV), which is no reservoir in nature. Differences between sites are right "
             f"without it. For formation energies give the energy of one {found.element} by the method of the "
-            "model's training data, such as half of O2 (O-rich).",
+            f"model's training data, such as {reservoir}.",
             highlight=False,
         )
 
