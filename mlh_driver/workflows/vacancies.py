@@ -31,7 +31,7 @@ from ase.data import atomic_numbers
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
-from mlh_driver.model import find_model
+from mlh_driver.model_files import model_digest
 from mlh_driver.small_cells import ONCE
 from mlh_driver.system import System
 from mlh_driver.workflows.campaign import (
@@ -319,7 +319,7 @@ def _described(
         "model": {
             "name": metadata.name,
             "reference": metadata.reference,
-            "sha256": hashlib.sha256(find_model(engine["model"]).read_bytes()).hexdigest(),
+            "digest": model_digest(engine["model"]),
         },
         "engine": engine,
         "settings": asdict(settings),
