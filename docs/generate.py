@@ -71,7 +71,8 @@ def messages() -> Iterator[tuple[str, str]]:
 
 
 def _is_error(name: str) -> bool:
-    return name in ("ConnectionLost", "EngineCrashed", "LimitReached") or (name.endswith("Error") and name != "AttributeError")
+    others = ("ConnectionLost", "EngineCrashed", "LimitReached")
+    return name in others or (name.endswith("Error") and name != "AttributeError")
 
 
 def _template(node: ast.expr) -> str:
