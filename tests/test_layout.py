@@ -29,6 +29,7 @@ LAYERS = (
     ("interfaces", "training", "reference"),
     ("learning",),
     ("analysis",),
+    ("workflows",),
     ("cli",),
 )
 HOMES = {name: getattr(mlh_driver, name).__module__ for name in mlh_driver.__all__ if name[0] != "_"}

@@ -1,0 +1,1 @@
+"""What users want done with the model, from a start to a report: each a command and a Python function."""
