@@ -71,8 +71,8 @@ def _with_elements(atoms: Atoms, elements: Sequence[str], path: Path) -> Atoms:
     if elements:
         if atoms.numbers.max() > len(elements):
             raise InputError(
-                f"{path} has {atoms.get_chemical_formula()}, and not the atom types 1 to {len(elements)}, for "
-                f"which elements are given; leave {' '.join(elements)} out if the file names its elements"
+                f"{path} has {atoms.get_chemical_formula()}, and not the atom types 1 to {len(elements)} of "
+                f"{' '.join(elements)}; leave these out if the file names its elements"
             )
         atoms.symbols = [elements[kind - 1] for kind in atoms.numbers]
     return atoms
@@ -109,7 +109,5 @@ def _lammps_atom_style(path: Path) -> str | None:
 
 
 def write_lammps_data(atoms: Atoms, path: Path, elements: Sequence[str]) -> None:
-    """A data file of LAMMPS in ``units metal``, whose types 1, 2 ... are ``elements``, told by their masses."""
-    ase.io.write(
-        path, atoms, format="lammps-data", specorder=list(elements), masses=True, units="metal"
-    )
+    """A data file of LAMMPS in ``units metal``; its types 1, 2 ... are ``elements``, told by their masses."""
+    ase.io.write(path, atoms, format="lammps-data", specorder=list(elements), masses=True, units="metal")

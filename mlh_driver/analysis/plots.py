@@ -80,7 +80,7 @@ def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
         _plot_distribution(axis, pair, structures, published)
     _plot_factor(axes[len(pairs)], structures, published)
     if networks:
-        _plot_network(axes[len(pairs) + 1 :], networks, published)
+        _plot_network(axes[len(pairs) + 1 :].tolist(), networks, published)
     for axis in axes[n_panels:]:
         axis.set_axis_off()
     axes[0].legend(frameon=False, fontsize=8)

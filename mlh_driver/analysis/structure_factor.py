@@ -1,7 +1,8 @@
 """Static structure factors on the wave vectors of the cell itself.
 
-A periodic cell holds the waves q = 2 pi (h a* + k b* + l c*) and no others, so S(q) is computed there and nowhere
-in between: a Fourier transform of g(r), cut off at half the cell, would invent the rest. With the density waves
+A periodic cell holds the waves q = 2 pi (h a* + k b* + l c*) and no others, so S(q) is computed there and
+nowhere in between: a Fourier transform of g(r), cut off at half the cell, would invent the rest. With the
+density waves
 
 ::
 
@@ -96,7 +97,8 @@ def structure_factor(
     filled = counts > 0
     shares = {a: float((frames[0].symbols == a).mean()) for a in set(frames[0].symbols)}
     s = {
-        pair: 1.0 + (total[filled] / counts[filled] - (shares[a] if a == b else 0.0)) / (shares[a] * shares[b])
+        pair: 1.0
+        + (total[filled] / counts[filled] - (shares[a] if a == b else 0.0)) / (shares[a] * shares[b])
         for pair, total in sums.items()
         for a, b in [pair.split("-")]
     }
@@ -114,7 +116,9 @@ def _planes(atoms: Atoms, largest_q: float) -> Iterator[tuple[Array, int, dict[s
     n_h, n_k, n_l = (int(largest_q * length / (2.0 * np.pi)) for length in atoms.cell.lengths())
     k, l = np.arange(-n_k, n_k + 1), np.arange(-n_l, n_l + 1)
     fractional = np.linalg.solve(atoms.cell.array.T, atoms.positions.T)
-    along_k, along_l = (np.exp(2j * np.pi * np.outer(n, x)) for n, x in ((k, fractional[1]), (l, fractional[2])))
+    along_k, along_l = (
+        np.exp(2j * np.pi * np.outer(n, x)) for n, x in ((k, fractional[1]), (l, fractional[2]))
+    )
     members = {a: np.asarray(atoms.symbols == a) for a in set(atoms.symbols)}
     for h in range(n_h + 1):
         vectors = (h * reciprocal[0]) + k[:, None, None] * reciprocal[1] + l[None, :, None] * reciprocal[2]

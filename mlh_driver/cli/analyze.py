@@ -14,7 +14,8 @@ from mlh_driver.cli.options import JsonOption
 
 def analyze(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Structures or trajectories, in any format of ASE.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Structures or trajectories, in any format of ASE."),
     ],
     every_frame: Annotated[
         bool, typer.Option("--all", help="Mean over all frames of a file, in place of its last one.")
@@ -25,7 +26,9 @@ def analyze(
     elements: Annotated[
         str | None,
         typer.Option(
-            "--elements", metavar="'SI O'", help="Elements of the atom types 1, 2 ... of LAMMPS, if not named."
+            "--elements",
+            metavar="'SI O'",
+            help="Elements of the atom types 1, 2 ... of LAMMPS, if not named.",
         ),
     ] = None,
     out: Annotated[
@@ -40,8 +43,8 @@ def analyze(
 
     Example: [bold]mlh-driver analyze glass.xyz quench.lammpstrj --out analysis[/]
     """
-    from mlh_driver.analysis import summary, write_report
     from mlh_driver.analysis import report as reports
+    from mlh_driver.analysis import summary, write_report
     from mlh_driver.structures import read_trajectories
 
     frames = read_trajectories(files, file_format, (elements or "").replace(",", " ").split())

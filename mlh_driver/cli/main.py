@@ -61,7 +61,9 @@ def main(
 for _name in COMMANDS:
     _function = _name.replace("-", "_")
     _module = import_module(f"mlh_driver.cli.{_function}")
-    app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(getattr(_module, _function))
+    app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(
+        getattr(_module, _function)
+    )
 
 
 def run() -> None:

@@ -72,7 +72,9 @@ def melt_quench(
     relax_eV_A: Annotated[
         float | None, _setting("--fmax", "EV/Å", "Largest force of the relaxed glass. [0.05]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the inputs, tell the time, stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the inputs, tell the time, stop.")
+    ] = False,
 ) -> None:
     """Make a glass: melt, quench, anneal, relax, analyze.
 
@@ -116,7 +118,8 @@ def _start(structure: Path | None, **random: Any) -> RandomStart | Atoms:
         return validated(RandomStart, given, "random start")
     if given:
         raise InputError(
-            f"{', '.join(given)}: of no use with --structure, which has its own atoms and density; leave one out"
+            f"{', '.join(given)}: of no use with --structure, which has atoms and density of its own; leave "
+            "one out"
         )
     (atoms,) = read_frames([structure], last_only=True).values()
     return atoms
@@ -133,7 +136,8 @@ def _tell_time(run: Run, engine: Any, console: Console) -> None:
     lengths = ", ".join(f"{stage} {length}" for stage, length in settings.lengths.items())
     console.print(
         f"{atoms.get_chemical_formula()}, {settings.steps} steps of {settings.timestep_fs:g} fs ({lengths}), "
-        f"{settings.melt_temperature_K:g} to {settings.final_temperature_K:g} K by {settings.quench_K_ps:g} K/ps"
+        f"{settings.melt_temperature_K:g} to {settings.final_temperature_K:g} K by "
+        f"{settings.quench_K_ps:g} K/ps"
     )
     if done:
         console.print(f"goes on from step {done}")
@@ -199,7 +203,9 @@ def _line_a_minute(console: Console) -> Progress:
         if now - last >= LINE_EVERY_S or status.step == status.steps:
             last = now
             left = status.steps - status.step
-            time_left = f", {_duration(left / status.steps_per_s)} left" if status.steps_per_s and left else ""
+            time_left = (
+                f", {_duration(left / status.steps_per_s)} left" if status.steps_per_s and left else ""
+            )
             console.print(f"{status.stage} {status.step}/{status.steps}: {_described(status)}{time_left}")
 
     return show
@@ -221,7 +227,7 @@ def _print_result(run: Run, structures: dict[str, Any]) -> None:
     share = report["run"]["share of steps with extrapolation up to 1"]
     if share < 1:
         console.print(
-            f"the model's range was left in {100 * (1 - share):.0f} % of the run (extrapolation above 1): check the "
-            "glass against DFT before you use it"
+            f"the model's range was left in {100 * (1 - share):.0f} % of the run (extrapolation above 1): check "
+            "the glass against DFT before you use it"
         )
     console.print(f"wrote glass.xyz, report.json, run.png, structure.png and tables to {run.folder}")

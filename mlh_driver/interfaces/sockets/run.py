@@ -32,7 +32,7 @@ def run_input(file: Path, engine: ForceEngine, template: Template) -> None:
     """Run an input or a checkpoint of i-PI, with one <ffsocket mode="unix">, in the folder where it lies.
 
     i-PI's messages go to ``i-pi.log``, those of the client to ``client.log``; the socket is private. Raises
-    InputError if i-PI does not start, and what :func:`~mlh_driver.interfaces.sockets.client.run_client` raises.
+    InputError if i-PI does not start, and what the client raises.
     """
     name = read_ipi_input(file).findtext("ffsocket/address", "").strip()
     with tempfile.TemporaryDirectory(prefix="mlh-") as sockets, open(file.parent / "client.log", "a") as log:

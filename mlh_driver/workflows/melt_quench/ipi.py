@@ -99,7 +99,9 @@ class IpiRun:
     def _checkpoint(self, stage: str) -> tuple[Path | None, int]:
         """The latest of a stage that is whole, and its step in the stage."""
         names = (f"{stage}.restart", f"{stage}.restart.b", "RESTART")
-        found = [(step, self.folder / name) for name in names if (step := self._step(name, stage)) is not None]
+        found = [
+            (step, self.folder / name) for name in names if (step := self._step(name, stage)) is not None
+        ]
         step, path = max(found, default=(0, None))
         return path, step
 
@@ -119,8 +121,6 @@ class IpiRun:
         for stage, length in self._lengths.items():
             path, step = self._checkpoint(stage)
             if step < length:
-                for backup in self.folder.glob("#*#"):
-                    backup.unlink()
                 self._forget_after(stage, step if path else -1)
                 run_input(path or self.folder / f"{stage}.xml", engine, template)
             self._close(stage, length)
@@ -130,13 +130,15 @@ class IpiRun:
         path, step = self._checkpoint(stage)
         if path is None or step < length:
             raise InputError(
-                f"i-PI ended the {stage} at step {step} of {length}; {self.folder}/i-pi.log says why. The same "
-                "command goes on from there"
+                f"i-PI ended the {stage} at step {step} of {length}; {self.folder}/i-pi.log says why. The "
+                "same command goes on from there"
             )
         if path.name == "RESTART":
             partial = self.folder / "restart.partial"
             shutil.copy(path, partial)
             partial.replace(self.folder / f"{stage}.restart")
+        for backup in self.folder.glob("#*#"):  # of the checkpoints that the stage began with
+            backup.unlink()
 
     def _forget_after(self, stage: str, step: int) -> None:
         """Cut off what i-PI will write again."""

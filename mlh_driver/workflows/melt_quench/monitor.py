@@ -46,8 +46,8 @@ Progress = Callable[[Status], None]
 class Monitor:
     """Passes structures on to ``engine``; a step is a structure that differs from the one before.
 
-    The temperature is that of the velocities half a step back, from where the atoms were and are: an MD engine
-    tells its force engine nothing but positions.
+    The temperature is that of the velocities half a step back, from where the atoms were and are: an MD
+    engine tells its force engine nothing but positions.
 
     step:      up to here
     last_good: the last structure that gave no reason for doubt, with its step and results
@@ -79,7 +79,12 @@ class Monitor:
         settings = self._settings
         self._progress(
             Status(
-                settings.stage_at(self.step), self.step, settings.steps, self.temperature_K, self._speed(), results
+                settings.stage_at(self.step),
+                self.step,
+                settings.steps,
+                self.temperature_K,
+                self._speed(),
+                results,
             )
         )
         return results

@@ -1,8 +1,9 @@
 """Atoms packed at random, and made a liquid before the model sees them.
 
-A melt that starts from overlapping atoms starts where no model was trained. So no two atoms are put closer than
-the shortest distance of their kind in the training data, and Si and O then flow for some picoseconds under the
-classical potential of Vashishta et al. (PRB 41, 12197, 1990), which comes with LAMMPS.
+A melt that starts from atoms at random starts where no model was trained. So no two atoms are put closer than
+the shortest distance of their kind in the training data, and Si and O then flow for some picoseconds under
+the classical potential of Vashishta et al. (PRB 41, 12197, 1990), which comes with LAMMPS: the extrapolation
+falls from some 10 to 40 to below 1.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def shortest_distances(engine: Engine) -> dict[frozenset[str], float]:
 def packed(numbers: NDArray[np.int64], lengths: Array, distances: Distances, seed: int) -> Atoms:
     """Atoms one after another at random places of an orthorhombic cell of ``lengths`` (3,) in Å.
 
-    No two are closer than ``distances`` says; all of these shrink by some per cent where an atom finds no place.
-    Raises InputError when they come to four fifths.
+    No two are closer than ``distances`` says; all of these shrink by some per cent where an atom finds no
+    place. Raises InputError when they come to four fifths.
     """
     rng = np.random.default_rng(seed)
     symbols = [chemical_symbols[number] for number in numbers]
@@ -74,12 +75,14 @@ def packed(numbers: NDArray[np.int64], lengths: Array, distances: Distances, see
             return Atoms(numbers=numbers, positions=positions, cell=lengths, pbc=True)
         scale *= SHORTER
     raise InputError(
-        f"{len(numbers)} atoms find no place in {np.prod(lengths):.0f} Å^3: the density is too high for a random "
-        "start; start from a structure, or compress it later"
+        f"{len(numbers)} atoms find no place in {np.prod(lengths):.0f} Å^3: the density is too high for a "
+        "random start; give a lower one, or a structure to start from"
     )
 
 
-def _placed(symbols: list[str], lengths: Array, distances: Distances, rng: np.random.Generator) -> Array | None:
+def _placed(
+    symbols: list[str], lengths: Array, distances: Distances, rng: np.random.Generator
+) -> Array | None:
     """(N, 3) positions, None if one of the atoms finds no place."""
     positions = np.empty((0, 3))
     for k, symbol in enumerate(symbols):

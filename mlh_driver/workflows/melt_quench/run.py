@@ -19,7 +19,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -47,7 +47,6 @@ from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 
-MD_ENGINES = {"lammps": LammpsRun, "ipi": IpiRun}
 SETTINGS, START, GLASS, LAST_GOOD = "settings.json", "start.xyz", "glass.xyz", "last_good.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
@@ -73,7 +72,8 @@ class Run:
     @property
     def md(self) -> LammpsRun | IpiRun:
         """The dynamics: inputs, restart, log and frames."""
-        return MD_ENGINES[self.settings.engine](self.folder, self.settings)
+        kind = IpiRun if self.settings.engine == "ipi" else LammpsRun
+        return kind(self.folder, self.settings)
 
     @property
     def start(self) -> Atoms:
@@ -89,6 +89,20 @@ class Run:
         """What was logged: Step, Time in ps, Temp, PotEng, gap, extrapolation and so on."""
         columns = self.md.columns()
         return columns | {"Time": columns["Step"] * self.settings.timestep_fs / 1e3}
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs of which folders are given, or that lie in them; raises InputError if there are none."""
+    files = [
+        file
+        for folder in folders
+        for file in (sorted(folder.glob(SETTINGS)) or sorted(folder.glob(f"*/{SETTINGS}")))
+    ]
+    if not files:
+        raise InputError(
+            f"no runs in {', '.join(map(str, folders))}; make some with 'mlh-driver melt-quench'"
+        )
+    return [Run.read(file.parent) for file in files]
 
 
 def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> Run:
@@ -143,8 +157,8 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
     ]
     if differences:
         raise InputError(
-            f"{folder} holds a run with other settings: {', '.join(differences)}; repeat these to go on with it, "
-            "or give another folder by --out"
+            f"{folder} holds a run with other settings: {', '.join(differences)}; repeat those to go on with "
+            "it, or give another folder by --out"
         )
 
 
@@ -167,7 +181,7 @@ def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
     with _alone(run.folder):
         if run.glass is None:
             _move(run, engine, progress)
-            _relax(run, engine, progress)
+            relax(run, engine, progress)
         return _report(run)
 
 
@@ -204,22 +218,25 @@ def _left_range(run: Run, monitor: Monitor, error: MLHError) -> str:
     stage = run.settings.stage_at(monitor.step)
     temperature = "" if monitor.temperature_K is None else f" at some {monitor.temperature_K:.0f} K"
     good = run.folder / LAST_GOOD
-    kept = f"{good} is its last structure without reason for doubt" if good.exists() or monitor.last_good else (
-        "none of its structures was without reason for doubt"
+    kept = (
+        f"{good} is its last structure without reason for doubt"
+        if good.exists() or monitor.last_good
+        else ("none of its structures was without reason for doubt")
     )
     return (
-        f"the {stage} left the range of the model at step {monitor.step} of {run.settings.steps}{temperature}: "
-        f"{error}. Its frames are in {run.folder}; {kept}. Melt less hot (--melt-temperature), take a shorter time "
-        "step (--timestep 0.5), or teach the model such structures (mlh-driver learn), each with another --out"
+        f"the {stage} left the range of the model at step {monitor.step} of {run.settings.steps}{temperature}"
+        f": {error}. Its frames are in {run.folder}; {kept}. Melt less hot (--melt-temperature), take a shorter "
+        "time step (--timestep 0.5), or teach the model such structures (mlh-driver learn); the first two need "
+        "another --out"
     )
 
 
-def _relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
-    """The end of the dynamics, relaxed at fixed cell."""
+def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
+    """Relax the end of the dynamics at fixed cell, to ``glass.xyz``."""
     atoms = run.md.final()
     calculator = MLHCalculator(engine=engine)
     atoms.calc = calculator
-    with LBFGS(atoms, logfile=None) as optimizer:
+    with LBFGS(atoms, logfile=None) as optimizer:  # type: ignore[arg-type]
 
         def show() -> None:
             results = calculator.last_results

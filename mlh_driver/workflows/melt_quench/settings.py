@@ -102,12 +102,12 @@ PRESETS: dict[str, dict[str, float]] = {
     "standard": {"melt_ps": 5.0, "quench_K_ps": 100.0, "anneal_ps": 5.0},
     "slow": {"melt_ps": 10.0, "quench_K_ps": 10.0, "anneal_ps": 10.0},
 }
-"""``quick`` tries things out; ``standard`` is the rate of most melt-quenches with DFT; ``slow`` is nearer to those
-with classical potentials, and leaves fewer defects."""
+"""``quick`` tries things out; ``standard`` is the rate of most melt-quenches with DFT; ``slow`` is nearer to
+those with classical potentials, and leaves fewer defects."""
 
 
 def preset(name: str, changes: Mapping[str, Any]) -> MeltQuenchSettings:
     """A preset, with other values where ``changes`` has some. Raises InputError for those that cannot be."""
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}; choose {', '.join(PRESETS)}")
-    return validated(MeltQuenchSettings, PRESETS[name] | changes, f"preset {name}")
+    return validated(MeltQuenchSettings, {**PRESETS[name], **changes}, f"preset {name}")
