@@ -3,8 +3,8 @@
     python examples/melt_quench/analyze.py melt_quench_output --output figures
 
 Glasses are at minima of the model; those of the classical potential are relaxed with it here, so that all
-are at a minimum of the same energy. ``glass.xyz`` of a run is ready for ``mlh-driver label``. Writes the files
-of ``mlh-driver analyze``, and ``thermo-ENGINE.png``.
+are at a minimum of the same energy. ``glass.xyz`` of a run is ready for ``mlh-driver label``. Writes the
+files of ``mlh-driver analyze``, and ``thermo-ENGINE.png``.
 """
 
 from __future__ import annotations

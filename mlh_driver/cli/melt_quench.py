@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.cli.options import build_engine, option, with_engine_options, with_options
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -27,54 +27,59 @@ LINE_EVERY_S = 60.0
 """Seconds between lines where the output is no terminal."""
 
 
-def _setting(name: str, metavar: str, text: str) -> Any:
-    """An option whose default is that of the preset."""
-    return typer.Option(name, metavar=metavar, help=text, show_default=False)
+#: Type, option, metavar and help of each setting that the preset decides unless it is given.
+SETTINGS: dict[str, tuple[type, str, str, str]] = {
+    "melt_temperature_K": (float, "--melt-temperature", "K", "Temperature of the melt; default 3500."),
+    "final_temperature_K": (float, "--final-temperature", "K", "Temperature at the end; default 300."),
+    "melt_ps": (float, "--melt", "PS", "Time in the melt."),
+    "quench_K_ps": (float, "--rate", "K/PS", "Cooling rate."),
+    "anneal_ps": (float, "--anneal", "PS", "Time at the final temperature."),
+    "timestep_fs": (float, "--timestep", "FS", "Time step; default 1."),
+    "ensemble": (str, "--ensemble", "NAME", "nvt or npt; default nvt."),
+    "pressure_bar": (float, "--pressure", "BAR", "Of npt; default 0."),
+    "engine": (str, "--engine", "NAME", "lammps or ipi; default lammps."),
+    "seed": (int, "--seed", "N", "Of packing and velocities; default 1."),
+    "frame_steps": (int, "--every", "STEPS", "Between frames, and between lines of the log; default 50."),
+    "restart_steps": (int, "--save", "STEPS", "Between restart files; default 100."),
+    "relax_eV_A": (float, "--fmax", "EV/Å", "Largest force of the relaxed glass; default 0.05."),
+}
+RANDOM: dict[str, tuple[type, str, str, str]] = {
+    "composition": (str, "--composition", "FORMULA", "Of a random start; default SiO2."),
+    "n_atoms": (int, "--atoms", "N", "Of a random start; default 96."),
+    "density_g_cm3": (float, "--density", "G/CM3", "Of a random start; default 2.2, of silica."),
+}
+
+
+def _with_settings(name: str, settings: dict[str, tuple[type, str, str, str]]) -> Any:
+    """Options for a parameter that is the dictionary of those that were given."""
+    options = [
+        option(key, None, Annotated[kind | None, typer.Option(flag, metavar=metavar, help=text)])  # type: ignore[valid-type]
+        for key, (kind, flag, metavar, text) in settings.items()
+    ]
+    return with_options(
+        name, options, lambda **values: {key: value for key, value in values.items() if value is not None}
+    )
 
 
 @with_engine_options
+@_with_settings("changes", SETTINGS)
+@_with_settings("random", RANDOM)
 def melt_quench(
     settings: EngineSettings,
+    changes: dict[str, Any],
+    random: dict[str, Any],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of the run; the same command goes on in it.")
     ] = Path("melt_quench"),
     preset: Annotated[
         str, typer.Option("--preset", help="quick (1000 K/ps), standard (100 K/ps) or slow (10 K/ps).")
     ] = "standard",
-    structure: Annotated[
-        Path | None, typer.Option("--structure", metavar="FILE", help="Structure to start from.")
-    ] = None,
-    composition: Annotated[
-        str | None, _setting("--composition", "FORMULA", "Of a random start. [SiO2]")
-    ] = None,
-    n_atoms: Annotated[int | None, _setting("--atoms", "N", "Of a random start. [96]")] = None,
-    density_g_cm3: Annotated[
-        float | None, _setting("--density", "G/CM3", "Of a random start. [2.2, of silica]")
-    ] = None,
-    seed: Annotated[int | None, _setting("--seed", "N", "Of packing and velocities. [1]")] = None,
-    melt_temperature_K: Annotated[
-        float | None, _setting("--melt-temperature", "K", "Temperature of the melt. [3500]")
-    ] = None,
-    final_temperature_K: Annotated[
-        float | None, _setting("--final-temperature", "K", "Temperature at the end. [300]")
-    ] = None,
-    melt_ps: Annotated[float | None, _setting("--melt", "PS", "Time in the melt.")] = None,
-    quench_K_ps: Annotated[float | None, _setting("--rate", "K/PS", "Cooling rate.")] = None,
-    anneal_ps: Annotated[float | None, _setting("--anneal", "PS", "Time at the final temperature.")] = None,
-    timestep_fs: Annotated[float | None, _setting("--timestep", "FS", "Time step. [1]")] = None,
-    ensemble: Annotated[str | None, _setting("--ensemble", "NAME", "nvt or npt. [nvt]")] = None,
-    pressure_bar: Annotated[float | None, _setting("--pressure", "BAR", "Of npt. [0]")] = None,
-    engine: Annotated[str | None, _setting("--engine", "NAME", "lammps or ipi. [lammps]")] = None,
-    frame_steps: Annotated[
-        int | None, _setting("--every", "STEPS", "Between frames and lines of the log. [50]")
-    ] = None,
-    restart_steps: Annotated[int | None, _setting("--save", "STEPS", "Between restart files. [100]")] = None,
-    relax_eV_A: Annotated[
-        float | None, _setting("--fmax", "EV/Å", "Largest force of the relaxed glass. [0.05]")
-    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write the inputs, tell the time, stop.")
+        bool, typer.Option("--dry-run", help="Write the inputs, tell the time, and stop.")
     ] = False,
+    structure: Annotated[
+        Path | None, typer.Option("--structure", metavar="FILE", help="Start from it, not from random atoms.")
+    ] = None,
 ) -> None:
     """Make a glass: melt, quench, anneal, relax, analyze.
 
@@ -84,41 +89,38 @@ def melt_quench(
 
     Example: [bold]mlh-driver melt-quench --preset quick --seed 7 --out glass7[/]
     """
-    values = dict(locals())
-    from mlh_driver.workflows.melt_quench import MeltQuenchSettings, carry_out, prepare
+    from mlh_driver.workflows.melt_quench import carry_out, prepare
     from mlh_driver.workflows.melt_quench import preset as settings_of
 
-    changes = {name: values[name] for name in MeltQuenchSettings.model_fields if values[name] is not None}
     chosen = settings_of(preset, changes)
-    start = _start(structure, composition=composition, n_atoms=n_atoms, density_g_cm3=density_g_cm3)
+    start = _start(structure, random)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    model = build_engine(settings)
-    run = prepare(out, start, chosen, model)
-    _tell_time(run, model, console)
+    engine = build_engine(settings)
+    run = prepare(out, start, chosen, engine)
+    _tell_time(run, engine, console)
     if dry_run:
         console.print(f"inputs are in {out}; by hand: cd {out} && {run.md.by_hand}")
         return
     try:
         with _shown(console) as progress:
-            found = carry_out(run, model, progress)
+            found = carry_out(run, engine, progress)
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last restart file")
         raise typer.Exit(130) from None
     _print_result(run, {"glass": found})
 
 
-def _start(structure: Path | None, **random: Any) -> RandomStart | Atoms:
+def _start(structure: Path | None, random: dict[str, Any]) -> RandomStart | Atoms:
     """What to start from; raises InputError for options of both kinds."""
     from mlh_driver.settings import validated
     from mlh_driver.structures import read_frames
     from mlh_driver.workflows.melt_quench import RandomStart
 
-    given = {name: value for name, value in random.items() if value is not None}
     if structure is None:
-        return validated(RandomStart, given, "random start")
-    if given:
+        return validated(RandomStart, random, "random start")
+    if random:
         raise InputError(
-            f"{', '.join(given)}: of no use with --structure, which has atoms and density of its own; leave "
+            f"{', '.join(random)}: of no use with --structure, which has atoms and density of its own; leave "
             "one out"
         )
     (atoms,) = read_frames([structure], last_only=True).values()
@@ -227,7 +229,7 @@ def _print_result(run: Run, structures: dict[str, Any]) -> None:
     share = report["run"]["share of steps with extrapolation up to 1"]
     if share < 1:
         console.print(
-            f"the model's range was left in {100 * (1 - share):.0f} % of the run (extrapolation above 1): check "
-            "the glass against DFT before you use it"
+            f"the model's range was left in {100 * (1 - share):.0f} % of the run (extrapolation above 1): "
+            "check the glass against DFT before you use it"
         )
     console.print(f"wrote glass.xyz, report.json, run.png, structure.png and tables to {run.folder}")

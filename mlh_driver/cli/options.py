@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,31 +45,41 @@ ENGINE_OPTIONS: dict[str, Any] = {
 """The option for each field of :class:`~mlh_driver.engine_settings.EngineSettings`."""
 
 
-def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
-    signature = inspect.signature(command, eval_str=True)
-    options = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=ENGINE_OPTIONS[field.name],
-        )
-        for field in fields(EngineSettings)
-    ]
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in signature.parameters.values()
-        if parameter.name != "settings"
-    ]
+def with_options(
+    name: str, options: Sequence[inspect.Parameter], build: Callable[..., Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command have these options in place of its parameter ``name``, which ``build`` makes of them."""
 
-    @wraps(command)
-    def run(**values: Any) -> None:
-        settings = EngineSettings(**{name: values.pop(name) for name in ENGINE_OPTIONS})
-        command(settings=settings, **values)
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in signature.parameters.values()
+            if parameter.name != name
+        ]
 
-    run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return run
+        @wraps(command)
+        def run(**values: Any) -> None:
+            built = build(**{option.name: values.pop(option.name) for option in options})
+            command(**{name: built}, **values)
+
+        run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return run
+
+    return decorated
+
+
+def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    """An option for :func:`with_options`."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+with_engine_options = with_options(
+    "settings",
+    [option(field.name, field.default, ENGINE_OPTIONS[field.name]) for field in fields(EngineSettings)],
+    EngineSettings,
+)
+"""Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
 
 
 def build_engine(settings: EngineSettings) -> Engine:

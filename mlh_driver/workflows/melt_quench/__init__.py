@@ -19,11 +19,11 @@
 of its own, so that they can be read, changed and run by hand.
 
 **The folder is the state.** ``settings.json`` appears with the inputs, by one rename, and a folder with other
-settings is refused. The MD engine writes restart files as it goes. The same command goes on from the newest of
-them that is whole, with velocities, thermostat and the place in the ramp: each stage has a thermostat of its
-own name, to which alone LAMMPS hands its saved state, and the ramp counts from the first step of its stage.
-Two restart files take turns, so that a kill while one is written leaves the other. What was written after the
-restart is cut off.
+settings is refused. The MD engine writes restart files as it goes. The same command goes on from the newest
+of them that is whole, with velocities, thermostat and the place in the ramp: each stage has a thermostat of
+its own name, to which alone LAMMPS hands its saved state, and the ramp counts from the first step of its
+stage. Two restart files take turns, so that a kill while one is written leaves the other. What was written
+after the restart is cut off.
 
 **No integrator here**: LAMMPS or i-PI moves the atoms, ASE relaxes them.
 

@@ -225,9 +225,9 @@ def _left_range(run: Run, monitor: Monitor, error: MLHError) -> str:
     )
     return (
         f"the {stage} left the range of the model at step {monitor.step} of {run.settings.steps}{temperature}"
-        f": {error}. Its frames are in {run.folder}; {kept}. Melt less hot (--melt-temperature), take a shorter "
-        "time step (--timestep 0.5), or teach the model such structures (mlh-driver learn); the first two need "
-        "another --out"
+        f": {error}. Its frames are in {run.folder}; {kept}. Melt less hot (--melt-temperature), take a "
+        "shorter time step (--timestep 0.5), or teach the model such structures (mlh-driver learn); other "
+        "settings need another --out"
     )
 
 
