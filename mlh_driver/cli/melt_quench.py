@@ -20,6 +20,7 @@ from mlh_driver.errors import InputError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from mlh_driver.analysis import Structure
     from mlh_driver.workflows.melt_quench import RandomStart, Run
     from mlh_driver.workflows.melt_quench.monitor import Progress, Status
 
@@ -107,7 +108,7 @@ def melt_quench(
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last restart file")
         raise typer.Exit(130) from None
-    _print_result(run, {"glass": found})
+    _print_result(run, found)
 
 
 def _start(structure: Path | None, random: dict[str, Any]) -> RandomStart | Atoms:
@@ -143,7 +144,8 @@ def _tell_time(run: Run, engine: Any, console: Console) -> None:
     )
     if done:
         console.print(f"goes on from step {done}")
-    console.print(f"about {_duration(left * seconds)}: {left} steps of {seconds:.2f} s, measured now")
+    if left:
+        console.print(f"about {_duration(left * seconds)}: {left} steps of {seconds:.2f} s, measured now")
     for doubt in results.doubts().values():
         console.print(f"the start: {doubt}")
 
@@ -213,7 +215,7 @@ def _line_a_minute(console: Console) -> Progress:
     return show
 
 
-def _print_result(run: Run, structures: dict[str, Any]) -> None:
+def _print_result(run: Run, structure: Structure) -> None:
     """The glass, its structure, and what to know before either is believed."""
     import json
 
@@ -221,11 +223,13 @@ def _print_result(run: Run, structures: dict[str, Any]) -> None:
 
     report = json.loads((run.folder / "report.json").read_text())
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(table(structures))
+    console.print(table({"glass": structure}))
     for part in ("run", "glass"):
         console.print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[part].items()))
-    for remark in report["structure"]["remarks"]:
+    for remark in structure.remarks():
         console.print(remark)
+    if report["glass"]["largest force (eV/Å)"] > run.settings.relax_eV_A:
+        console.print(f"NOT RELAXED: the largest force is above {run.settings.relax_eV_A:g} eV/Å")
     share = report["run"]["share of steps with extrapolation up to 1"]
     if share < 1:
         console.print(

@@ -117,6 +117,8 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
         return Run(folder, settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
+    if isinstance(start, Atoms):
+        System.from_ase(start)  # refuses what has no cell
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
