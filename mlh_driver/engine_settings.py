@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mlh_driver.errors import InputError
+from mlh_driver.model_files import model_digest
 
 if TYPE_CHECKING:
     from mlh_driver.model import Model
@@ -68,6 +71,16 @@ class EngineSettings:
             raise InputError(f"device is {self.device!r}; choose cpu, cuda, cuda:1 ..., mps or xpu")
         if self.threads < 0:
             raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
+
+    def described(self) -> str:
+        """What a result depends on, beside the structure: for logs. The model is one by name or path."""
+        threads = self.threads or os.environ.get("OMP_NUM_THREADS") or "all"
+        model = f"{self.model} ({model_digest(str(self.model))})"
+        return (
+            f"mlh-driver {version('mlh-driver')}, model {model}, solver {self.solver}, "
+            f"{self.electronic_temperature_K:g} K, {self.error_per_atom_meV:g} meV/atom, "
+            f"sampling {self.sampling}, {self.dtype}, {self.device}, threads: {threads}"
+        )
 
     @classmethod
     def of(

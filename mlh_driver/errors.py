@@ -8,9 +8,10 @@
     │   └── ModelFileError    a model file is missing, damaged or of an unknown version
     ├── SolverError           the density matrix could not be determined reliably
     ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
+    ├── EngineCrashed         a library failed, or the process with the model died
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
     ├── LammpsError           LAMMPS stopped with an error of its own
-    ├── LimitReached          a run of an exploration ends early (mlh_driver.learning)
+    ├── LimitReached          a run was to end where an observable passes a limit, and has
     └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
         └── UnconvergedError  its self-consistent field did not converge
 
@@ -43,12 +44,20 @@ class NonFiniteError(MLHError):
     """Energy, forces or stress came out as NaN, infinite or absurdly large."""
 
 
+class EngineCrashed(MLHError):
+    """A library failed in a way that was not foreseen, or the process with the model died time and again."""
+
+
 class ConnectionLost(MLHError):
     """The other end of a socket is gone, or does not speak the protocol."""
 
 
 class LammpsError(MLHError):
     """LAMMPS stopped with an error of its own, such as a mistake in the script."""
+
+
+class LimitReached(MLHError):
+    """A run ends early: an observable has passed the limit set for it, or the model has no answer."""
 
 
 def reason(error: Exception) -> str:

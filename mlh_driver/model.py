@@ -20,11 +20,11 @@ from torch import Tensor
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError, ModelFileError, StructureError
 from mlh_driver.extrapolation import ExtrapolationIndicator
+from mlh_driver.model_files import find_model
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 from mlh_driver.system import System
 
 FORMAT_VERSION = 4
-SHIPPED_MODELS = Path(__file__).parent / "models"
 
 
 class ModelMetadata(BaseModel):
@@ -114,25 +114,6 @@ def save_archive(path: Path, content: dict[str, Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.stem for path in SHIPPED_MODELS.glob("*.pt"))
-
-
-def find_model(name: str | Path) -> Path:
-    """The file of a shipped model (by name) or of any model (by path)."""
-    path = Path(name)
-    shipped = SHIPPED_MODELS / f"{name}.pt"
-    if path.is_file():
-        return path
-    if shipped.is_file():
-        return shipped
-    raise ModelFileError(
-        f"there is no model {str(name)!r}: it is neither a file nor one of the shipped models "
-        f"({', '.join(shipped_models()) or 'none'})"
-    )
 
 
 def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Model:

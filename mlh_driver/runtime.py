@@ -39,7 +39,13 @@ _numba_runs_in: int | None = None
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread."""
+    """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread.
+
+    In a process that ignores SIGTERM it stays ignored.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
-from vesin import NeighborList
 
 from mlh_driver.errors import StructureError
 
@@ -87,6 +86,8 @@ def mass_density(atoms: Atoms) -> float:
 
 def described(system: System) -> str:
     """What to look at where a structure cannot be computed: composition, density, the two closest atoms."""
+    from vesin import NeighborList  # loads torch, which processes without a model do not need
+
     atoms = system.to_ase()
     words = f"{atoms.get_chemical_formula()} at {mass_density(atoms):.3g} g/cm3"
     i, j, distances = NeighborList(cutoff=CLOSEST_WITHIN_A, full_list=False).compute(

@@ -75,13 +75,20 @@ class Engine:
 
 
 def main() -> None:
-    """Run ``ipi`` or ``serve`` with this engine in place of the real one."""
+    """Run ``ipi`` or ``serve``, and the process with the model, with this engine in place of the real one."""
     module = ModuleType("mlh_driver.engine")
     module.Engine = Engine  # type: ignore[attr-defined]
     sys.modules["mlh_driver.engine"] = module
     from mlh_driver.cli.ipi import ipi
     from mlh_driver.cli.serve import serve
+    from mlh_driver.engine_settings import EngineSettings
     from mlh_driver.errors import MLHError
+    from mlh_driver.interfaces.sockets import supervisor, worker
+
+    if "/" in sys.argv[1]:  # the socket of the process with the model
+        return worker.main()
+    supervisor.WORKER = [sys.executable, __file__]
+    EngineSettings.described = lambda self: "a stand-in for the engine"  # type: ignore[method-assign]
 
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command("ipi")(ipi)

@@ -25,6 +25,7 @@ from mlh_driver.cli.lammps import read_arguments
 from mlh_driver.errors import ConnectionLost, InputError
 from mlh_driver.interfaces.lammps.script import remove_leftovers
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
+from mlh_driver.model_files import model_digest
 
 pytestmark = pytest.mark.usefixtures("no_hang", "own_folder")
 
@@ -171,6 +172,23 @@ def test_command_with_the_model_names_an_unknown_mass(host: Atoms) -> None:
     done = command("-in", "in.test", "-log", "none")
     assert done.returncode == 1
     assert "type 2 has the mass 36.5 amu" in done.stderr
+
+
+@pytest.mark.slow
+def test_same_seed_and_settings_same_trajectory_to_the_last_digit() -> None:
+    """In one thread; and the log says what it depends on."""
+    shutil.copytree(INPUTS / "nve", "nve")
+    os.chdir("nve")
+    lengths = ("-var", "settle", "1", "-var", "steps", "5", "-var", "every", "1")
+    logs = []
+    for _ in range(2):
+        done = command("-in", "in.nve", *lengths, "-log", "test.log")
+        assert done.returncode == 0, done.stderr
+        logs.append(Path("test.log").read_text())
+    tables = [re.findall(r"^ +\d+ .*-31.*$", log, re.MULTILINE) for log in logs]
+    assert len(tables[0]) == 8
+    assert tables[0] == tables[1]
+    assert f"model asio2-minimal ({model_digest('asio2-minimal')}), solver auto, 300 K" in logs[0]
 
 
 def test_ctrl_c_ends_the_run(host: Atoms, start: Launcher) -> None:

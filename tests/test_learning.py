@@ -25,12 +25,12 @@ from mlh_driver import MLHCalculator
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits, read_structure
-from mlh_driver.errors import InputError, NonFiniteError, StructureError
+from mlh_driver.errors import InputError, LimitReached, NonFiniteError, StructureError
 from mlh_driver.interfaces.lammps import LammpsError
 from mlh_driver.learning.explore import Start, displaced, explore
 from mlh_driver.learning.loop import ActiveLearning, splits
 from mlh_driver.learning.settings import ExploreSettings, read_learn_settings
-from mlh_driver.learning.watch import MOST_FRAMES, LimitReached, Watch
+from mlh_driver.learning.watch import MOST_FRAMES, Watch
 from mlh_driver.model import Model, load_model
 from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
 from mlh_driver.results import Results

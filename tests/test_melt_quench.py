@@ -122,8 +122,7 @@ def test_a_run_ends_with_a_relaxed_glass_and_its_report(whole: tuple[Run, str], 
     assert steps == run.columns()["Step"].tolist() == list(range(STEPS + 1))
     for name in ("run.png", "structure.png", "structure.csv", "glass-structure_factor.csv"):
         assert (run.folder / name).stat().st_size > 500
-    good = ase.io.read(run.folder / "last_good.xyz")
-    assert good.info["extrapolation"] <= 1 and good.info["name"] == "run_step28"
+    assert not (run.folder / "mlh_guard.xyz").exists()
 
 
 @pytest.mark.slow
@@ -227,10 +226,11 @@ def test_a_run_that_leaves_the_range_says_what_to_do_and_goes_on_from_its_restar
         carry_out(run, Failing(engine, 5), seen.append)
     message = str(caught.value)
     assert message.startswith("the quench left the range of the model at step 4 of 6 at some ")
-    assert "atom 5" in message and "--melt-temperature" in message and "last_good.xyz is its last" in message
+    assert "atom 5" in message and "--melt-temperature" in message and "mlh_guard.xyz" in message
     assert [status.step for status in seen][:3] == [0, 1, 2] and seen[-1].stage == "quench"
-    good = ase.io.read(run.folder / "last_good.xyz")
-    assert good.info["name"] == "run_step3" and np.isfinite(good.get_forces()).all()
+    good, bad = ase.io.read(run.folder / "mlh_guard.xyz", index=":")
+    assert good.info["why"] == "last good structure" and np.isfinite(good.get_forces()).all()
+    assert "atom 5" in bad.info["why"] and 0 < abs(bad.positions - good.positions).max() < 0.2
     _, step = run.md.restart()
     assert step in (2, 3)
     carry_out(run, engine, seen.append)

@@ -21,7 +21,8 @@ from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.extrapolation import fit_indicator
-from mlh_driver.model import FORMAT_VERSION, find_model, shipped_models
+from mlh_driver.model import FORMAT_VERSION
+from mlh_driver.model_files import find_model, shipped_models
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 

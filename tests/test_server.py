@@ -161,7 +161,7 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
 
 
 def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: System) -> None:
-    program = serve(start, "fake,memory=2")
+    program = serve(start, "fake,memory=2", "--no-supervisor")
     with dial(start) as remote:
         remote.compute(system)
         with pytest.raises(MLHError, match=r"RuntimeError: not enough memory .reported by the server"):

@@ -46,7 +46,8 @@ def info(
 
 def _installation() -> list[tuple[str, str]]:
     from mlh_driver import __version__
-    from mlh_driver.model import find_model, load_model, shipped_models
+    from mlh_driver.model import load_model
+    from mlh_driver.model_files import find_model, model_digest, shipped_models
     from mlh_driver.solvers import SOLVERS
 
     rows = [("mlh-driver", __version__), ("python", platform.python_version())]
@@ -56,7 +57,8 @@ def _installation() -> list[tuple[str, str]]:
         metadata = load_model(name).metadata
         size = find_model(name).stat().st_size / 1e6
         elements = ", ".join(metadata.basis.species)
-        description = f"{elements}; {metadata.reference}; {size:.1f} MB\n{metadata.valid_range}"
+        digest = model_digest(name)
+        description = f"{elements}; {metadata.reference}; {size:.1f} MB, {digest}\n{metadata.valid_range}"
         rows.append((f"model {name}", description))
     return rows
 

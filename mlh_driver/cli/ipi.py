@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.cli.options import Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 
 
@@ -20,8 +21,10 @@ def print_pes_path(wanted: bool) -> None:
 
 
 @with_engine_options
+@with_serving_options
 def ipi(
     settings: EngineSettings,
+    serving: Serving,
     template: Annotated[
         Path, typer.Option("--template", "-t", help="Structure file with the elements in i-PI's order.")
     ] = Path("init.xyz"),
@@ -68,5 +71,7 @@ def ipi(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template)
-    engine = build_engine(settings)
-    run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=SessionLog(Console()))
+    log = SessionLog(Console())
+    log.say(settings.described())
+    with serving.engines(settings, log.say) as make_engine, closing(make_engine()) as engine:
+        run_client(engine, elements, target, wait_s=wait, reconnect=reconnect, log=log)

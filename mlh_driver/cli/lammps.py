@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from mlh_driver.cli.options import ENGINE_OPTIONS, build_engine, with_engine_options
+from mlh_driver.cli.options import (
+    ENGINE_OPTIONS,
+    Serving,
+    with_engine_options,
+    with_serving_options,
+)
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -50,9 +56,11 @@ class Arguments:
 
 
 @with_engine_options
+@with_serving_options
 def lammps(
     context: typer.Context,
     settings: EngineSettings,
+    serving: Serving,
     server: Annotated[
         str | None,
         typer.Option("--server", metavar="ADDRESS", help="HOST:PORT or unix:NAME of 'mlh-driver serve'."),
@@ -87,16 +95,20 @@ def lammps(
     refuse_launched_ranks()
     arguments = read_arguments(context.args)
     script = existing_script(Path(single_script(arguments)))
-    engine: ForceEngine
-    if server is None:
-        engine = build_engine(settings)
-    else:
-        from mlh_driver.interfaces.sockets.remote import RemoteEngine
+    with ExitStack() as stack:
+        engine: ForceEngine
+        if server is None:
+            note = settings.described()
+            say = Console(stderr=True, soft_wrap=True, highlight=False).print
+            engine = stack.enter_context(serving.engines(settings, say))()
+        else:
+            from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
-        refuse_settings_of_the_server(context)
-        engine = RemoteEngine(server)
-    with closing(engine):
-        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements)
+            refuse_settings_of_the_server(context)
+            note = f"the model is in the server at {server}, whose output says more"
+            engine = serving.guarded(RemoteEngine(server))
+        stack.enter_context(closing(engine))
+        run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements, note=note)
 
 
 def refuse_settings_of_the_server(context: typer.Context) -> None:
@@ -104,7 +116,7 @@ def refuse_settings_of_the_server(context: typer.Context) -> None:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name in ENGINE_OPTIONS:
+        if given and parameter.name in (*ENGINE_OPTIONS, "supervisor", "restarts"):
             raise InputError(
                 f"{parameter.opts[0]} has no effect with --server, whose model is loaded already; give it to "
                 "'mlh-driver serve'"

@@ -51,20 +51,22 @@ RANDOM: dict[str, tuple[type, str, str, str]] = {
 }
 
 
-def _with_settings(name: str, settings: dict[str, tuple[type, str, str, str]]) -> Any:
-    """Options for a parameter that is the dictionary of those that were given."""
+def _with_given(name: str, table: dict[str, tuple[type, str, str, str]]) -> Any:
+    """Options in place of a parameter, which is the dictionary of those that were given."""
     options = [
         option(key, None, Annotated[kind | None, typer.Option(flag, metavar=metavar, help=text)])  # type: ignore[valid-type]
-        for key, (kind, flag, metavar, text) in settings.items()
+        for key, (kind, flag, metavar, text) in table.items()
     ]
-    return with_options(
-        name, options, lambda **values: {key: value for key, value in values.items() if value is not None}
-    )
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+    return lambda command: with_options(command, name, given, options)
 
 
 @with_engine_options
-@_with_settings("changes", SETTINGS)
-@_with_settings("random", RANDOM)
+@_with_given("changes", SETTINGS)
+@_with_given("random", RANDOM)
 def melt_quench(
     settings: EngineSettings,
     changes: dict[str, Any],

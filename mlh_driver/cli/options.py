@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
+    from mlh_driver.force_engine import ForceEngine
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
@@ -45,28 +48,82 @@ ENGINE_OPTIONS: dict[str, Any] = {
 """The option for each field of :class:`~mlh_driver.engine_settings.EngineSettings`."""
 
 
-def with_options(
-    name: str, options: Sequence[inspect.Parameter], build: Callable[..., Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command have these options in place of its parameter ``name``, which ``build`` makes of them."""
+def _guard_option(flag: str, name: str) -> Any:
+    guarded = GUARDED[name]
+    side = "below" if guarded.low else "above"
+    return Annotated[
+        str,
+        typer.Option(
+            flag,
+            metavar="ACTION[:LIMIT]",
+            help=f"warn, dump or stop where {guarded.words} is {side} {guarded.limit:g}, or another limit.",
+        ),
+    ]
 
-    def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in signature.parameters.values()
-            if parameter.name != name
-        ]
 
-        @wraps(command)
-        def run(**values: Any) -> None:
-            built = build(**{option.name: values.pop(option.name) for option in options})
-            command(**{name: built}, **values)
+SERVING_OPTIONS: dict[str, Any] = {
+    "supervisor": Annotated[
+        bool,
+        typer.Option(
+            "--supervisor/--no-supervisor",
+            help="Keep the model in a process of its own, started again if it dies; without: for debugging.",
+        ),
+    ],
+    "restarts": Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, metavar="N", help="How often that process may die over one structure."
+        ),
+    ],
+    "on_extrapolation": _guard_option("--on-extrapolation", "extrapolation"),
+    "on_charge_deviation": _guard_option("--on-charge-deviation", "charge_deviation"),
+    "on_small_gap": _guard_option("--on-small-gap", "band_gap"),
+    "on_large_force": _guard_option("--on-large-force", "force"),
+}
 
-        run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-        return run
 
-    return decorated
+@dataclass(frozen=True)
+class Serving:
+    """How an MD engine is served: where the model runs, and what a run is guarded against."""
+
+    supervisor: bool = True
+    restarts: int = 3
+    on_extrapolation: str = "warn"
+    on_charge_deviation: str = "warn"
+    on_small_gap: str = "warn"
+    on_large_force: str = "warn"
+
+    def guarded(self, engine: ForceEngine) -> ForceEngine:
+        """The engine with guards between it and the MD engine."""
+        return GuardedEngine(engine, self.rules())
+
+    def rules(self) -> dict[str, Rule]:
+        """Raises InputError for an option that is none of the actions."""
+        texts = {
+            "extrapolation": self.on_extrapolation,
+            "charge_deviation": self.on_charge_deviation,
+            "band_gap": self.on_small_gap,
+            "force": self.on_large_force,
+        }
+        return {name: Rule.parse(name, text) for name, text in texts.items()}
+
+    @contextmanager
+    def engines(
+        self, settings: EngineSettings, say: Callable[[str], None]
+    ) -> Iterator[Callable[[], ForceEngine]]:
+        """Makes guarded engines that share one model, in a process of its own or in this one."""
+        self.rules()
+        make: Callable[[], ForceEngine]
+        with ExitStack() as stack:
+            if self.supervisor:
+                from mlh_driver.interfaces.sockets.supervisor import Supervisor
+
+                make = stack.enter_context(Supervisor(settings, restarts=self.restarts, say=say)).engine
+            else:
+                from mlh_driver.interfaces.sockets.worker import EngineMaker
+
+                make = EngineMaker(settings)
+            yield lambda: self.guarded(make())
 
 
 def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -74,12 +131,36 @@ def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-with_engine_options = with_options(
-    "settings",
-    [option(field.name, field.default, ENGINE_OPTIONS[field.name]) for field in fields(EngineSettings)],
-    EngineSettings,
-)
-"""Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
+def with_options(
+    command: Callable[..., None], name: str, build: Callable[..., Any], options: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """Let a command have these options in place of its parameter ``name``, which ``build`` makes of them."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in signature.parameters.values()
+        if parameter.name != name
+    ]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        given = build(**{each.name: values.pop(each.name) for each in options})
+        command(**{name: given}, **values)
+
+    run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return run
+
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
+    options = [option(each.name, each.default, ENGINE_OPTIONS[each.name]) for each in fields(EngineSettings)]
+    return with_options(command, "settings", EngineSettings, options)
+
+
+def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for ``serving: Serving``."""
+    options = [option(each.name, each.default, SERVING_OPTIONS[each.name]) for each in fields(Serving)]
+    return with_options(command, "serving", Serving, options)
 
 
 def build_engine(settings: EngineSettings) -> Engine:

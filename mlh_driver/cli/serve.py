@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import build_engine, with_engine_options
+from mlh_driver.cli.options import Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 
 
 @with_engine_options
+@with_serving_options
 def serve(
     settings: EngineSettings,
+    serving: Serving,
     unix: Annotated[
         str | None,
         typer.Option(
@@ -47,9 +49,10 @@ def serve(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    first = build_engine(settings)
-    if elements:
-        first.check_species(elements.numbers)
-
-    shared = replace(settings, model=first.model)
-    Server(lambda: build_engine(shared), elements, Console()).serve(listen(target))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(settings.described())
+    with serving.engines(settings, console.print) as make_engine:
+        with closing(make_engine()) as first:  # what is wrong with the model is said now
+            if elements:
+                first.check_species(elements.numbers)
+        Server(make_engine, elements, console).serve(listen(target))

@@ -16,11 +16,11 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.engine import Engine
-from mlh_driver.errors import MLHError
+from mlh_driver.errors import LimitReached, MLHError
 from mlh_driver.learning.runs import LARGEST_SEED, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
-from mlh_driver.learning.watch import Frame, LimitReached, Watch
+from mlh_driver.learning.watch import Frame, Watch
 from mlh_driver.model import Model
 
 FINISHED = "finished"

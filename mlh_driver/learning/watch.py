@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.errors import MLHError, NonFiniteError, SolverError
+from mlh_driver.errors import LimitReached, NonFiniteError, SolverError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.results import Results
@@ -18,10 +18,6 @@ MOST_FRAMES = 256
 
 SAME_PLACE_A = 1e-6
 """MD engines ask again for a structure when the next run of a script begins; atoms may be wrapped by then."""
-
-
-class LimitReached(MLHError):
-    """A run of an exploration ends early: an observable has passed its limit, or the model has no answer."""
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ def run_script(
     *,
     arguments: Sequence[str] = (),
     elements: Sequence[str] | None = None,
+    note: str = "",
 ) -> int:
     """Run a LAMMPS script with ``engine`` as its force engine; return the number of force calls.
 
     arguments: LAMMPS' own command-line arguments, such as ``["-var", "steps", "100", "-log", "none"]``
     elements:  the element of each atom type; without it, type labels or masses decide
+    note:      what the log says at first, such as version and settings
 
     LAMMPS' command ``quit`` ends the process. Raises LammpsError for an error of LAMMPS itself, the
     engine's error if a force call failed, and InputError for a script that never defines the fix or cannot
@@ -37,6 +39,8 @@ def run_script(
     check_elements(elements or ())
     lmp = open_lammps(arguments)
     try:
+        if note:
+            lmp.command(f'print """{note}"""')
         with _interrupts_noted() as interrupted:
             fixes = _ModelFixes(lmp, engine, elements, interrupted)
             given = [name for option, name in pairwise(arguments) if option in ("-var", "-v")]

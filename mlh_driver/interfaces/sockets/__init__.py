@@ -10,6 +10,8 @@
 ``template``     the elements, which i-PI never sends
 ``wire``         messages and units
 ``address``      where a socket is
+``supervisor``   keeps the model in a process of its own, and starts that again when it dies
+``worker``       that process
 ``guardian``     closes the socket to i-PI when its owner is killed
 ===============  ====================================================================================
 """

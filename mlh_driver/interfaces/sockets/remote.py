@@ -1,13 +1,16 @@
-"""The MD engine's side: an engine whose model runs in another process, ``mlh-driver serve``."""
+"""The MD engine's side: an engine whose model runs in another process, such as ``mlh-driver serve``."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import json
+import math
+import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,18 +24,116 @@ from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import System
 
 PATIENCE_S = 60.0
-"""A server silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
+"""Who is silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
 
 
-class RemoteEngine:
+class SocketEngine:
+    """An engine at the other end of a socket, which answers as :class:`DriverSession` does.
+
+    dial:      makes a connection
+    longest_s: one that says WORKING for so long is stuck, and given up; asked anew at each call
+
+    A call that failed, or was interrupted, ends the connection, and the next one makes another.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], socket.socket],
+        longest_s: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._dial, self._longest_s = dial, longest_s
+        self._channel: Channel | None = None
+        self._numbers: NDArray[np.int64] | None = None
+
+    def connect(self) -> None:
+        """Make sure that somebody is there."""
+        with self._conversation():
+            pass
+
+    def check_species(self, numbers: ArrayLike) -> None:
+        """Tell the other end the elements; raises StructureError for those that its model does not know."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        text = json.dumps({"numbers": numbers.tolist()}).encode()
+        with self._conversation() as channel:
+            channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
+            self._expect("READY", channel)
+        self._numbers = numbers
+
+    def compute(self, system: System) -> Results:
+        """Energy, forces, stress and all observables of ``system``.
+
+        Raises what the engine at the other end raised, and ConnectionLost when it is gone.
+        """
+        if self._numbers is None or not np.array_equal(self._numbers, system.numbers):
+            self.check_species(system.numbers)
+        with self._conversation() as channel:
+            channel.send(pack_system(system), header("GETFORCE"))
+            self._expect("FORCEREADY", channel)
+            return _read_results(system, channel)
+
+    def close(self) -> None:
+        """Say EXIT to the other end, which stays up for others."""
+        if self._channel is not None:
+            with contextlib.suppress(ConnectionLost):
+                self._channel.send(header("EXIT"))
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _conversation(self) -> Iterator[Channel]:
+        """The connection, made anew if need be; whatever fails ends it, since an answer may be on its way."""
+        known = self._channel
+        channel = known or Channel(self._dial())
+        self._channel = channel
+        try:
+            if known is None:
+                channel.set_timeout(PATIENCE_S)
+                channel.send(header("STATUS"))
+                self._expect("NEEDINIT", channel)
+            yield channel
+        except MLHError as error:
+            self._drop()
+            raise self._explained(error) from None
+        except BaseException:
+            self._drop()
+            raise
+
+    def _explained(self, error: MLHError) -> MLHError:
+        """An error of a conversation, for the user."""
+        return error
+
+    def _drop(self) -> None:
+        """Close the connection; the next call makes another one."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._numbers = None
+
+    def _expect(self, name: str, channel: Channel) -> None:
+        """Read the header ``name``; raise the error of the other end if it reports one instead."""
+        deadline = time.monotonic() + (longest := self._longest_s())
+        while (message := channel.read_header()) == "WORKING":
+            if time.monotonic() > deadline:
+                raise ConnectionLost(f"it has worked on one structure for {longest:.0f} s")
+        if message == "FAILED":
+            report = json.loads(channel.read_text())
+            raise _error_class(report["error"])(report["message"])
+        if message != name:
+            raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
+
+
+class RemoteEngine(SocketEngine):
     """Computes like :class:`~mlh_driver.engine.Engine`, with the model in a server.
 
     address: ``HOST:PORT`` or ``unix:NAME``, as given to ``mlh-driver serve``
     wait_s:  how long to wait for a server that is not up yet
     notify:  told why it waits
 
-    Energies, forces and stress are those of the server's engine to the last digits of float64. A call that
-    failed, or was interrupted, ends the connection, and the next one makes another.
+    Energies, forces and stress are those of the server's engine to the last digits of float64.
     Raises ConnectionLost when there is no server, when it dies or says nothing for a minute, or when it is
     something else.
     """
@@ -45,102 +146,36 @@ class RemoteEngine:
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.address = Address.parse(address)
-        self._wait_s, self._notify = wait_s, notify
-        self._channel: Channel | None = None
-        self._numbers: NDArray[np.int64] | None = None
-        with self._conversation():
-            pass
+        super().__init__(lambda: connect(self.address, wait_s, notify))
+        self.connect()
 
-    def check_species(self, numbers: ArrayLike) -> None:
-        """Tell the server the elements; raises StructureError for those that its model does not know."""
-        numbers = np.asarray(numbers, dtype=np.int64)
-        text = json.dumps({"numbers": numbers.tolist()}).encode()
-        with self._conversation() as channel:
-            channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
-            self._expect("READY", channel)
-        self._numbers = numbers
-
-    def compute(self, system: System) -> Results:
-        """Energy, forces, stress and all observables of ``system``.
-
-        Raises what the server's engine raised, and ConnectionLost when the server is gone.
-        """
-        if self._numbers is None or not np.array_equal(self._numbers, system.numbers):
-            self.check_species(system.numbers)
-        with self._conversation() as channel:
-            channel.send(pack_system(system), header("GETFORCE"))
-            self._expect("FORCEREADY", channel)
-            return self._read_results(system, channel)
-
-    def close(self) -> None:
-        """Say EXIT to the server, which stays up for others."""
-        if self._channel is not None:
-            with contextlib.suppress(ConnectionLost):
-                self._channel.send(header("EXIT"))
-            self._drop()
-
-    def __enter__(self) -> RemoteEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @contextlib.contextmanager
-    def _conversation(self) -> Iterator[Channel]:
-        """The connection, made anew if need be; whatever fails ends it, since an answer may be on its way."""
-        known = self._channel
-        channel = known or Channel(connect(self.address, self._wait_s, self._notify))
-        self._channel = channel
-        try:
-            if known is None:
-                channel.set_timeout(PATIENCE_S)
-                channel.send(header("STATUS"))
-                self._expect("NEEDINIT", channel)
-            yield channel
-        except ConnectionLost as error:
-            self._drop()
-            raise ConnectionLost(
+    def _explained(self, error: MLHError) -> MLHError:
+        """Which server reported it, or what to do when the server is lost."""
+        if isinstance(error, ConnectionLost):
+            return ConnectionLost(
                 f"lost the server at {self.address}: {error}. Was it stopped or killed? Its output says "
                 "why; start `mlh-driver serve` again and continue from the last restart"
-            ) from None
-        except BaseException:
-            self._drop()
-            raise
+            )
+        return type(error)(f"{error} (reported by the server at {self.address})")
 
-    def _drop(self) -> None:
-        """Close the connection; the next call makes another one."""
-        if self._channel is not None:
-            self._channel.close()
-        self._channel = self._numbers = None
 
-    def _expect(self, name: str, channel: Channel) -> None:
-        """Read the header ``name``; raise the server's error if it reports one instead."""
-        while (message := channel.read_header()) == "WORKING":
-            pass
-        if message == "FAILED":
-            report = json.loads(channel.read_text())
-            text = f"{report['message']} (reported by the server at {self.address})"
-            raise _error_class(report["error"])(text)
-        if message != name:
-            raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
-
-    def _read_results(self, system: System, channel: Channel) -> Results:
-        energy = float(channel.read_reals(1)[0]) / ELECTRONVOLT
-        n_atoms = channel.read_int()
-        if n_atoms != len(system):
-            raise ConnectionLost(f"it returned forces on {n_atoms} atoms instead of {len(system)}")
-        forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
-        virial = channel.read_reals(3, 3) / ELECTRONVOLT
-        extras: dict[str, Any] = json.loads(channel.read_text())
-        extras |= {name: np.frombuffer(base64.b64decode(extras[name])).copy() for name in PER_ATOM}
-        return Results(
-            energy=energy,
-            forces=forces,
-            stress=-virial / system.volume,
-            timings=extras["timings"],
-            repeats=tuple(extras["repeats"]),
-            **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
-        )
+def _read_results(system: System, channel: Channel) -> Results:
+    energy = float(channel.read_reals(1)[0]) / ELECTRONVOLT
+    n_atoms = channel.read_int()
+    if n_atoms != len(system):
+        raise ConnectionLost(f"it returned forces on {n_atoms} atoms instead of {len(system)}")
+    forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
+    virial = channel.read_reals(3, 3) / ELECTRONVOLT
+    extras: dict[str, Any] = json.loads(channel.read_text())
+    extras |= {name: np.frombuffer(base64.b64decode(extras[name])).copy() for name in PER_ATOM}
+    return Results(
+        energy=energy,
+        forces=forces,
+        stress=-virial / system.volume,
+        timings=extras["timings"],
+        repeats=tuple(extras["repeats"]),
+        **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
+    )
 
 
 def _error_class(name: str) -> type[MLHError]:

@@ -8,7 +8,10 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from mlh_driver.errors import ConnectionLost, MLHError
@@ -22,6 +25,7 @@ from mlh_driver.results import Results
 from mlh_driver.runtime import sigterm_interrupts
 from mlh_driver.system import System
 
+Answer = TypeVar("Answer")
 SIGN_OF_LIFE_S = 2.0
 """Time between two messages that say that the server still computes."""
 
@@ -72,8 +76,7 @@ class Server:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
         log.say("connected")
         try:
-            with contextlib.closing(self._make_engine()) as engine:
-                queued = _QueuedEngine(engine, self._worker, channel)
+            with contextlib.closing(_QueuedEngine(self._make_engine, self._worker, channel)) as queued:
                 session = DriverSession(channel, queued, self._template, log)
                 queued.say_working = session.say_working
                 session.run()
@@ -96,17 +99,37 @@ class _QueuedEngine:
     """The engine of one connection, whose structures are computed in the thread of the server that computes.
 
     say_working: called every few seconds until a structure has had its turn
+
+    It is made when it is first asked something, within the session, which reports what is wrong.
     """
 
-    def __init__(self, engine: ForceEngine, worker: ThreadPoolExecutor, channel: Channel) -> None:
-        self._engine, self._worker, self._channel = engine, worker, channel
-        self.check_species, self.close = engine.check_species, engine.close
+    def __init__(
+        self, make_engine: Callable[[], ForceEngine], worker: ThreadPoolExecutor, channel: Channel
+    ) -> None:
+        self._make_engine, self._worker, self._channel = make_engine, worker, channel
+        self._made: ForceEngine | None = None
         self.say_working: Callable[[], None] = lambda: None
+
+    def check_species(self, numbers: NDArray[np.int64]) -> None:
+        self._in_turn(lambda: self._engine.check_species(numbers))
 
     def compute(self, system: System) -> Results:
         """What the engine computes; raises ConnectionLost when the server stops meanwhile."""
+        return self._in_turn(lambda: self._engine.compute(system))
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _engine(self) -> ForceEngine:
+        if self._made is None:
+            self._made = self._make_engine()
+        return self._made
+
+    def _in_turn(self, ask: Callable[[], Answer]) -> Answer:
         try:
-            future = self._worker.submit(self._compute_if_wanted, system)
+            future = self._worker.submit(self._if_wanted, ask)
         except RuntimeError:  # the worker takes no more jobs
             raise ConnectionLost("the server stops") from None
         while not wait([future], timeout=SIGN_OF_LIFE_S).done:
@@ -116,7 +139,7 @@ class _QueuedEngine:
         except CancelledError:
             raise ConnectionLost("the server stops") from None
 
-    def _compute_if_wanted(self, system: System) -> Results:
+    def _if_wanted(self, ask: Callable[[], Answer]) -> Answer:
         if self._channel.peer_is_gone():
             raise ConnectionLost("it left before its turn came")
-        return self._engine.compute(system)
+        return ask()

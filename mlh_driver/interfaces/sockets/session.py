@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlh_driver.errors import ConnectionLost, InputError, MLHError, StructureError
+from mlh_driver.errors import ConnectionLost, EngineCrashed, InputError, MLHError, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
@@ -98,8 +98,8 @@ class DriverSession:
         """Return after EXIT.
 
         Raises ConnectionLost when the peer leaves without it or breaks the protocol, StructureError
-        when its structure does not fit, and what the engine raises (as MLHError if it is no error of this
-        package). A RemoteEngine is told why.
+        when its structure does not fit, and what the engine raises (as EngineCrashed if it is no error of
+        this package). A RemoteEngine is told why.
         """
         try:
             while (message := self._next_message()) != "EXIT":
@@ -108,7 +108,7 @@ class DriverSession:
             self._report(error)
             raise
         except Exception as error:  # of torch, say, for want of memory
-            failure = MLHError(f"{type(error).__name__}: {error}")
+            failure = EngineCrashed(f"{type(error).__name__}: {error}")
             self._report(failure)
             raise failure from error
 

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from ase.io import read
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -54,6 +53,8 @@ class Template:
             raise InputError(f"the template {path} does not exist: give the file that i-PI starts from")
         if b"<simulation" in Path(path).read_bytes()[:CHECKPOINT_HEAD_BYTES]:
             return cls._of_checkpoint(Path(path))
+        from ase.io import read  # takes a second to load, and servers need no files
+
         try:
             atoms = read(str(path), index=0)
         except Exception as error:  # ASE raises a different class for every format

@@ -10,7 +10,7 @@
 ``packing``    atoms at random without overlaps, made a liquid by a classical potential
 ``lammps``     the run in LAMMPS: its input, where it goes on, what it wrote
 ``ipi``        the same in i-PI
-``monitor``    between the model and the MD engine: says how a run goes, keeps its last good frame
+``monitor``    between the model and the MD engine: says how a run goes
 ``run``        the folder of a run, and the way through it
 =============  ==========================================================================================
 
@@ -27,8 +27,9 @@ after the restart is cut off.
 
 **No integrator here**: LAMMPS or i-PI moves the atoms, ASE relaxes them.
 
-**Leaving the model's range**: an error of the model ends the run in that very step. Frames up to there are in
-the trajectory, and the last one that gave no reason for doubt is in ``last_good.xyz``.
+**Leaving the model's range**: an error of the model ends the run in that very step.
+:class:`~mlh_driver.interfaces.guard.GuardedEngine` keeps the structure and the last good one before it, and
+some of those far out of the range that the run came through.
 """
 
 from mlh_driver.workflows.melt_quench.run import Run, carry_out, find_runs, prepare, relax, seconds_per_step

@@ -1,4 +1,4 @@
-"""An engine between the model and the MD engine: it says how a run goes, and keeps its last good frame."""
+"""An engine between the model and the MD engine that says how a run goes."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ class Monitor:
     The temperature is that of the velocities half a step back, from where the atoms were and are: an MD
     engine tells its force engine nothing but positions.
 
-    step:      up to here
-    last_good: the last structure that gave no reason for doubt, with its step and results
+    step: up to here
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Monitor:
         self._times: deque[float] = deque(maxlen=RECENT)
         self.step = first_step
         self.temperature_K: float | None = None
-        self.last_good: tuple[int, System, Results] | None = None
 
     def check_species(self, numbers: NDArray[np.int64]) -> None:
         self._engine.check_species(numbers)
@@ -72,10 +70,8 @@ class Monitor:
     def compute(self, system: System) -> Results:
         """What the engine computes, and raises."""
         self._look_at(system)
-        results = self._engine.compute(system).check_finite()
+        results = self._engine.compute(system)
         self._times.append(time.monotonic())
-        if not results.doubts():
-            self.last_good = (self.step, system, results)
         settings = self._settings
         self._progress(
             Status(

@@ -5,7 +5,7 @@
 ``start.xyz``             the structure to start from
 inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI (``*.xml``, ``init.xyz``)
 ``glass.xyz``             the relaxed glass, with energy, forces, stress and observables
-``last_good.xyz``         the last structure of the dynamics that gave no reason for doubt
+``mlh_guard.xyz``         structures out of the model's range, and the last good one before, if there were any
 ``report.json``           how the run went, the glass, its structure
 ``run.png``               temperature, energies, gap and extrapolation
 ``structure.*`` and CSV   of :mod:`mlh_driver.analysis.report`
@@ -38,6 +38,9 @@ from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
+from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
+from mlh_driver.model import Model
+from mlh_driver.model_files import model_digest
 from mlh_driver.results import Results
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
@@ -47,7 +50,7 @@ from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 
-SETTINGS, START, GLASS, LAST_GOOD = "settings.json", "start.xyz", "glass.xyz", "last_good.xyz"
+SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
 #: Of the columns of a run, those that have to be read with it.
@@ -142,6 +145,7 @@ def _request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: E
     chosen = engine.settings
     model = {
         "name": engine.model.metadata.name,
+        "digest": None if isinstance(chosen.model, Model) else model_digest(chosen.model),
         "electronic_temperature_K": chosen.electronic_temperature_K,
         "sampling": chosen.sampling,
         "dtype": chosen.dtype,
@@ -201,35 +205,24 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _move(run: Run, engine: ForceEngine, progress: Progress) -> None:
-    """The dynamics, from its last restart to its end."""
+    """The dynamics, from its last restart to its end, guarded."""
+    rules = {name: Rule("dump", guarded.limit) for name, guarded in GUARDED.items()}
+    guarded = GuardedEngine(engine, rules, run.folder / GUARD_FILE)
     _, step = run.md.restart()
-    monitor = Monitor(engine, run.settings, step, progress)
+    monitor = Monitor(guarded, run.settings, step, progress)
     try:
         run.md.carry_out(monitor)
     except (NonFiniteError, SolverError, StructureError) as error:
-        raise type(error)(_left_range(run, monitor, error)) from error
-    finally:
-        if monitor.last_good is not None:
-            step, system, results = monitor.last_good
-            atoms = labelled_atoms(system.to_ase(), results)
-            atoms.info["name"] = f"{run.folder.name}_step{step}"
-            _write(atoms, run.folder / LAST_GOOD)
+        raise type(error)(_left_range(run.settings, monitor, error)) from error
 
 
-def _left_range(run: Run, monitor: Monitor, error: MLHError) -> str:
-    stage = run.settings.stage_at(monitor.step)
-    temperature = "" if monitor.temperature_K is None else f" at some {monitor.temperature_K:.0f} K"
-    good = run.folder / LAST_GOOD
-    kept = (
-        f"{good} is its last structure without reason for doubt"
-        if good.exists() or monitor.last_good
-        else ("none of its structures was without reason for doubt")
-    )
+def _left_range(settings: MeltQuenchSettings, monitor: Monitor, error: MLHError) -> str:
+    at = "" if monitor.temperature_K is None else f" at some {monitor.temperature_K:.0f} K"
     return (
-        f"the {stage} left the range of the model at step {monitor.step} of {run.settings.steps}{temperature}"
-        f": {error}. Its frames are in {run.folder}; {kept}. Melt less hot (--melt-temperature), take a "
-        "shorter time step (--timestep 0.5), or teach the model such structures (mlh-driver learn); other "
-        "settings need another --out"
+        f"the {settings.stage_at(monitor.step)} left the range of the model at step {monitor.step} of "
+        f"{settings.steps}{at}: {error}. Melt less hot (--melt-temperature), take a shorter time step "
+        "(--timestep 0.5), or teach the model such structures (mlh-driver learn); other settings need "
+        "another --out"
     )
 
 

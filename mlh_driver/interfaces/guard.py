@@ -1,0 +1,145 @@
+"""An engine between the model and an MD engine that keeps the evidence where a run leaves the model's range.
+
+For each of :data:`GUARDED` it warns (as interfaces do anyway, see :mod:`~mlh_driver.interfaces.alarm`), dumps
+the structure, or ends the run there. Where the model has no answer at all, the structure is always
+written. Before it comes the last structure without any such doubt, to go on from. ``mlh-driver label``,
+``mlh-driver predict`` and ASE read the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlh_driver.errors import InputError, LimitReached, NonFiniteError, SolverError, StructureError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.alarm import LIMITS
+from mlh_driver.results import Results, SMALL_GAP_eV
+from mlh_driver.system import System
+
+ACTIONS = ("warn", "dump", "stop")
+GUARD_FILE = Path("mlh_guard.xyz")
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A figure of a structure that a run may be guarded against.
+
+    words: what it is, for messages
+    limit: where the guard acts if nothing else is said
+    low:   whether it acts below the limit instead of above
+    """
+
+    words: str
+    limit: float
+    low: bool = False
+
+
+GUARDED = {
+    "extrapolation": Guarded("an extrapolation", LIMITS["extrapolation"]),
+    "charge_deviation": Guarded("a charge deviation (electrons)", LIMITS["charge_deviation"]),
+    "band_gap": Guarded("a gap (eV)", SMALL_GAP_eV, low=True),
+    "force": Guarded("a force (eV/Å)", 100.0),
+}
+"""By observable; ``force`` is the largest."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done where a figure passes its limit: ``warn``, ``dump`` or ``stop``."""
+
+    action: str
+    limit: float
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Rule:
+        """``ACTION`` or ``ACTION:LIMIT``; raises InputError for anything else."""
+        action, colon, value = text.partition(":")
+        if action not in ACTIONS:
+            raise InputError(
+                f"{text!r} is no action for {name}; give {', '.join(ACTIONS)}, or such as stop:2.5"
+            )
+        try:
+            return cls(action, float(value) if colon else GUARDED[name].limit)
+        except ValueError:
+            raise InputError(f"{value!r} in {text!r} is no number; give a limit such as stop:2.5") from None
+
+
+class GuardedEngine:
+    """A :class:`~mlh_driver.force_engine.ForceEngine` that passes structures on to ``engine``.
+
+    rules: by names of :data:`GUARDED`; those that only warn may be left out
+    file:  extended XYZ to which structures are added, with ``why`` they are there; the last good one, which
+           comes first, is called so
+
+    A run that stays beyond a limit is dumped where it passes it, and again at each doubling.
+    """
+
+    def __init__(self, engine: ForceEngine, rules: Mapping[str, Rule], file: Path = GUARD_FILE) -> None:
+        self._engine, self._file = engine, file.absolute()
+        self._rules = {name: rule for name, rule in rules.items() if rule.action != "warn"}
+        self._dumped: dict[str, float] = {}
+        self._good: tuple[System, Results] | None = None
+        self.check_species, self.close = engine.check_species, engine.close
+
+    def compute(self, system: System) -> Results:
+        """What the engine computes. Raises LimitReached where a rule ends the run."""
+        try:
+            results = self._engine.compute(system)
+        except (NonFiniteError, SolverError, StructureError) as error:
+            self._write(system, None, str(error))
+            raise type(error)(f"{error}. {self._where()}") from error
+        passed = {name: value for name, value in _figures(results).items() if self._is_beyond(name, value)}
+        if not passed:
+            self._good = (system, results)
+        for name, value in passed.items():
+            self._act(name, value, system, results)
+        return results
+
+    def _is_beyond(self, name: str, value: float) -> bool:
+        rule = self._rules.get(name)
+        return rule is not None and (value < rule.limit if GUARDED[name].low else value > rule.limit)
+
+    def _act(self, name: str, value: float, system: System, results: Results) -> None:
+        guarded, rule = GUARDED[name], self._rules[name]
+        side = "below" if guarded.low else "above"
+        why = f"{guarded.words} of {value:.3g} is {side} the limit of {rule.limit:g}"
+        excess = rule.limit / max(value, 1e-3) if guarded.low else value / rule.limit
+        if rule.action == "stop" or excess >= 2.0 * self._dumped.get(name, 0.0):
+            self._dumped[name] = excess
+            self._write(system, results, why)
+        if rule.action == "stop":
+            raise LimitReached(f"{why}. {self._where()}")
+
+    def _where(self) -> str:
+        return f"The structure, and before it the last good one, are in {self._file}"
+
+    def _write(self, system: System, results: Results | None, why: str) -> None:
+        from ase.io import write  # slow to load, and not needed in a good run
+
+        from mlh_driver.interfaces.ase import labelled_atoms
+
+        frames = [(system, results, why)]
+        if self._good is not None:
+            frames.insert(0, (*self._good, "last good structure"))
+            self._good = None  # once is enough
+        for structure, its_results, reason in frames:
+            atoms = structure.to_ase()
+            if its_results is not None:
+                atoms = labelled_atoms(atoms, its_results)
+            atoms.info["why"] = reason
+            write(self._file, atoms, format="extxyz", append=True)
+
+
+def _figures(results: Results) -> dict[str, float]:
+    forces: NDArray[np.float64] = np.linalg.norm(results.forces, axis=1)
+    return {
+        "extrapolation": results.extrapolation,
+        "charge_deviation": results.charge_deviation,
+        "band_gap": results.band_gap,
+        "force": float(forces.max()),
+    }

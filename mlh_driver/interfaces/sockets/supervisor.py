@@ -1,0 +1,208 @@
+"""Keeps the model in a process of its own, and starts that again when it dies.
+
+The process that LAMMPS, i-PI or other MD engines talk to stays small and loads no model. What may fail in a
+large calculation takes only the :mod:`~mlh_driver.interfaces.sockets.worker` with it: too little memory, an
+error of the GPU, a crash in a library, kill -9, a solve that never ends. A structure's energy and forces do
+not depend on what was computed before, so a new process computes the same structure again and the run goes
+on as if nothing had happened.
+
+::
+
+    MD engine --(i-PI's protocol, or a callback)-- owner --(private socket)-- worker with the model
+
+An error that the model reports, such as an unknown element, is no death, and is not tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+from numpy.typing import ArrayLike
+
+from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import ConnectionLost, EngineCrashed
+from mlh_driver.interfaces.sockets.address import Address, connect
+from mlh_driver.interfaces.sockets.remote import SocketEngine
+from mlh_driver.results import Results
+from mlh_driver.system import System
+
+WORKER = [sys.executable, "-m", "mlh_driver.interfaces.sockets.worker"]
+RESTARTS = 3
+"""For one structure. The next one starts to count anew: a run of days may lose its process now and then."""
+FIRST_PAUSE_S = 1.0
+"""Before the second start for the same structure; doubles each time, so that memory may become free."""
+START_S = 600.0
+"""Longest wait for a process that has not opened its socket: a cold disk of a cluster may need minutes."""
+LEAST_S, TIMES_LONGEST = 600.0, 100.0
+"""A call that takes longer than this, and so many times the longest so far, is stuck."""
+POLL_S = 0.02
+REAPING_S = 0.2
+"""The socket of a dying process closes a little before it is gone."""
+Answer = TypeVar("Answer")
+
+
+class Process:
+    """One process with the model, and the address at which it serves. Made by a :class:`Supervisor`."""
+
+    def __init__(self, address: Address, settings: str, folder: str) -> None:
+        self._address = address
+        self._popen = subprocess.Popen([*WORKER, address.path], stdin=subprocess.PIPE, cwd=folder, text=True)
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead already, as dial() will find
+            self._popen.stdin.write(settings + "\n")
+            self._popen.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def dial(self) -> socket.socket:
+        """A connection to the process as soon as it listens. Raises ConnectionLost if it ends before."""
+        deadline = time.monotonic() + START_S
+        while self._popen.poll() is None:
+            with contextlib.suppress(ConnectionLost):
+                return connect(self._address)
+            if time.monotonic() > deadline:
+                raise ConnectionLost(f"it opened no socket within {START_S:g} s")
+            time.sleep(POLL_S)
+        raise ConnectionLost("it ended before it could answer")
+
+    def end(self) -> str:
+        """Make sure that the process is gone; says how it ended."""
+        try:
+            status = self._popen.wait(REAPING_S)
+        except subprocess.TimeoutExpired:
+            status = None
+            self._popen.kill()
+            self._popen.wait()
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.close()
+        if status is None:
+            return "did not answer"
+        return (
+            f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        )
+
+
+class Supervisor:
+    """Owner of the process with the model. Gives :class:`SupervisedEngine` objects, one per MD engine.
+
+    settings: of the engine; the model by name or path
+    restarts: how often the process may die over one structure before the run is given up
+    say:      told of each death
+
+    Close it, or use it as a context manager, when the engines are not needed any more.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        restarts: int = RESTARTS,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._settings = json.dumps(vars(settings) | {"model": str(settings.model)})
+        self._restarts, self._say = restarts, say
+        self._home = os.getcwd()  # LAMMPS scripts may change it, and the path of a model may be relative
+        self._folder = Path(tempfile.mkdtemp(prefix="mlh-"))  # for this user alone
+        self._lock = threading.Lock()
+        self._started = 0
+        self.process = self._start()
+
+    def engine(self) -> SupervisedEngine:
+        """An engine for one MD engine; raises what is wrong with model or settings."""
+        engine = SupervisedEngine(self)
+        engine.check_species([])
+        return engine
+
+    def replace(self, process: Process, failures: int, error: Exception) -> None:
+        """Start another process in place of this one, if no other thread has done so.
+
+        Raises EngineCrashed when there have been too many failures over the structure at hand.
+        """
+        with self._lock:
+            if process is not self.process:
+                return
+            problem = f"the process with the model {process.end()}: {error}"
+            if failures > self._restarts:
+                raise EngineCrashed(
+                    f"{problem}. It was started {failures} times for this structure, without success; does "
+                    "it have enough memory? --no-supervisor shows what happens inside"
+                )
+            self._say(f"{problem}; it is started again for the same structure ({failures}/{self._restarts})")
+            time.sleep(FIRST_PAUSE_S * (2 ** (failures - 1) - 1))
+            self.process = self._start()
+
+    def close(self) -> None:
+        """End the process. To be called once or more."""
+        self.process.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start(self) -> Process:
+        self._started += 1
+        address = Address(path=str(self._folder / f"socket{self._started}"))
+        return Process(address, self._settings, self._home)
+
+
+class SupervisedEngine:
+    """A :class:`~mlh_driver.force_engine.ForceEngine` whose process is started again when it dies."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._process = supervisor.process
+        self._longest_s = 0.0
+        self._remote = SocketEngine(self._dial, self._patience_s)
+
+    def check_species(self, numbers: ArrayLike) -> None:
+        """Raise StructureError if the model does not know one of these (N,) atomic numbers."""
+        self._until_answered(lambda: self._remote.check_species(numbers))
+
+    def compute(self, system: System) -> Results:
+        """Energy, forces, stress and observables, computed again if the process dies over them.
+
+        Raises what the engine raises, and EngineCrashed when the process dies time and again.
+        """
+        start = time.monotonic()
+        results = self._until_answered(lambda: self._remote.compute(system))
+        self._longest_s = max(self._longest_s, time.monotonic() - start)
+        return results
+
+    def close(self) -> None:
+        """Leave the process, which is the supervisor's to end."""
+        self._remote.close()
+
+    def _dial(self) -> socket.socket:
+        self._process = self._supervisor.process
+        return self._process.dial()
+
+    def _patience_s(self) -> float:
+        return max(LEAST_S, TIMES_LONGEST * self._longest_s)
+
+    def _until_answered(self, ask: Callable[[], Answer]) -> Answer:
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except (ConnectionLost, EngineCrashed) as error:
+                failures += 1
+                self._supervisor.replace(self._process, failures, error)

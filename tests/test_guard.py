@@ -1,0 +1,105 @@
+"""What is kept, and what ends, where a run leaves the model's range."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from fake_engine import Engine
+from lammps_runs import SETUP, write_data
+from processes import DRIVER, ENVIRONMENT, PATIENCE_S
+
+from mlh_driver.errors import InputError, LimitReached, NonFiniteError
+from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
+from mlh_driver.structures import read_frames
+from mlh_driver.system import System
+
+GLASS = System(np.array([14, 8, 8]), np.array([[0.0, 0, 0], [1.6, 0, 0], [0, 1.6, 0]]), 9.0 * np.eye(3))
+
+
+def guarded(folder: Path, model: str = "fake,strange=1", **rules: str) -> GuardedEngine:
+    """The stand-in, whose extrapolation is 2, 4, 8 ... if it is a strange one."""
+    parsed = {name: Rule.parse(name, text) for name, text in rules.items()}
+    return GuardedEngine(Engine(model), parsed, folder / "guard.xyz")
+
+
+def reasons(folder: Path) -> list[str]:
+    return [atoms.info["why"] for atoms in ase.io.read(folder / "guard.xyz", ":")]
+
+
+def test_rules_are_read_with_and_without_a_limit() -> None:
+    assert Rule.parse("band_gap", "stop") == Rule("stop", GUARDED["band_gap"].limit)
+    assert Rule.parse("extrapolation", "dump:3.5") == Rule("dump", 3.5)
+    with pytest.raises(InputError, match="'halt' is no action for force; give warn, dump, stop"):
+        Rule.parse("force", "halt")
+    with pytest.raises(InputError, match="'much' in 'stop:much' is no number"):
+        Rule.parse("force", "stop:much")
+
+
+def test_a_run_that_stays_outside_is_dumped_at_each_doubling(tmp_path: Path) -> None:
+    engine = guarded(tmp_path, extrapolation="dump:3", band_gap="warn:100")
+    for step in range(4):
+        engine.compute(System(GLASS.numbers, GLASS.positions + 0.01 * step, GLASS.cell))
+    assert reasons(tmp_path) == [
+        "last good structure",
+        *(f"an extrapolation of {value} is above the limit of 3" for value in (4, 8, 16)),
+    ]
+    good, first, *_ = ase.io.read(tmp_path / "guard.xyz", ":")
+    np.testing.assert_allclose(first.positions - good.positions, 0.01)
+    assert first.info["extrapolation"] == 4.0
+    assert first.get_potential_energy() < 0
+    assert len(read_frames([tmp_path / "guard.xyz"])) == 4  # as `mlh-driver label` does
+
+
+def test_a_rule_may_end_the_run(tmp_path: Path) -> None:
+    engine = guarded(tmp_path, "fake", band_gap="stop:6")
+    with pytest.raises(LimitReached, match=r"a gap \(eV\) of 5.5 is below the limit of 6.*guard\.xyz"):
+        engine.compute(GLASS)
+    assert len(reasons(tmp_path)) == 1
+
+
+def test_forces_are_guarded(tmp_path: Path) -> None:
+    engine = guarded(tmp_path, "fake", force="stop:0.5")
+    engine.compute(GLASS)
+    pulled = System(
+        GLASS.numbers, GLASS.positions + np.array([[0, 0, 0], [0, 0, 0.2], [0, 0, 0]]), GLASS.cell
+    )
+    with pytest.raises(LimitReached, match="a force"):
+        engine.compute(pulled)
+
+
+def test_a_structure_without_an_answer_is_kept_without_being_asked_for(tmp_path: Path) -> None:
+    class Failing(Engine):
+        def compute(self, system: System):
+            return super().compute(system).check_finite()
+
+    engine = GuardedEngine(Failing("fake,nan=2"), {}, tmp_path / "guard.xyz")
+    engine.compute(GLASS)
+    with pytest.raises(NonFiniteError, match=r"the last good one, are in .*guard\.xyz"):
+        engine.compute(GLASS)
+    assert [reason[:20] for reason in reasons(tmp_path)] == ["last good structure", "the model returned f"]
+
+
+def test_lammps_ends_where_the_gap_is_too_small(tmp_path: Path, host: ase.Atoms) -> None:
+    """By the command, with the model in its own process; nothing of the script runs after that."""
+    write_data(host, tmp_path / "a.data")
+    setup = SETUP.format(units="metal", data="a.data")
+    (tmp_path / "in.test").write_text(setup + "fix move all nve\nrun 5\nprint 'all done'\n")
+    done = subprocess.run(
+        [*DRIVER, "lammps", "-in", "in.test", "-log", "none", "--on-small-gap", "stop:9"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "is below the limit of 9" in done.stderr
+    assert str(tmp_path / "mlh_guard.xyz") in done.stderr.replace("\n", "")
+    assert "all done" not in done.stdout
+    kept = ase.io.read(tmp_path / "mlh_guard.xyz")
+    assert kept.info["band_gap"] < 9
+    np.testing.assert_allclose(kept.get_all_distances(mic=True), host.get_all_distances(mic=True), atol=1e-6)
