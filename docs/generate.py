@@ -71,7 +71,9 @@ def messages() -> Iterator[tuple[str, str]]:
 
 
 def _is_error(name: str) -> bool:
-    return name in ("ConnectionLost", "EngineCrashed", "LimitReached") or (name.endswith("Error") and name != "AttributeError")
+    return name in ("ConnectionLost", "EngineCrashed", "LimitReached") or (
+        name.endswith("Error") and name != "AttributeError"
+    )
 
 
 def _template(node: ast.expr) -> str:

@@ -232,10 +232,10 @@ def _print_result(run: Run, structure: Structure) -> None:
         console.print(remark)
     if report["glass"]["largest force (eV/Å)"] > run.settings.relax_eV_A:
         console.print(f"NOT RELAXED: the largest force is above {run.settings.relax_eV_A:g} eV/Å")
-    share = report["run"]["share of steps with extrapolation up to 1"]
-    if share < 1:
+    share = report["run"]["share of steps with reason for doubt"]
+    if share > 0:
         console.print(
-            f"the model's range was left in {100 * (1 - share):.0f} % of the run (extrapolation above 1): "
-            "check the glass against DFT before you use it"
+            f"in {100 * share:.0f} % of the run the model gave reason for doubt (extrapolation above 1, "
+            "charge deviation above 0.1 or gap below 1 eV): check the glass against DFT before you use it"
         )
     console.print(f"wrote glass.xyz, report.json, run.png, structure.png and tables to {run.folder}")

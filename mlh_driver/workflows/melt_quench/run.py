@@ -19,6 +19,7 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.optimize import LBFGS
+from numpy.typing import NDArray
 
 from mlh_driver.analysis import Structure, summary, write_report
 from mlh_driver.analysis.plots import plot_thermo
@@ -41,7 +43,7 @@ from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
 from mlh_driver.model_files import model_digest
-from mlh_driver.results import Results
+from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
@@ -231,7 +233,7 @@ def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
     atoms = run.md.final()
     calculator = MLHCalculator(engine=engine)
     atoms.calc = calculator
-    with LBFGS(atoms, logfile=None) as optimizer:  # type: ignore[arg-type]
+    with warnings.catch_warnings(), LBFGS(atoms, logfile=None) as optimizer:  # type: ignore[arg-type]
 
         def show() -> None:
             results = calculator.last_results
@@ -239,6 +241,7 @@ def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
             progress(Status("relaxation", optimizer.nsteps, MOST_RELAXATION_STEPS, None, None, results))
 
         optimizer.attach(show)
+        warnings.simplefilter("ignore", UserWarning)  # doubts are in the report
         optimizer.run(fmax=run.settings.relax_eV_A, steps=MOST_RELAXATION_STEPS)
     assert calculator.last_results is not None
     glass = labelled_atoms(plain(atoms), calculator.last_results)
@@ -273,10 +276,18 @@ def run_figures(columns: dict[str, Array]) -> dict[str, float]:
     if "extrapolation" in columns:
         figures |= {
             "share of steps with extrapolation up to 1": float((columns["extrapolation"] <= 1).mean()),
+            "share of steps with reason for doubt": float(
+                doubtful(columns["gap"], *(columns[name] for name in RANGE)).mean()
+            ),
             "smallest gap (eV)": float(columns["gap"].min()),
         }
         figures |= {f"largest {name}": float(columns[name].max()) for name in RANGE}
     return figures
+
+
+def doubtful(gap_eV: Array, extrapolation: Array, charge_deviation: Array) -> NDArray[np.bool_]:
+    """Where one of these passes the limit of :meth:`~mlh_driver.results.Results.doubts`."""
+    return (gap_eV < SMALL_GAP_eV) | (extrapolation > 1.0) | (charge_deviation > TOLERATED_e)
 
 
 def glass_figures(glass: Atoms) -> dict[str, float]:
