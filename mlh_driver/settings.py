@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,11 +24,18 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 def read_toml(path: Path, kind: type[AnySettings]) -> AnySettings:
     """Read a settings file; raises InputError with all of its problems."""
     try:
-        return kind.model_validate(tomllib.loads(path.read_text()))
+        values = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
+    return validated(kind, values, str(path))
+
+
+def validated(kind: type[AnySettings], values: Mapping[str, Any], source: str) -> AnySettings:
+    """Settings from their values; raises InputError with all problems, after where they come from."""
+    try:
+        return kind.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{path}: {problems}") from error
+        raise InputError(f"{source}: {problems}") from error

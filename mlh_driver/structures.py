@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ase.io
 from ase import Atoms
+from ase.data import atomic_numbers
 
 from mlh_driver.errors import InputError, reason
 
@@ -44,6 +46,38 @@ def read_frames(
     return frames
 
 
+def read_trajectories(
+    paths: list[Path], file_format: str | None = None, elements: Sequence[str] = ()
+) -> dict[str, list[Atoms]]:
+    """All frames of each file, by the name of the file without its suffix.
+
+    ``elements`` are those of LAMMPS' atom types 1, 2 ..., for dumps and data files that do not name them.
+    Raises InputError for unreadable files, those of the same name, and elements that do not exist.
+    """
+    for element in elements:
+        if element not in atomic_numbers:
+            raise InputError(f"there is no element {element!r}; name those of the atom types, as in 'Si O'")
+    trajectories: dict[str, list[Atoms]] = {}
+    for path in paths:
+        name = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
+        if name in trajectories:
+            raise InputError(f"{path}: a second file is called {name!r}; rename one of them")
+        trajectories[name] = [_with_elements(atoms, elements, path) for atoms in _read(path, file_format)]
+    return trajectories
+
+
+def _with_elements(atoms: Atoms, elements: Sequence[str], path: Path) -> Atoms:
+    """The frame, with its atomic numbers taken for atom types if elements are given for these."""
+    if elements:
+        if atoms.numbers.max() > len(elements):
+            raise InputError(
+                f"{path} has {atoms.get_chemical_formula()}, and not the atom types 1 to {len(elements)} of "
+                f"{' '.join(elements)}; leave these out if the file names its elements"
+            )
+        atoms.symbols = [elements[kind - 1] for kind in atoms.numbers]
+    return atoms
+
+
 def _read(path: Path, file_format: str | None) -> list[Atoms]:
     if not path.is_file():
         raise InputError(f"there is no file {path}; name an existing one")
@@ -72,3 +106,8 @@ def _lammps_atom_style(path: Path) -> str | None:
         if found := re.match(r"\s*Atoms\s*#\s*(\w+)", line):
             return found[1]
     return "atomic"
+
+
+def write_lammps_data(atoms: Atoms, path: Path, elements: Sequence[str]) -> None:
+    """A data file of LAMMPS in ``units metal``; its types 1, 2 ... are ``elements``, told by their masses."""
+    ase.io.write(path, atoms, format="lammps-data", specorder=list(elements), masses=True, units="metal")

@@ -79,15 +79,15 @@ class Launcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._programs: list[Program] = []
+        self.programs: list[Program] = []
 
     def __call__(self, *command: str, folder: Path | None = None) -> Program:
-        name = f"program{len(self._programs)}"
-        self._programs.append(Program(command, folder or self.folder, name))
-        return self._programs[-1]
+        name = f"program{len(self.programs)}"
+        self.programs.append(Program(command, folder or self.folder, name))
+        return self.programs[-1]
 
     def end_all(self) -> None:
-        for program in self._programs:
+        for program in self.programs:
             program.process.kill()
             program.process.wait(PATIENCE_S)
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from runs import Run, finished_runs
+from run import is_finished
+
+from mlh_driver.workflows.melt_quench import Run, find_runs
 
 HOTTEST_K, COLDEST_K = 4500.0, 300.0
 
@@ -26,11 +28,12 @@ def nearest(run: Run, temperatures_K: list[float]) -> list[tuple[int, float, Ato
     """Step, temperature and structure of the frames of a molten run nearest to the temperatures asked for."""
     columns = run.columns()
     measured = dict(zip(columns["Step"].astype(int).tolist(), columns["Temp"].tolist(), strict=True))
-    molten = ((step, atoms) for step, atoms in run.frames() if step >= run.melt // 2 and step in measured)
+    forgotten = run.settings.lengths["melt"] // 2
+    molten = ((step, atoms) for step, atoms in run.md.frames() if step >= forgotten and step in measured)
     frames = [(step, measured[step], atoms) for step, atoms in molten]
     if not frames:
         raise SystemExit(
-            f"{run.name} has no frame after step {run.melt // 2}, half of its melt; run it further"
+            f"{run.folder.name} has no frame after step {forgotten}, half of its melt; run it further"
         )
     return [min(frames, key=lambda frame: abs(frame[1] - asked)) for asked in temperatures_K]
 
@@ -41,7 +44,7 @@ def spread(runs: list[Run], count: int) -> list[Atoms]:
     chosen: list[Atoms] = []
     for k, run in enumerate(runs):
         for step, temperature, atoms in nearest(run, asked[k :: len(runs)]):
-            atoms.info["name"] = f"{run.name}_step{step}_T{temperature:.0f}"
+            atoms.info["name"] = f"{run.folder.name}_step{step}_T{temperature:.0f}"
             chosen.append(atoms)
     return chosen
 
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=12, help="number of frames")
     parser.add_argument("--out", type=Path, default=Path("frames.xyz"))
     options = parser.parse_args()
-    chosen = spread(finished_runs(options.runs), options.n)
+    chosen = spread(list(filter(is_finished, find_runs(options.runs))), options.n)
     ase.io.write(options.out, chosen, format="extxyz")
     for atoms in chosen:
         print(atoms.info["name"])

@@ -15,7 +15,11 @@ import subprocess
 from pathlib import Path
 
 from frames import nearest
-from runs import INPUTS, Run, read_runs, write_data
+
+from mlh_driver.structures import write_lammps_data
+from mlh_driver.workflows.melt_quench import Run, find_runs
+
+INPUT = Path(__file__).resolve().parents[2] / "lammps_inputs" / "nve"
 
 
 def drift(run: Run, temperature_K: float, steps: int, settle: int) -> str:
@@ -23,8 +27,8 @@ def drift(run: Run, temperature_K: float, steps: int, settle: int) -> str:
     step, temperature, atoms = nearest(run, [temperature_K])[0]
     folder = run.folder / "nve"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(INPUTS / "lammps_inputs" / "nve", folder)
-    write_data(atoms, folder)
+    shutil.copytree(INPUT, folder)
+    write_lammps_data(atoms, folder / "host.data", ("Si", "O"))
     variables = {"T": temperature_K, "steps": steps, "settle": settle}
     options = [word for name, value in variables.items() for word in ("-var", name, str(value))]
     command = ["mlh-driver", "lammps", "-in", "in.nve", *options]
@@ -32,7 +36,7 @@ def drift(run: Run, temperature_K: float, steps: int, settle: int) -> str:
         subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, check=True)
     lines = (folder / "output.log").read_text().splitlines()
     found = next(line for line in lines if line.startswith("drift of the total energy"))
-    return f"{run.name}, from step {step} at {temperature:.0f} K: {found}"
+    return f"{run.folder.name}, from step {step} at {temperature:.0f} K: {found}"
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of 0.5 fs")
     parser.add_argument("--settle", type=int, default=400, help="steps before them")
     options = parser.parse_args()
-    for run in read_runs(options.runs):
+    for run in find_runs(options.runs):
         print(drift(run, options.temperature, options.steps, options.settle), flush=True)
 
 

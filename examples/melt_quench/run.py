@@ -4,42 +4,51 @@
     python examples/melt_quench/run.py 11 12 13 --engine vashishta
     python examples/melt_quench/run.py 11 --melt 5000 --quench 20000 --anneal 5000 --atoms 192 --out large
 
-Every run is what a user would type: the input of ``lammps_inputs/melt_quench`` or of its namesake in
-``ipi_inputs`` with other lengths, in a folder ``OUT/ENGINE-SEED``. Steps are 1 fs; LAMMPS melts at 4500 K,
-i-PI at 4000 K.
-``vashishta`` is LAMMPS with the classical potential of that name, from the same start. Runs that have ended
-are not repeated; one that was killed starts anew. Shares and extremes are those of every tenth step.
+Every run is that of ``mlh-driver melt-quench --structure lammps_inputs/melt_quench/host.data``, in a folder
+``OUT/ENGINE-SEED``. Steps are 1 fs. ``vashishta`` is the same input in LAMMPS with the classical potential of
+that name. Runs that have ended are not repeated; those that were killed go on. Shares and extremes are those
+of every tenth step.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import re
 import subprocess
-import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from runs import Run
+
+from mlh_driver import Engine
+from mlh_driver.errors import MLHError
+from mlh_driver.interfaces.lammps.library import potential_file
+from mlh_driver.structures import read_frames
+from mlh_driver.workflows.melt_quench import MeltQuenchSettings, Run, carry_out, prepare
+from mlh_driver.workflows.melt_quench.run import run_figures
+
+START = Path(__file__).resolve().parents[2] / "lammps_inputs" / "melt_quench" / "host.data"
 
 
-def carry_out(run: Run) -> None:
-    """Run the MD engine, unless it has come to an end before; all that it prints goes to ``output.log``."""
-    if run.status is not None and json.loads((run.folder / "run.json").read_text()) != run.settings:
-        raise SystemExit(f"{run.folder} holds a run with other settings; remove it, or give another --out")
-    if run.status is not None:
-        print(f"{run.name}: has ended before", flush=True)
+def carry_out_classical(run: Run) -> None:
+    """The same input, with a pair style in place of the model and of its columns in the log."""
+    if (run.folder / "glass.data").exists():
         return
-    command = run.prepare()
-    print(f"{run.name}: {run.steps} steps in {run.folder}", flush=True)
-    start = time.monotonic()
+    path = run.folder / "in.melt_quench"
+    script = re.sub(
+        r"(?m)^(fix .* external pf/callback|thermo_modify .*colname f_mlh).*\n", "", path.read_text()
+    )
+    script = re.sub(r"(?m)^pair_style .*", "pair_style vashishta", script)
+    potential = potential_file("SiO.1990.vashishta")
+    script = re.sub(r"(?m)^pair_coeff .*", f"pair_coeff * * {potential} ${{elements}}", script)
+    path.write_text(re.sub(r" f_mlh\[\d+\]", "", script))
     with (run.folder / "output.log").open("w") as output:
-        status = subprocess.run(command, cwd=run.folder, stdout=output, stderr=subprocess.STDOUT).returncode
-    (run.folder / "status").write_text(f"{status}\n")
-    print(f"{run.name}: exit status {status} after {(time.monotonic() - start) / 60:.1f} min", flush=True)
-    if status:
-        print((run.folder / "output.log").read_text()[-500:], flush=True)
+        command = ["lmp", "-in", path.name]
+        subprocess.run(command, cwd=run.folder, stdout=output, stderr=subprocess.STDOUT, check=True)
+
+
+def is_finished(run: Run) -> bool:
+    return run.glass is not None or (run.folder / "glass.data").exists()
 
 
 def table(runs: list[Run]) -> Table:
@@ -48,19 +57,20 @@ def table(runs: list[Run]) -> Table:
     for title in ("last step", "extrapolation <= 1", "largest", "smallest gap (eV)", "T at the end (K)"):
         rows.add_column(title, justify="right")
     for run in runs:
-        rows.add_row(run.name, "yes" if run.status == 0 else "NO", *figures(run))
+        rows.add_row(run.folder.name, "yes" if is_finished(run) else "NO", *figures(run))
     return rows
 
 
 def figures(run: Run) -> list[str]:
     """Last step of all, share of steps in range, largest extrapolation, smallest gap, last temperature."""
-    columns = run.columns()
+    found = run_figures(run.columns())
     electrons = ["", "", ""]
-    if "extrapolation" in columns:
-        extrapolation = columns["extrapolation"]
-        share, largest, gap = (extrapolation <= 1).mean(), extrapolation.max(), columns["gap"].min()
-        electrons = [f"{100 * share:.1f} %", f"{largest:.2f}", f"{gap:.2f}"]
-    return [f"{columns['Step'][-1]:.0f} of {run.steps}", *electrons, f"{columns['Temp'][-1]:.0f}"]
+    if "largest extrapolation" in found:
+        share = 100 * found["share of steps with extrapolation up to 1"]
+        largest, gap = found["largest extrapolation"], found["smallest gap (eV)"]
+        electrons = [f"{share:.1f} %", f"{largest:.2f}", f"{gap:.2f}"]
+    steps = f"{found['last step']:.0f} of {run.settings.steps}"
+    return [steps, *electrons, f"{found['temperature at the end (K)']:.0f}"]
 
 
 def main() -> None:
@@ -69,23 +79,39 @@ def main() -> None:
     )
     parser.add_argument("seeds", type=int, nargs="+", metavar="SEED")
     parser.add_argument("--engine", choices=("lammps", "ipi", "vashishta"), default="lammps")
+    parser.add_argument("--temperature", type=float, default=4500.0, help="of the melt in K")
     parser.add_argument("--melt", type=int, default=2000, help="steps before the quench")
     parser.add_argument("--quench", type=int, default=5000, help="steps of the quench, down to 300 K")
     parser.add_argument("--anneal", type=int, default=1000, help="steps at 300 K")
     parser.add_argument("--atoms", type=int, choices=(96, 192), default=96)
+    parser.add_argument("--fmax", type=float, default=0.05, help="of the relaxation, in eV/Å")
     parser.add_argument("--out", type=Path, default=Path("melt_quench_output"), metavar="DIR")
     options = parser.parse_args()
-    if options.engine == "ipi" and options.atoms != 96:
-        parser.error("the input for i-PI has 96 atoms; run larger cells with --engine lammps")
-    lengths = {name: getattr(options, name) for name in ("atoms", "melt", "quench", "anneal")}
-    runs = [
-        Run(options.out / f"{options.engine}-{seed}", options.engine, seed, **lengths)
-        for seed in options.seeds
-    ]
-    for run in runs:
-        carry_out(run)
+    start = read_frames([START])["host"].repeat((options.atoms // 96, 1, 1))
+    engine = Engine("asio2-minimal")
+    runs = []
+    for seed in options.seeds:
+        settings = MeltQuenchSettings(
+            melt_temperature_K=options.temperature,
+            melt_ps=options.melt / 1e3,
+            quench_K_ps=1e3 * (options.temperature - 300.0) / options.quench,
+            anneal_ps=options.anneal / 1e3,
+            engine="ipi" if options.engine == "ipi" else "lammps",
+            seed=seed,
+            frame_steps=10,
+            relax_eV_A=options.fmax,
+        )
+        runs.append(prepare(options.out / f"{options.engine}-{seed}", start, settings, engine))
+        print(f"{runs[-1].folder.name}: {settings.steps} steps", flush=True)
+        try:
+            if options.engine == "vashishta":
+                carry_out_classical(runs[-1])
+            else:
+                carry_out(runs[-1], engine, lambda status: None)
+        except MLHError as error:
+            print(error, flush=True)
     Console(width=100).print(table(runs))
-    raise SystemExit(any(run.status != 0 for run in runs))
+    raise SystemExit(not all(map(is_finished, runs)))
 
 
 if __name__ == "__main__":

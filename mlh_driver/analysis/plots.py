@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlh_driver.analysis.published import PUBLISHED
-from mlh_driver.analysis.structure import Structure
+from mlh_driver.analysis.published import Published
+from mlh_driver.analysis.structure import SiliconOxygen, Structure
 from mlh_driver.errors import InputError
 from mlh_driver.system import Array
 
@@ -18,6 +18,7 @@ from mlh_driver.system import Array
 PANELS = {
     "PotEng": "potential energy (eV)",
     "TotEng": "total energy (eV)",
+    "Econserve": "conserved energy (eV)",
     "Temp": "temperature (K)",
     "Press": "pressure (bar)",
     "gap": "band gap (eV)",
@@ -25,9 +26,16 @@ PANELS = {
     "charge_deviation": "charge deviation (e)",
 }
 RING_SIZES = range(2, 11)
-PAIRS = {"O-Si": "Si-O (Å)", "O-O": "O-O (Å)", "Si-Si": "Si-Si (Å)"}
+#: Of pairs that are usually written in another order.
+TITLES = {"O-Si": "Si-O"}
 #: Neighbors of an atom that are told apart.
-ENVIRONMENTS = (*(f"Si with {n} O" for n in (3, 4, 5)), *(f"O with {n} Si" for n in (1, 2, 3)))
+ENVIRONMENTS = (
+    *(f"Si with {n} O" for n in (3, 4, 5)),
+    "O with 1 Si, non-bridging",
+    "O with 2 Si",
+    "O with 3 Si",
+)
+Ranges = Mapping[str, Published]
 
 
 def plot_thermo(logs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
@@ -56,42 +64,78 @@ def plot_thermo(logs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
 
 
 def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
-    """g(r), angles, rings and coordination of structures by name; published ranges are gray."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    axes = figure.subplots(2, 3)
-    for axis, (pair, title) in zip(axes[0], PAIRS.items(), strict=True):
-        _band(axis, title)
-        for name, structure in structures.items():
-            axis.plot(structure.distribution.r_A, structure.distribution.g[pair], lw=1.0, label=name)
-        axis.set(xlabel="r (Å)", ylabel=f"g(r), {title.removesuffix(' (Å)')}")
-    _plot_angles(axes[1, 0], structures)
-    rings = {name: [s.rings.get(size, 0.0) for size in RING_SIZES] for name, s in structures.items()}
-    _band(axes[1, 1], "most frequent ring (Si)")
-    _bars(axes[1, 1], RING_SIZES, rings)
-    axes[1, 1].set(xticks=RING_SIZES, xlabel="Si in a primitive ring", ylabel="rings per cell")
-    shares = {name: [s.figures()[key] for key in ENVIRONMENTS] for name, s in structures.items()}
-    _bars(axes[1, 2], range(len(ENVIRONMENTS)), shares)
-    axes[1, 2].set_xticks(range(len(ENVIRONMENTS)), ENVIRONMENTS, rotation=45)
-    axes[1, 2].set(ylabel="share of the element")
-    axes[0, 0].legend(frameon=False)
+    """g(r), S(q), and of Si-O networks angles, rings and coordination; published ranges are gray.
+
+    Structures have names.
+    """
+    pairs = sorted({pair for structure in structures.values() for pair in structure.distribution.g})
+    networks = {name: s.network for name, s in structures.items() if s.network is not None}
+    published = next((s.published for s in structures.values() if s.published), {})
+    n_panels = len(pairs) + 1 + (3 if networks else 0)
+    n_columns = min(4, n_panels)
+    n_rows = -(-n_panels // n_columns)
+    figure = Figure(figsize=(3.6 * n_columns, 3.6 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axis, pair in zip(axes, pairs, strict=False):
+        _plot_distribution(axis, pair, structures, published)
+    _plot_factor(axes[len(pairs)], structures, published)
+    if networks:
+        _plot_network(axes[len(pairs) + 1 :].tolist(), networks, published)
+    for axis in axes[n_panels:]:
+        axis.set_axis_off()
+    axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def _plot_angles(axis: Axes, structures: Mapping[str, Structure]) -> None:
+def _plot_distribution(axis: Axes, pair: str, structures: Mapping[str, Structure], published: Ranges) -> None:
+    title = TITLES.get(pair, pair)
+    _band(axis, published.get(f"{title} (Å)"))
+    for name, structure in structures.items():
+        if pair in structure.distribution.g:
+            axis.plot(structure.distribution.r_A, structure.distribution.g[pair], lw=1.0, label=name)
+    axis.set(xlabel="r (Å)", ylabel=f"g(r), {title}")
+
+
+def _plot_factor(axis: Axes, structures: Mapping[str, Structure], published: Ranges) -> None:
+    """Points, not a line: between them the cell has no waves."""
+    _band(axis, published.get("first sharp diffraction peak (1/Å)"))
+    for name, structure in structures.items():
+        if structure.factor.neutron is not None:
+            axis.plot(structure.factor.q_per_A, structure.factor.neutron, ".", ms=3, label=name)
+        else:
+            for pair, values in structure.factor.s.items():
+                axis.plot(structure.factor.q_per_A, values, ".", ms=3, label=f"{name}, {pair}")
+    axis.set(xlabel="q (1/Å)", ylabel="S(q)")
+
+
+def _plot_network(axes: Sequence[Axes], networks: Mapping[str, SiliconOxygen], published: Ranges) -> None:
+    _plot_angles(axes[0], networks, published)
+    rings = {name: [n.rings.get(size, 0.0) for size in RING_SIZES] for name, n in networks.items()}
+    _band(axes[1], published.get("most frequent ring (Si)"))
+    _bars(axes[1], RING_SIZES, rings)
+    axes[1].set(xticks=RING_SIZES, xlabel="Si in a primitive ring", ylabel="rings per cell")
+    shares = {name: [n.figures()[key] for key in ENVIRONMENTS] for name, n in networks.items()}
+    _bars(axes[2], range(len(ENVIRONMENTS)), shares)
+    axes[2].set_xticks(range(len(ENVIRONMENTS)), [key.split(",")[0] for key in ENVIRONMENTS], rotation=45)
+    axes[2].set(ylabel="share of the element")
+
+
+def _plot_angles(axis: Axes, networks: Mapping[str, SiliconOxygen], published: Ranges) -> None:
     edges = np.arange(60.0, 181.0, 4.0)
-    _band(axis, "Si-O-Si (deg)")
-    _band(axis, "O-Si-O (deg)")
-    for k, structure in enumerate(structures.values()):
-        for angles, style in ((structure.si_o_si, "-"), (structure.o_si_o, "--")):
-            density = np.histogram(angles.degrees, edges, density=True)[0]
-            axis.plot(0.5 * (edges[1:] + edges[:-1]), density, style, color=f"C{k}", lw=1.0)
+    _band(axis, published.get("Si-O-Si (deg)"))
+    _band(axis, published.get("O-Si-O (deg)"))
+    for k, network in enumerate(networks.values()):
+        for angles, style in ((network.si_o_si, "-"), (network.o_si_o, "--")):
+            if len(angles.degrees):
+                density = np.histogram(angles.degrees, edges, density=True)[0]
+                axis.plot(0.5 * (edges[1:] + edges[:-1]), density, style, color=f"C{k}", lw=1.0)
     axis.set(xlabel="angle (deg): Si-O-Si solid, O-Si-O dashed", ylabel="probability per degree")
 
 
-def _band(axis: Axes, quantity: str) -> None:
-    """Shade the published range; a line marks one that is a single value."""
-    published = PUBLISHED[quantity]
-    axis.axvspan(published.low, published.high, color="0.8", lw=1.5)
+def _band(axis: Axes, published: Published | None) -> None:
+    """Shade the published range, if there is one; a line marks one that is a single value."""
+    if published is not None:
+        axis.axvspan(published.low, published.high, color="0.8", lw=1.5)
 
 
 def _bars(axis: Axes, places: Sequence[int], heights: Mapping[str, Sequence[float]]) -> None:

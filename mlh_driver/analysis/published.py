@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ase import Atoms
+
 
 @dataclass(frozen=True)
 class Published:
@@ -21,6 +23,9 @@ class Published:
 GRIMLEY = "neutron diffraction, Grimley et al. 1990"
 RANDOM_NETWORK = "continuous random network, Zachariasen 1932"
 
+#: Of O to Si, within which a structure counts as silica; a few vacancies are.
+SILICA_RATIO = (1.9, 2.1)
+
 #: By the names of :meth:`mlh_driver.analysis.Structure.figures`.
 PUBLISHED = {
     "density (g/cm3)": Published(2.200, 2.206, "experiment, tabulated in PMC11041661"),
@@ -31,7 +36,16 @@ PUBLISHED = {
     "Si-O-Si, width (deg)": Published(11, 11, "Mauri et al., PRB 62, R4786"),
     "O-Si-O (deg)": Published(109.5, 109.5, "regular tetrahedron"),
     "O-Si-O, width (deg)": Published(4, 5, "simulations"),
+    "first sharp diffraction peak (1/Å)": Published(1.52, 1.52, "diffraction"),
     "Si with 4 O": Published(1, 1, RANDOM_NETWORK),
     "O with 2 Si": Published(1, 1, RANDOM_NETWORK),
     "most frequent ring (Si)": Published(6, 6, "simulations, in which rings of 5 to 7 Si dominate"),
 }
+
+
+def published_for(atoms: Atoms) -> dict[str, Published]:
+    """``PUBLISHED`` for a structure of SiO2, nothing for others."""
+    silicon, oxygen = (int((atoms.symbols == element).sum()) for element in ("Si", "O"))
+    low, high = SILICA_RATIO
+    is_silica = silicon + oxygen == len(atoms) and low * silicon <= oxygen <= high * silicon
+    return PUBLISHED if is_silica else {}

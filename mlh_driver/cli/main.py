@@ -28,9 +28,11 @@ COMMANDS = (
     "ipi",
     "lammps",
     "serve",
+    "melt-quench",
+    "analyze",
 )
-"""Each is the function of this name in the module ``mlh_driver.cli.NAME``, whose ``CONTEXT_SETTINGS``, if
-there are any, say how options are parsed."""
+"""Each is the function of this name, with ``_`` for ``-``, in the module ``mlh_driver.cli.NAME``, whose
+``CONTEXT_SETTINGS``, if there are any, say how options are parsed."""
 
 app = typer.Typer(
     name="mlh-driver",
@@ -59,8 +61,11 @@ def main(
 
 
 for _name in COMMANDS:
-    _module = import_module(f"mlh_driver.cli.{_name}")
-    app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(getattr(_module, _name))
+    _function = _name.replace("-", "_")
+    _module = import_module(f"mlh_driver.cli.{_function}")
+    app.command(_name, context_settings=getattr(_module, "CONTEXT_SETTINGS", None))(
+        getattr(_module, _function)
+    )
 
 
 def run() -> None:

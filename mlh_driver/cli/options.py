@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -126,20 +126,16 @@ class Serving:
             yield lambda: self.guarded(make())
 
 
-def _with_options(
-    command: Callable[..., None], name: str, bundle: type, options: dict[str, Any]
+def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    """An option for :func:`with_options`."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def with_options(
+    command: Callable[..., None], name: str, build: Callable[..., Any], options: Sequence[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Let a command that takes ``name: bundle``, a dataclass, have one option for each field instead."""
+    """Let a command have these options in place of its parameter ``name``, which ``build`` makes of them."""
     signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=options[field.name],
-        )
-        for field in fields(bundle)
-    ]
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in signature.parameters.values()
@@ -148,21 +144,23 @@ def _with_options(
 
     @wraps(command)
     def run(**values: Any) -> None:
-        given = bundle(**{option: values.pop(option) for option in options})
+        given = build(**{each.name: values.pop(each.name) for each in options})
         command(**{name: given}, **values)
 
-    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return run
 
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
-    return _with_options(command, "settings", EngineSettings, ENGINE_OPTIONS)
+    options = [option(each.name, each.default, ENGINE_OPTIONS[each.name]) for each in fields(EngineSettings)]
+    return with_options(command, "settings", EngineSettings, options)
 
 
 def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for ``serving: Serving``."""
-    return _with_options(command, "serving", Serving, SERVING_OPTIONS)
+    options = [option(each.name, each.default, SERVING_OPTIONS[each.name]) for each in fields(Serving)]
+    return with_options(command, "serving", Serving, options)
 
 
 def build_engine(settings: EngineSettings) -> Engine:

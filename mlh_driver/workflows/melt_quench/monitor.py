@@ -1,0 +1,107 @@
+"""An engine between the model and the MD engine that says how a run goes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from ase import units
+from ase.data import atomic_masses
+from numpy.typing import NDArray
+
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.learning.watch import SAME_PLACE_A
+from mlh_driver.results import Results
+from mlh_driver.system import Array, System, displacements
+from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
+
+RECENT = 50
+"""Steps over which the speed is averaged."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run goes, at one of its steps.
+
+    stage:         ``melt``, ``quench``, ``anneal`` or ``relaxation``
+    step, steps:   of all stages of the dynamics, or of the relaxation and at most
+    temperature_K: None at the first step, and in a relaxation
+    steps_per_s:   None at the first step
+    """
+
+    stage: str
+    step: int
+    steps: int
+    temperature_K: float | None
+    steps_per_s: float | None
+    results: Results
+
+
+Progress = Callable[[Status], None]
+
+
+class Monitor:
+    """Passes structures on to ``engine``; a step is a structure that differs from the one before.
+
+    The temperature is that of the velocities half a step back, from where the atoms were and are: an MD
+    engine tells its force engine nothing but positions.
+
+    step: up to here
+    """
+
+    def __init__(
+        self, engine: ForceEngine, settings: MeltQuenchSettings, first_step: int, progress: Progress
+    ) -> None:
+        self._engine, self._settings, self._progress = engine, settings, progress
+        self._last: System | None = None
+        self._times: deque[float] = deque(maxlen=RECENT)
+        self.step = first_step
+        self.temperature_K: float | None = None
+
+    def check_species(self, numbers: NDArray[np.int64]) -> None:
+        self._engine.check_species(numbers)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def compute(self, system: System) -> Results:
+        """What the engine computes, and raises."""
+        self._look_at(system)
+        results = self._engine.compute(system)
+        self._times.append(time.monotonic())
+        settings = self._settings
+        self._progress(
+            Status(
+                settings.stage_at(self.step),
+                self.step,
+                settings.steps,
+                self.temperature_K,
+                self._speed(),
+                results,
+            )
+        )
+        return results
+
+    def _look_at(self, system: System) -> None:
+        """Count the step; stages begin with the structure at which the one before ended."""
+        if self._last is not None:
+            _, _, moves = displacements(self._last, system)
+            if abs(moves).max() > SAME_PLACE_A:
+                self.step += 1
+                self.temperature_K = _temperature_K(moves / self._settings.timestep_fs, system.numbers)
+        self._last = system
+
+    def _speed(self) -> float | None:
+        if len(self._times) < 2:
+            return None
+        return (len(self._times) - 1) / (self._times[-1] - self._times[0])
+
+
+def _temperature_K(velocities: Array, numbers: NDArray[np.int64]) -> float:
+    """Of velocities (N, 3) in Å/fs; the center of mass, which is at rest, is no degree of freedom."""
+    squares = (velocities**2).sum(axis=1) / units.fs**2
+    degrees = max(3 * len(numbers) - 3, 1)
+    return float((atomic_masses[numbers] * squares).sum() / (degrees * units.kB))

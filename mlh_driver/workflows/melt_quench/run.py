@@ -1,0 +1,312 @@
+"""The folder of a melt-quench, and the way through it.
+
+========================  ===========================================================================
+``settings.json``         what was asked for; another request is refused here
+``start.xyz``             the structure to start from
+inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI (``*.xml``, ``init.xyz``)
+``glass.xyz``             the relaxed glass, with energy, forces, stress and observables
+``mlh_guard.xyz``         structures out of the model's range, and the last good one before, if there were any
+``report.json``           how the run went, the glass, its structure
+``run.png``               temperature, energies, gap and extrapolation
+``structure.*`` and CSV   of :mod:`mlh_driver.analysis.report`
+========================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.optimize import LBFGS
+from numpy.typing import NDArray
+
+from mlh_driver.analysis import Structure, summary, write_report
+from mlh_driver.analysis.plots import plot_thermo
+from mlh_driver.analysis.report import as_json
+from mlh_driver.engine import Engine
+from mlh_driver.errors import InputError, MLHError, NonFiniteError, SolverError, StructureError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
+from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
+from mlh_driver.model import Model
+from mlh_driver.model_files import model_digest
+from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.structures import read_frames
+from mlh_driver.system import Array, System, mass_density
+from mlh_driver.workflows.melt_quench.ipi import IpiRun
+from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
+from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
+from mlh_driver.workflows.melt_quench.packing import random_start
+from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
+
+SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
+MOST_RELAXATION_STEPS = 1000
+TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
+#: Of the columns of a run, those that have to be read with it.
+RANGE = ("extrapolation", "charge_deviation")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A melt-quench in its folder."""
+
+    folder: Path
+    settings: MeltQuenchSettings
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder that was prepared; raises InputError if there is none."""
+        path = folder / SETTINGS
+        if not path.is_file():
+            raise InputError(f"{folder} holds no run of 'mlh-driver melt-quench' ({SETTINGS} is missing)")
+        return cls(folder, MeltQuenchSettings.model_validate(json.loads(path.read_text())["settings"]))
+
+    @property
+    def md(self) -> LammpsRun | IpiRun:
+        """The dynamics: inputs, restart, log and frames."""
+        kind = IpiRun if self.settings.engine == "ipi" else LammpsRun
+        return kind(self.folder, self.settings)
+
+    @property
+    def start(self) -> Atoms:
+        return _read(self.folder / START)
+
+    @property
+    def glass(self) -> Atoms | None:
+        """The relaxed glass, if the run has come so far."""
+        path = self.folder / GLASS
+        return _read(path) if path.exists() else None
+
+    def columns(self) -> dict[str, Array]:
+        """What was logged: Step, Time in ps, Temp, PotEng, gap, extrapolation and so on."""
+        columns = self.md.columns()
+        return columns | {"Time": columns["Step"] * self.settings.timestep_fs / 1e3}
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs of which folders are given, or that lie in them; raises InputError if there are none."""
+    files = [
+        file
+        for folder in folders
+        for file in (sorted(folder.glob(SETTINGS)) or sorted(folder.glob(f"*/{SETTINGS}")))
+    ]
+    if not files:
+        raise InputError(
+            f"no runs in {', '.join(map(str, folders))}; make some with 'mlh-driver melt-quench'"
+        )
+    return [Run.read(file.parent) for file in files]
+
+
+def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> Run:
+    """Write the inputs into a new folder; or take the run that is there, if it is the same.
+
+    Raises InputError where the folder holds a run of other settings, or something else.
+    """
+    request = _request(start, settings, engine)
+    path = folder / SETTINGS
+    if path.exists():
+        _check_same(json.loads(path.read_text()), request, folder)
+        return Run(folder, settings)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
+    if isinstance(start, Atoms):
+        System.from_ase(start)  # refuses what has no cell
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    atoms = random_start(start, settings, engine) if isinstance(start, RandomStart) else plain(start)
+    engine.check_species(atoms.numbers)
+    run = Run(partial, settings)
+    run.md.write_inputs(atoms)
+    ase.io.write(partial / START, atoms, format="extxyz")
+    (partial / SETTINGS).write_text(json.dumps(request, indent=2))
+    partial.replace(folder)
+    return Run(folder, settings)
+
+
+def _request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> dict[str, Any]:
+    """Everything that decides on the result."""
+    if isinstance(start, RandomStart):
+        given: dict[str, Any] = start.model_dump()
+    else:
+        content = b"".join(array.tobytes() for array in (start.numbers, start.positions, start.cell.array))
+        given = {"formula": start.get_chemical_formula(), "digest": hashlib.sha256(content).hexdigest()[:16]}
+    chosen = engine.settings
+    model = {
+        "name": engine.model.metadata.name,
+        "digest": None if isinstance(chosen.model, Model) else model_digest(chosen.model),
+        "electronic_temperature_K": chosen.electronic_temperature_K,
+        "sampling": chosen.sampling,
+        "dtype": chosen.dtype,
+    }
+    return {"settings": settings.model_dump(), "start": given, "model": model}
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raise InputError that names what differs."""
+    differences = [
+        f"{name} {old[part].get(name)} (now {new[part].get(name)})"
+        for part in new
+        for name in dict.fromkeys([*old[part], *new[part]])
+        if old[part].get(name) != new[part].get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{folder} holds a run with other settings: {', '.join(differences)}; repeat those to go on with "
+            "it, or give another folder by --out"
+        )
+
+
+def seconds_per_step(engine: ForceEngine, atoms: Atoms) -> tuple[float, Results]:
+    """Measured on the structure, shaken a little before each call; and the results of the first call."""
+    results = engine.compute(System.from_ase(atoms))  # compiles, and builds what later calls reuse
+    shaken = atoms.copy()
+    begin = time.monotonic()
+    for seed in range(TIMED_CALLS):
+        shaken.rattle(TIMED_SHIFT_A, seed=seed)
+        engine.compute(System.from_ase(shaken))
+    return (time.monotonic() - begin) / TIMED_CALLS, results
+
+
+def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
+    """Melt, quench, anneal, relax and analyze, each unless it was done before; returns the glass's structure.
+
+    Raises the model's error where the dynamics leaves its range, and InputError if another process is at it.
+    """
+    with _alone(run.folder):
+        if run.glass is None:
+            _move(run, engine, progress)
+            relax(run, engine, progress)
+        return _report(run)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a folder; a lock ends with its process, however that ends."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is at work in {folder}; wait for it, or give another folder by --out"
+            ) from None
+        yield
+
+
+def _move(run: Run, engine: ForceEngine, progress: Progress) -> None:
+    """The dynamics, from its last restart to its end, guarded."""
+    rules = {name: Rule("dump", guarded.limit) for name, guarded in GUARDED.items()}
+    guarded = GuardedEngine(engine, rules, run.folder / GUARD_FILE)
+    _, step = run.md.restart()
+    monitor = Monitor(guarded, run.settings, step, progress)
+    try:
+        run.md.carry_out(monitor)
+    except (NonFiniteError, SolverError, StructureError) as error:
+        raise type(error)(_left_range(run.settings, monitor, error)) from error
+
+
+def _left_range(settings: MeltQuenchSettings, monitor: Monitor, error: MLHError) -> str:
+    at = "" if monitor.temperature_K is None else f" at some {monitor.temperature_K:.0f} K"
+    return (
+        f"the {settings.stage_at(monitor.step)} left the range of the model at step {monitor.step} of "
+        f"{settings.steps}{at}: {error}. Melt less hot (--melt-temperature), take a shorter time step "
+        "(--timestep 0.5), or teach the model such structures (mlh-driver learn); other settings need "
+        "another --out"
+    )
+
+
+def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
+    """Relax the end of the dynamics at fixed cell, to ``glass.xyz``."""
+    atoms = run.md.final()
+    calculator = MLHCalculator(engine=engine)
+    atoms.calc = calculator
+    with warnings.catch_warnings(), LBFGS(atoms, logfile=None) as optimizer:  # type: ignore[arg-type]
+
+        def show() -> None:
+            results = calculator.last_results
+            assert results is not None
+            progress(Status("relaxation", optimizer.nsteps, MOST_RELAXATION_STEPS, None, None, results))
+
+        optimizer.attach(show)
+        warnings.simplefilter("ignore", UserWarning)  # doubts are in the report
+        optimizer.run(fmax=run.settings.relax_eV_A, steps=MOST_RELAXATION_STEPS)
+    assert calculator.last_results is not None
+    glass = labelled_atoms(plain(atoms), calculator.last_results)
+    glass.info["name"] = f"{run.folder.name}_relaxed_T0"
+    _write(glass, run.folder / GLASS)
+
+
+def _report(run: Run) -> Structure:
+    """Write what was found; the structure is that of the relaxed glass."""
+    glass, columns = run.glass, run.columns()
+    assert glass is not None
+    structure = summary([plain(glass)])
+    write_report({"glass": structure}, run.folder)
+    plot_thermo({run.folder.name: columns}, run.folder / "run.png")
+    report = {
+        **json.loads((run.folder / SETTINGS).read_text()),
+        "version": version("mlh-driver"),
+        "run": run_figures(columns),
+        "glass": glass_figures(glass),
+        "structure": as_json({"glass": structure})["glass"],
+    }
+    (run.folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False))
+    return structure
+
+
+def run_figures(columns: dict[str, Array]) -> dict[str, float]:
+    """How a run went, from the lines of its log."""
+    figures = {
+        "last step": float(columns["Step"][-1]),
+        "temperature at the end (K)": float(columns["Temp"][-1]),
+    }
+    if "extrapolation" in columns:
+        figures |= {
+            "share of steps with extrapolation up to 1": float((columns["extrapolation"] <= 1).mean()),
+            "share of steps with reason for doubt": float(
+                doubtful(columns["gap"], *(columns[name] for name in RANGE)).mean()
+            ),
+            "smallest gap (eV)": float(columns["gap"].min()),
+        }
+        figures |= {f"largest {name}": float(columns[name].max()) for name in RANGE}
+    return figures
+
+
+def doubtful(gap_eV: Array, extrapolation: Array, charge_deviation: Array) -> NDArray[np.bool_]:
+    """Where one of these passes the limit of :meth:`~mlh_driver.results.Results.doubts`."""
+    return (gap_eV < SMALL_GAP_eV) | (extrapolation > 1.0) | (charge_deviation > TOLERATED_e)
+
+
+def glass_figures(glass: Atoms) -> dict[str, float]:
+    """Of the relaxed glass, as it is in its file."""
+    return {
+        "energy (eV/atom)": float(glass.get_potential_energy() / len(glass)),
+        "largest force (eV/Å)": float(np.linalg.norm(glass.get_forces(), axis=1).max()),
+        "density (g/cm3)": mass_density(glass),
+        **{name: float(glass.info[name]) for name in ("band_gap", *RANGE)},
+    }
+
+
+def _read(path: Path) -> Atoms:
+    (atoms,) = read_frames([path], last_only=True).values()
+    return atoms
+
+
+def _write(atoms: Atoms, path: Path) -> None:
+    """Extended XYZ that is there as a whole or not at all."""
+    partial = path.with_suffix(".partial")
+    ase.io.write(partial, atoms, format="extxyz")
+    partial.replace(path)
