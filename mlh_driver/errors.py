@@ -9,6 +9,7 @@
     ├── SolverError           the density matrix could not be determined reliably
     ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
+    │   └── PeerLeft          it closed the connection between two messages
     ├── LammpsError           LAMMPS stopped with an error of its own
     ├── LimitReached          a run of an exploration ends early (mlh_driver.learning)
     └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
@@ -45,6 +46,10 @@ class NonFiniteError(MLHError):
 
 class ConnectionLost(MLHError):
     """The other end of a socket is gone, or does not speak the protocol."""
+
+
+class PeerLeft(ConnectionLost):
+    """The other end closed the connection between two messages: it has ended, or was killed."""
 
 
 class LammpsError(MLHError):

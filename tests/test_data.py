@@ -150,6 +150,14 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
         writer.join(120)
         assert writer.exitcode == 0
     assert len(read_splits(path)["train"]) == 10
+    assert [file.name for file in tmp_path.iterdir()] == ["data.h5"]  # no lock, no copy
+
+
+def test_the_lock_of_a_killed_writer_holds_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    (tmp_path / ".data.h5.lock").touch()
+    hdf5.append(path, labelled("a"), "train", REFERENCE)
+    assert [file.name for file in tmp_path.iterdir()] == ["data.h5"]
 
 
 def test_errors_name_the_value(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         del file["a"].attrs["split"]
     with pytest.raises(InputError, match=r"'a' .* is damaged: it has no attribute 'split'"):
         read_splits(path)
-    for unwritable in (tmp_path, Path("/dev/null/data.h5")):
+    for unwritable in (tmp_path, Path("/dev/null/data.h5"), Path("/proc/data.h5")):
         with pytest.raises(InputError, match=f"cannot write {re.escape(str(unwritable))}"):
             hdf5.append(unwritable, labelled("a"), "train", REFERENCE)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,9 +146,22 @@ def test_killed_engine_leaves_the_server_up(start: Launcher, system: System) -> 
     gone = dial(start)
     gone._channel.abort()
     gone.close()
-    program.wait_for("engine 1: disconnected")
+    program.wait_for("engine 1: left without saying EXIT")
     with dial(start) as remote:
         remote.compute(system)
+
+
+def test_a_script_that_ends_says_so(start: Launcher, system: System) -> None:
+    """Also if nobody has closed its engine, as with ASE."""
+    program = serve(start)
+    forgotten = dial(start)
+    forgotten.compute(system)
+    del forgotten
+    program.wait_for("engine 1: done")
+    code = "from mlh_driver.interfaces.sockets.remote import RemoteEngine\n"
+    code += f"engine = RemoteEngine('unix:{start.folder}/socket')"
+    assert start(sys.executable, "-c", code).status() == 0
+    program.wait_for("engine 2: done")
 
 
 def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -> None:
@@ -183,7 +197,7 @@ def test_a_stopped_server_is_given_up(
     with pytest.raises(ConnectionLost, match="nothing came from it for 4 s"):
         remote.compute(system)
     program.process.send_signal(signal.SIGCONT)
-    program.wait_for("engine 1: disconnected")
+    program.wait_for("left")
 
 
 def test_a_server_may_take_its_time(start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,17 +38,18 @@ the old file whole; a lock keeps two writers from losing each other's structures
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from filelock import FileLock
 
 from mlh_driver.data.structure import LabelledStructure
 from mlh_driver.errors import InputError
@@ -94,13 +95,10 @@ def check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _lock_file(path).touch()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name a file that can be written") from error
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 def check_name(name: str) -> None:
@@ -175,8 +173,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
 def _replacing(path: Path) -> Iterator[h5py.File]:
     """A writable copy of the file (an empty one at first), which replaces it when all went well."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(_lock_file(path), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         try:
             if path.exists():
                 with _open(path):
@@ -186,6 +183,21 @@ def _replacing(path: Path) -> Iterator[h5py.File]:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, by a file beside the data set that is gone afterwards.
+
+    A writer who has waited for a file that was removed meanwhile makes a new one: FileLock sees to that.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # of Windows, where FileLock removes it itself
+                lock.unlink(missing_ok=True)
 
 
 def _reference(path: Path, file: h5py.File) -> dict[str, Any]:

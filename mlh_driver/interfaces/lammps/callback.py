@@ -30,6 +30,9 @@ scripts that ask for them are refused; so are ``fix numdiff`` and others, which 
 ``run_style respa``, which calls no ``fix external`` after the first step, and fixes that act on forces (such
 as ``setforce``) where they come before the model's and would not see its forces.
 
+Atoms of types named ``NULL`` (:mod:`~mlh_driver.interfaces.lammps.elements`) are not in the structure that
+the model sees; its part of their forces and energies is zero.
+
 The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
 remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
 
@@ -103,11 +106,11 @@ class ForceCallback:
                     "run_style respa evaluates no fix external after the first step, so the atoms would move "
                     "without the model; use 'run_style verlet'"
                 )
-            order = np.argsort(tag.ravel())
-            system = self._system(tag.ravel(), x, order)
+            system, atoms = self._system(tag.ravel(), x)
             results = self._engine.compute(system).check_finite()
-            f[order] = results.forces * (self._units.length / self._units.energy)
-            self._hand_over(results, system.volume, order)
+            f[:] = 0.0
+            f[atoms] = results.forces * (self._units.length / self._units.energy)
+            self._hand_over(results, system.volume, atoms, len(f))
             for message in self._alarm(f"step {step}", results):
                 warn(self._lmp, message)
             self.calls += 1
@@ -116,8 +119,9 @@ class ForceCallback:
             self.error = error
             self._stop(step, error)
 
-    def _system(self, tag: NDArray[Any], x: Array, order: NDArray[np.int64]) -> System:
-        """The structure in Å, atoms sorted by ID, the box's corner at the origin."""
+    def _system(self, tag: NDArray[Any], x: Array) -> tuple[System, NDArray[np.int64]]:
+        """The structure in Å, atoms sorted by ID, the box's corner at the origin, and where they are in x."""
+        order = np.argsort(tag)
         lo, hi, xy, yz, xz, periodic, _ = self._lmp.extract_box()
         if not all(periodic):
             raise InputError(
@@ -132,18 +136,23 @@ class ForceCallback:
                 "smaller time step (in 'units metal' it is in ps), or a better start"
             )
         numbers = self.elements.numbers()
-        types = self._lmp.numpy.extract_atom("type")[: len(order)].ravel()
+        numbers = numbers[self._lmp.numpy.extract_atom("type")[: len(order)].ravel()]
+        atoms = order[numbers[order] > 0]
+        if not len(atoms):
+            raise InputError(
+                f"all {n_atoms} atoms are of types without the model (NULL); it needs at least one"
+            )
         side = np.subtract(hi, lo)
         cell = np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]])
         scale = self._units.length
-        return System(numbers[types[order]], (x[order] - lo) * scale, cell * scale)
+        return System(numbers[atoms], (x[atoms] - lo) * scale, cell * scale), atoms
 
-    def _hand_over(self, results: Results, volume: float, order: NDArray[np.int64]) -> None:
+    def _hand_over(self, results: Results, volume: float, atoms: NDArray[np.int64], nlocal: int) -> None:
         """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""
         lmp, fix, scale = self._lmp, self.fix_id, 1.0 / self._units.energy
         virial = results.virial(volume) * scale
-        energies = np.empty(len(order))
-        energies[order] = results.energies * scale
+        energies = np.zeros(nlocal)
+        energies[atoms] = results.energies * scale
         lmp.fix_external_set_energy_global(fix, results.energy * scale)
         lmp.fix_external_set_virial_global(fix, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]])
         pointer = energies.ctypes.data_as(ctypes.POINTER(ctypes.c_double))

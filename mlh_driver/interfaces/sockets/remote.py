@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,8 @@ class RemoteEngine:
     notify:  told why it waits
 
     Energies, forces and stress are those of the server's engine to the last digits of float64. A call that
-    failed, or was interrupted, ends the connection, and the next one makes another.
+    failed, or was interrupted, ends the connection, and the next one makes another. An engine that nobody has
+    closed says EXIT when it is forgotten, or when Python ends.
     Raises ConnectionLost when there is no server, when it dies or says nothing for a minute, or when it is
     something else.
     """
@@ -75,8 +77,7 @@ class RemoteEngine:
     def close(self) -> None:
         """Say EXIT to the server, which stays up for others."""
         if self._channel is not None:
-            with contextlib.suppress(ConnectionLost):
-                self._channel.send(header("EXIT"))
+            self._farewell()
             self._drop()
 
     def __enter__(self) -> RemoteEngine:
@@ -93,6 +94,7 @@ class RemoteEngine:
         self._channel = channel
         try:
             if known is None:
+                self._farewell = weakref.finalize(self, _leave, channel)
                 channel.set_timeout(PATIENCE_S)
                 channel.send(header("STATUS"))
                 self._expect("NEEDINIT", channel)
@@ -110,6 +112,7 @@ class RemoteEngine:
     def _drop(self) -> None:
         """Close the connection; the next call makes another one."""
         if self._channel is not None:
+            self._farewell.detach()
             self._channel.close()
         self._channel = self._numbers = None
 
@@ -141,6 +144,12 @@ class RemoteEngine:
             repeats=tuple(extras["repeats"]),
             **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
         )
+
+
+def _leave(channel: Channel) -> None:
+    with contextlib.suppress(ConnectionLost):
+        channel.send(header("EXIT"))
+    channel.close()
 
 
 def _error_class(name: str) -> type[MLHError]:

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 from rich.console import Console
 
-from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.errors import ConnectionLost, MLHError, PeerLeft
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.address import Listener
 from mlh_driver.interfaces.sockets.session import DriverSession
@@ -78,6 +78,8 @@ class Server:
                 queued.say_working = session.say_working
                 session.run()
             log.say("done")
+        except PeerLeft:
+            log.say("left without saying EXIT: it has ended, or was killed")
         except MLHError as error:
             log.say(f"disconnected: {error}")
         finally:

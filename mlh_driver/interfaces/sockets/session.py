@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlh_driver.errors import ConnectionLost, InputError, MLHError, StructureError
+from mlh_driver.errors import ConnectionLost, InputError, MLHError, PeerLeft, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
@@ -130,6 +130,8 @@ class DriverSession:
         while not self._channel.has_data_within(patience):
             self._log.say(f"connected, but nothing was asked for {patience:g} s")
             patience *= 2
+        if self._channel.peer_is_gone():
+            raise PeerLeft("the other end closed the connection")
         message = self._channel.read_header()
         self._log.waited(time.perf_counter() - start)
         if message != "EXIT" and message not in self._answers:
