@@ -33,8 +33,8 @@ as ``setforce``) where they come before the model's and would not see its forces
 Atoms of types named ``NULL`` (:mod:`~mlh_driver.interfaces.lammps.elements`) are not in the structure that
 the model sees; its part of their forces and energies is zero.
 
-The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
-remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
+The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. No answer depends on the call
+before: LAMMPS reorders atoms, and a line search repeats step numbers.
 
 Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
 So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own
@@ -43,6 +43,11 @@ So they are caught and kept, the array is set to zero, and LAMMPS is made to sto
 failed; LAMMPS refuses that as soon as it comes to this fix. No line of the script runs after that (a forced
 timeout would end the run, and the rest of the script would go on). The kept exception is then raised in
 place of LAMMPS'.
+
+One failure is an answer instead. Monte Carlo moves (``fix atom/swap``) ask, within a step, for the energy of
+the same places with other elements; where the model cannot compute such a trial, the move gets an energy that
+no temperature accepts, and is rejected. The structure that the step goes on with has been computed before in
+the same step, so that it is not among those that fail.
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.errors import InputError, LammpsError
+from mlh_driver.errors import InputError, LammpsError, MLHError, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.lammps.elements import TypeElements
@@ -69,6 +74,8 @@ GUARD = "mlh_guard"
 """Name of the fix that stops LAMMPS, and of the variable with its radius."""
 
 EMPTY_GROUP = "mlh_none"
+REJECTED_eV = 1e9
+"""Above the energy before it: what a trial move is given that cannot be computed."""
 _RUN, _STOP = 0.0, -1.0
 
 
@@ -95,6 +102,7 @@ class ForceCallback:
         self._units = lammps_units(lmp.extract_global("units"))
         self.elements = TypeElements(lmp, self._units, elements)
         self._alarm = Alarm()
+        self._trials = _Trials()
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
         """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
@@ -107,13 +115,18 @@ class ForceCallback:
                     "without the model; use 'run_style verlet'"
                 )
             system, atoms = self._system(tag.ravel(), x)
-            results = self._engine.compute(system).check_finite()
             f[:] = 0.0
+            try:
+                results = self._engine.compute(system).check_finite()
+            except (NonFiniteError, SolverError, StructureError) as error:
+                self._reject(step, system, error)
+                return
             f[atoms] = results.forces * (self._units.length / self._units.energy)
             self._hand_over(results, system.volume, atoms, len(f))
             for message in self._alarm(f"step {step}", results):
                 warn(self._lmp, message)
             self.calls += 1
+            self._trials.computed(step, system, results.energy)
         except BaseException as error:
             f[:] = 0.0
             self.error = error
@@ -160,6 +173,18 @@ class ForceCallback:
         for index, value in enumerate(results.observables().values(), start=1):
             lmp.fix_external_set_vector(fix, index, value)
 
+    def _reject(self, step: int, system: System, error: MLHError) -> None:
+        """Let the Monte Carlo move that asks for this structure be rejected; raise the error if none does."""
+        if not self._trials.has(step, system) or not self._lmp.get_thermo(
+            "elapsed"
+        ):  # 0 at the setup of a run
+            raise error
+        energy = self._trials.energy + REJECTED_eV
+        self._lmp.fix_external_set_energy_global(self.fix_id, energy / self._units.energy)
+        self._trials.rejected += 1
+        if (count := self._trials.rejected).bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...
+            warn(self._lmp, f"step {step}: a trial move is rejected, {count} so far: {error}")
+
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
         self._lmp.set_internal_variable(GUARD, _STOP)
@@ -182,6 +207,36 @@ class ForceCallback:
             raise LammpsError(f"LAMMPS stopped: {error}") from error
         finally:
             self._lmp.set_show_error(True)
+
+
+class _Trials:
+    """Tells Monte Carlo trials from the structures that the run goes on with.
+
+    A trial has the places of a structure that was computed in the same step, and other elements than any of
+    them; what the step ends with is one of these structures again.
+
+    energy:   of the last one, in eV
+    rejected: how many trials could not be computed
+    """
+
+    def __init__(self) -> None:
+        self.energy = 0.0
+        self.rejected = 0
+        self._places: tuple[int, bytes, bytes] | None = None
+        self._elements: set[bytes] = set()
+
+    def computed(self, step: int, system: System, energy: float) -> None:
+        """Note a structure that was computed."""
+        places = step, system.positions.tobytes(), system.cell.tobytes()
+        if places != self._places:
+            self._places, self._elements = places, set()
+        self._elements.add(system.numbers.tobytes())
+        self.energy = energy
+
+    def has(self, step: int, system: System) -> bool:
+        """Whether this structure is a trial."""
+        places = step, system.positions.tobytes(), system.cell.tobytes()
+        return places == self._places and system.numbers.tobytes() not in self._elements
 
 
 def bind(
