@@ -224,6 +224,52 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
         CliRunner().invoke(app, command, catch_exceptions=False)
 
 
+def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "AT_ONCE", 2)
+    path, labels = tmp_path / "data.h5", [labelled(f"s{k}", k) for k in range(5)]
+
+    def failing():
+        yield from [(label, "train") for label in labels[:3]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hdf5.append_missing(path, failing(), REFERENCE)
+    assert hdf5.read_names(path) == ["s0", "s1"]
+    seen, n_held = hdf5.append_missing(path, [(label, "test") for label in labels], REFERENCE)
+    assert ([label.name for label in seen], n_held) == (["s0", "s1", "s2", "s3", "s4"], 2)
+    assert read_splits(path) == {"train": ["s0", "s1"], "test": ["s2", "s3", "s4"]}
+    assert hdf5.append_missing(path, [(labels[0], "train")], REFERENCE)[1] == 1
+    for other in (replace(labels[0], energy=1.0), labelled("s0", 9)):
+        with pytest.raises(InputError, match="holds another structure called 's0'"):
+            hdf5.append_missing(path, [(other, "train")], REFERENCE)
+    with pytest.raises(InputError, match="another reference"):
+        hdf5.append_missing(path, [(labels[0], "train")], REFERENCE | {"cutoff_Ry": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("eV_per_atom", "unit"),
+    [(-15.9, "eV"), (-15.9 / 27.2114, "hartree"), (-15.9 / 13.6057, "rydberg"), (-3.4, None)],
+)
+def test_energies_in_other_units_are_warned_of(tmp_path: Path, eV_per_atom: float, unit: str | None) -> None:
+    """Hydrogen: 13.6 eV for an isolated atom, 2.3 eV more in the molecule; -3.4 eV is VASP's."""
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.75]], cell=[6, 6, 6], pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=2 * eV_per_atom, forces=np.zeros((2, 3)))
+    ase.io.write(tmp_path / "frames.extxyz", atoms)
+    command = [
+        "convert",
+        str(tmp_path / "frames.extxyz"),
+        "--reference",
+        "x",
+        "--out",
+        str(tmp_path / "data.h5"),
+    ]
+    for n_held in (0, 1):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        warned = re.findall(r"warning: these are the energies of isolated atoms in (\w+), not", result.stderr)
+        assert warned == ([unit] if unit not in (None, "eV") else [])
+        assert (", 1 were there already" in result.stderr) == n_held
+
+
 def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:
     atoms = Atoms("SiO2", positions=np.eye(3), cell=[6, 6, 6], pbc=True, info={"REF_energy": -7.0})
     atoms.set_array("REF_forces", 2.0 * np.eye(3))

@@ -44,6 +44,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ _READABLE = ("mlh-driver-data-1", FORMAT)
 #: What H is rounded to; files are less than half as large as with float32. Blocks of distant atoms are kept:
 #: in cells of 96 atoms a twelfth of H is beyond 7.5 Å, and without it levels move by up to 9 meV.
 HAMILTONIAN_STEP_eV = 1e-4
+#: Structures of a long import that are stored at once: each time the file is copied.
+AT_ONCE = 100
 
 
 def append(path: Path, label: LabelledStructure, split: str, reference: dict[str, Any]) -> None:
@@ -87,6 +90,43 @@ def append_all(
             if label.name in file:
                 raise InputError(f"{path} already holds a structure {label.name!r}; choose another name")
             _write(file.create_group(label.name), label, split)
+
+
+def append_missing(
+    path: Path, labels: Iterable[tuple[LabelledStructure, str]], reference: dict[str, Any]
+) -> tuple[list[LabelledStructure], int]:
+    """Add structures that the file does not hold yet, a hundred at a time, so that a second call goes on.
+
+    Returns all structures, and how many of them the file held before.
+
+    Raises InputError as ``append_all`` does, and if a name belongs to a structure of other places or energy;
+    what was added before stays.
+    """
+    if path.exists():
+        check_reference(path, reference)
+    names = set(read_names(path)) if path.exists() else set()
+    waiting, seen, n_held = iter(labels), [], 0
+    while batch := list(islice(waiting, AT_ONCE)):
+        new = [(label, split) for label, split in batch if label.name not in names]
+        for label, _ in batch:
+            if label.name in names:
+                _check_same(path, label)
+        if new:
+            append_all(path, new, reference)
+        names |= {label.name for label, _ in new}
+        seen += [label for label, _ in batch]
+        n_held += len(batch) - len(new)
+    return seen, n_held
+
+
+def _check_same(path: Path, label: LabelledStructure) -> None:
+    held = read_structure(path, label.name)
+    same = [
+        np.array_equal(getattr(held.system, name), getattr(label.system, name))
+        for name in ("numbers", "positions", "cell")
+    ]
+    if not all(same) or held.energy != label.energy:
+        raise InputError(f"{path} holds another structure called {label.name!r}; rename one of the two")
 
 
 def check_writable(path: Path) -> None:
