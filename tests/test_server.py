@@ -218,6 +218,42 @@ def test_a_silent_network_is_noticed_in_minutes() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 120_000  # ms
 
 
+def test_a_socket_belongs_to_its_owner_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask is, and without a moment before a chmod."""
+    monkeypatch.setattr(os, "chmod", None)
+    before = os.umask(0)
+    try:
+        listener = listen(Address.unix(f"{tmp_path}/socket"))
+        assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"),
+    [("localhost", False), ("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True), ("", True)],
+)
+def test_a_server_that_others_can_reach_is_known(host: str, is_open: bool) -> None:
+    assert Address.tcp(host, 31415).is_open_to_others == is_open
+    assert not Address.unix("asio2").is_open_to_others
+
+
+def test_a_server_warns_of_others(start: Launcher) -> None:
+    port = str(20000 + (os.getpid() + 7) % 40000)
+    for host, warns in (("0.0.0.0", True), ("localhost", False)):
+        program = start(*FAKE, "serve", "--port", port, "--address", host, "--model", "fake")
+        program.wait_for(f"listening on {host}:{port}")
+        if warns:
+            program.wait_for("warning: other machines can connect")
+        program.process.terminate()
+        assert program.status(10.0) == 0
+        assert ("warning" in program.output) == warns
+
+
 def test_one_server_per_address(start: Launcher) -> None:
     serve(start)
     second = start(*FAKE, "serve", "--unix", f"{start.folder}/socket")

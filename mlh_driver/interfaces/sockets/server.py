@@ -48,6 +48,11 @@ class Server:
         with sigterm_interrupts():
             try:
                 self._say(f"listening on {listener.address}")
+                if listener.address.is_open_to_others:
+                    self._say(
+                        "warning: other machines can connect, and whoever does uses the model; listen on "
+                        "localhost and let them come by ssh -L"
+                    )
                 for number in itertools.count(1):
                     sock, _ = listener.socket.accept()
                     self._start_session(sock, SessionLog(self._console, f"MD engine {number}: "))
