@@ -26,8 +26,8 @@ def read_toml(path: Path, kind: type[AnySettings]) -> AnySettings:
         return kind.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(f"{path}: {problems}") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers with thousands of digits
+        raise InputError(f"{path} is not valid TOML: {error}") from error

@@ -53,7 +53,7 @@ import numpy as np
 from filelock import FileLock
 
 from mlh_driver.data.structure import LabelledStructure
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, MLHError, reason
 from mlh_driver.system import Array, System
 
 FORMAT = "mlh-driver-data-2"
@@ -61,6 +61,10 @@ _READABLE = ("mlh-driver-data-1", FORMAT)
 #: What H is rounded to; files are less than half as large as with float32. Blocks of distant atoms are kept:
 #: in cells of 96 atoms a twelfth of H is beyond 7.5 Å, and without it levels move by up to 9 meV.
 HAMILTONIAN_STEP_eV = 1e-4
+#: What an array may be larger than its bytes in the file. Those of this package compress 6 times at most; a
+#: file of a stranger could name a size that no memory holds.
+MOST_COMPRESSED = 100
+_SMALL_BYTES = 1 << 20
 #: Structures of a long import that are stored at once: each time the file is copied.
 AT_ONCE = 100
 
@@ -172,8 +176,8 @@ def read_structure(path: Path, name: str) -> LabelledStructure:
         group = file[name]
         try:
             return _read(name, group)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"structure {name!r} of {path} is damaged: {error}") from error
+        except Exception as error:  # of h5py, which raises anything, and of wrong shapes and kinds
+            raise InputError(f"structure {name!r} of {path} is damaged: {reason(error)}") from error
 
 
 def read_reference(path: Path) -> dict[str, Any]:
@@ -200,13 +204,18 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"cannot read {path} as HDF5: {error}") from error
-    with file:
-        if file.attrs.get("format") not in _READABLE or "reference" not in file.attrs:
-            raise InputError(
-                f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
-                f"not {' or '.join(_READABLE)}, or it names no reference"
-            )
-        yield file
+    try:
+        with file:
+            if file.attrs.get("format") not in _READABLE or "reference" not in file.attrs:
+                raise InputError(
+                    f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
+                    f"not {' or '.join(_READABLE)}, or it names no reference"
+                )
+            yield file
+    except MLHError:
+        raise
+    except Exception as error:  # h5py raises anything
+        raise InputError(f"{path} is damaged: {reason(error)}") from error
 
 
 @contextmanager
@@ -300,7 +309,7 @@ def _to_steps(counts: np.ndarray) -> np.ndarray:
 
 
 def _read(name: str, group: h5py.Group) -> LabelledStructure:
-    arrays = {key: group[key][()] for key in group}
+    arrays = {key: _array(group[key]) for key in group}
     if "hamiltonian" in group and "step_eV" in group["hamiltonian"].attrs:
         arrays["hamiltonian"] = group["hamiltonian"].attrs["step_eV"] * _to_steps(arrays["hamiltonian"])
     return LabelledStructure(
@@ -316,6 +325,13 @@ def _read(name: str, group: h5py.Group) -> LabelledStructure:
         info=json.loads(group.attrs["info"]),
         electronic_temperature_K=float(group.attrs.get("electronic_temperature_K", 0.0)),
     )
+
+
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+    """All of it; raises ValueError for more than its bytes can hold, before memory is taken."""
+    if dataset.nbytes > max(_SMALL_BYTES, MOST_COMPRESSED * dataset.id.get_storage_size()):
+        raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, more than are in the file")
+    return np.asarray(dataset[()])
 
 
 def _full(upper: Array | None) -> Array | None:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlh_driver import errors
-from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.errors import ConnectionLost, MLHError, reason
 from mlh_driver.interfaces.sockets.address import Address, connect
 from mlh_driver.interfaces.sockets.session import PER_ATOM
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
 from mlh_driver.results import OBSERVABLES, Results
-from mlh_driver.system import System
+from mlh_driver.system import Array, System
 
 PATIENCE_S = 60.0
 """A server silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
@@ -121,9 +121,10 @@ class RemoteEngine:
         while (message := channel.read_header()) == "WORKING":
             pass
         if message == "FAILED":
-            report = json.loads(channel.read_text())
-            text = f"{report['message']} (reported by the server at {self.address})"
-            raise _error_class(report["error"])(text)
+            with _understood():
+                report = json.loads(channel.read_text())
+                error, text = str(report["error"]), str(report["message"])
+            raise _error_class(error)(f"{text} (reported by the server at {self.address})")
         if message != name:
             raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
 
@@ -134,16 +135,36 @@ class RemoteEngine:
             raise ConnectionLost(f"it returned forces on {n_atoms} atoms instead of {len(system)}")
         forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
         virial = channel.read_reals(3, 3) / ELECTRONVOLT
-        extras: dict[str, Any] = json.loads(channel.read_text())
-        extras |= {name: np.frombuffer(base64.b64decode(extras[name])).copy() for name in PER_ATOM}
-        return Results(
-            energy=energy,
-            forces=forces,
-            stress=-virial / system.volume,
-            timings=extras["timings"],
-            repeats=tuple(extras["repeats"]),
-            **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
-        )
+        with _understood():
+            extras = json.loads(channel.read_text())
+            others: dict[str, Any] = {name: float(extras[name]) for name in OBSERVABLES}
+            others |= {name: _array(extras[name], n_atoms) for name in PER_ATOM}
+            a, b, c = map(int, extras["repeats"])
+            return Results(
+                energy=energy,
+                forces=forces,
+                stress=-virial / system.volume,
+                timings={str(stage): float(seconds) for stage, seconds in extras["timings"].items()},
+                repeats=(a, b, c),
+                **others,
+            )
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Around what reads an answer: what cannot be read comes from something else than our server."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ConnectionLost(f"its answer cannot be read ({reason(error)})") from error
+
+
+def _array(text: str, n_atoms: int) -> Array:
+    """(N,) float64 from base64; raises ValueError for another number of them."""
+    values = np.frombuffer(base64.b64decode(text)).copy()
+    if values.shape != (n_atoms,):
+        raise ValueError(f"{values.size} numbers for {n_atoms} atoms")
+    return values
 
 
 def _leave(channel: Channel) -> None:
