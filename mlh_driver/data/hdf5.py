@@ -226,7 +226,8 @@ def _replacing(path: Path) -> Iterator[h5py.File]:
         try:
             if path.exists():
                 with _open(path):
-                    shutil.copyfile(path, partial)
+                    pass  # it is a data set
+                shutil.copyfile(path, partial)
             with h5py.File(partial, "a" if path.exists() else "w") as file:
                 yield file
             partial.replace(path)

@@ -175,9 +175,9 @@ class ForceCallback:
 
     def _reject(self, step: int, system: System, error: MLHError) -> None:
         """Let the Monte Carlo move that asks for this structure be rejected; raise the error if none does."""
-        if not self._trials.has(step, system) or not self._lmp.get_thermo(
-            "elapsed"
-        ):  # 0 at the setup of a run
+        if not self._trials.has(step, system):
+            raise error
+        if self._lmp.get_thermo("elapsed") == 0:  # a setup: elements may have changed between two runs
             raise error
         energy = self._trials.energy + REJECTED_eV
         self._lmp.fix_external_set_energy_global(self.fix_id, energy / self._units.energy)
