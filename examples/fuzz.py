@@ -27,7 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -54,6 +54,8 @@ EXAMPLES = Path(__file__).parent
 MEMORY_BYTES = 4 << 30
 QUARTZ = System(np.array([14, 8, 8]), np.eye(3), 8.0 * np.eye(3))
 PATIENCE_S = 5.0
+AT_ONCE = 1000
+"""Cases of one seed: hypothesis remembers all of them."""
 
 
 class Zero:
@@ -277,18 +279,10 @@ def fuzz(kind: str, cases: int) -> Counter[str]:
 
     Raises what is no error of the package, for the smallest case that hypothesis finds.
     """
-    strategy, run = KINDS[kind]
+    make, run = KINDS[kind]
+    strategy = make()
     outcomes: Counter[str] = Counter()
 
-    @settings(
-        max_examples=cases,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-    )
-    @given(strategy())
     def one(case: Any) -> None:
         try:
             run(case)
@@ -296,7 +290,15 @@ def fuzz(kind: str, cases: int) -> Counter[str]:
         except MLHError as error:
             outcomes[type(error).__name__] += 1
 
-    one()
+    for number in range(0, cases, AT_ONCE):
+        chosen = settings(
+            max_examples=min(AT_ONCE, cases - number),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink),
+        )
+        seed(number)(chosen(given(strategy)(one)))()
     return outcomes
 
 
