@@ -15,6 +15,7 @@ from mlh_driver.errors import MLHError
 
 COMMANDS = (
     "info",
+    "examples",
     "predict",
     "evaluate",
     "species",
