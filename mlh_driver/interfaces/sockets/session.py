@@ -71,9 +71,9 @@ class Peer:
 
 
 class _Identity(BaseModel):
-    """What a RemoteEngine says of itself in INIT."""
+    """What a RemoteEngine says of itself in INIT; without numbers it asks whether there is a model."""
 
-    numbers: list[Annotated[int, Field(strict=True, ge=1, le=118)]] = Field(min_length=1)
+    numbers: list[Annotated[int, Field(strict=True, ge=1, le=118)]]
 
 
 IPI = Peer(extras_for_ipi, reports=False)
