@@ -150,8 +150,10 @@ class RemoteEngine(SocketEngine):
         wait_s: float = 10.0,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.address = Address.parse(address)
-        super().__init__(lambda: connect(self.address, wait_s, notify))
+        target = self.address = Address.parse(
+            address
+        )  # a reference to self would keep it from being forgotten
+        super().__init__(lambda: connect(target, wait_s, notify))
         self.connect()
 
     def _explained(self, error: MLHError) -> MLHError:
