@@ -25,6 +25,8 @@ COMMANDS = (
     "learn",
     "vacancies",
     "status",
+    "report",
+    "verify",
     "ipi",
     "lammps",
     "serve",
