@@ -36,7 +36,7 @@ def verify(
     Example: [bold]mlh-driver verify v1 --engine cp2k --n 8[/]
     """
     from mlh_driver.reference import make_labeler
-    from mlh_driver.workflows.verify import plan_verification
+    from mlh_driver.workflows.verify import VERIFICATION, plan_verification
     from mlh_driver.workflows.verify import verify as compare
 
     labeler = make_labeler(engine.value, threads)
@@ -48,6 +48,7 @@ def verify(
     found = compare(plan, labeler, progress.print)
     if found.sites:
         _print(found)
+        typer.echo(f"written: {run / VERIFICATION}, and as a table and a figure; mlh-driver report shows it")
     if found.left_out:
         typer.echo(f"left out: {', '.join(found.left_out)}", err=True)
         raise typer.Exit(1)
@@ -85,8 +86,7 @@ def _print(found: Verification) -> None:
     of = found.statistics
     ranks = "" if of.spearman is None else f", rank correlation {of.spearman:.2f}"
     console.print(
-        f"formation energies of {of.sites} sites: MAE {1e3 * of.mae_eV:.0f} meV, RMSE {1e3 * of.rmse_eV:.0f}, "
-        f"largest error {1e3 * of.largest_eV:.0f}, mean {1e3 * of.mean_eV:+.0f}{ranks}",
+        f"formation energies of {of.sites} sites: MAE {1e3 * of.mae_eV:.0f} meV, "
+        f"RMSE {1e3 * of.rmse_eV:.0f}, largest {1e3 * of.largest_eV:.0f}, mean {1e3 * of.mean_eV:+.0f}{ranks}",
         highlight=False,
     )
-    console.print(f"written: {' '.join(map(str, found.written))}", highlight=False)

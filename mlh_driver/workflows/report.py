@@ -25,6 +25,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import flattened, read_json, replacing
@@ -80,13 +81,13 @@ def write_report(folder: Path) -> Path:
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
     columns = _columns(energy)
     verification = _optional_json(folder / VERIFICATION)
-    structures, cells = _structures(folder, found, energy)
+    structures = _structures(folder, found, energy)
     data = {
         "energy": energy,
         "axes": {column.name: column.title for column in columns if column.name != "name"},
         "sites": found["vacancies"],
         "structures": structures,
-        "cells": cells,
+        "histogram": _histogram(found["vacancies"], energy),
         "radii_A": {s: float(covalent_radii[atomic_numbers[s]]) for s in _symbols(structures)},
         "bond": FARTHEST_BOND,
         "reach_A": REACH_A,
@@ -149,7 +150,7 @@ def _number(value: Any, digits: int) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value:z.{digits}f}".replace("-", "−")
 
 
 def _embedded(picture: Path) -> str:
@@ -195,52 +196,62 @@ def _verification_cards(statistics: dict[str, Any]) -> list[tuple[str, str, str,
     ]
 
 
-def _structures(
-    folder: Path, found: dict[str, Any], energy: str
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Those that the page shows, by name and in order of their energies, and the cells of the hosts."""
+def _histogram(sites: list[dict[str, Any]], energy: str) -> dict[str, Any]:
+    """Edges of the bins in eV, and for each host how many sites are in each, equivalent ones counted."""
+    counted: dict[str, list[float]] = {}
+    for site in sites:
+        counted.setdefault(site["host"], []).extend([site[energy]] * site["equivalent"])
+    edges = np.histogram_bin_edges(np.concatenate(list(counted.values())), "auto")
+    counts = {host: np.histogram(values, edges)[0].tolist() for host, values in counted.items()}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, dict[str, Any]]:
+    """Those that the page shows, by name and in order of their energies."""
     hosts = read_frames([folder / HOSTS])
     minima = read_frames([folder / STRUCTURES])
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
-    all_shown = {site["name"]: _shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered}
-    average = np.mean([len(one["symbols"]) for one in all_shown.values()])
+    shown = [_shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered]
+    average = np.mean([len(one["symbols"]) for one in shown])
     number = max(1, min(len(ordered), int(MOST_ATOMS / average)))
     spread = np.linspace(0, len(ordered) - 1, number).round().astype(int)
-    names = [ordered[k]["name"] for k in spread]
-    return {name: all_shown[name] for name in names}, {
-        name: atoms.cell.array.round(4).tolist() for name, atoms in hosts.items()
-    }
+    return {ordered[k]["name"]: shown[k] for k in spread}
 
 
 def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any]) -> dict[str, Any]:
-    """A vacancy in the middle of its cell; ``missing`` is where the atom was, ``pair`` the atoms beside it."""
-    middle = host.cell.array.sum(axis=0) / 2.0
+    """A vacancy as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
+    it lies along x, below the origin. ``pair`` are its indices.
+    """
     symbols, positions = surroundings(minimum, host.positions[site["site"]])
+    pair = index_without(site["site"], site["pair"])
+    i, j = positions[pair]
+    axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
+    axes *= np.sign([(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0])
+    axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
     return {
-        "cell": site["host"],
         "symbols": symbols,
-        "xyz": positions.round(3).ravel().tolist(),
-        "pair": index_without(site["site"], site["pair"]),
-        "missing": middle.round(3).tolist(),
+        "xyz": (positions @ axes).round(3).ravel().tolist(),
+        "cell": (minimum.cell.array @ axes).round(3).tolist(),
+        "pair": pair,
     }
 
 
-def surroundings(atoms: Atoms, center: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Symbols and (M, 3) positions in Å: the atoms, moved such that ``center`` is in the middle of the cell,
-    and behind them the images outside of the cell that are within REACH_A of it.
+def surroundings(atoms: Atoms, center: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
+    """Symbols and (M, 3) positions in Å from ``center``: the atoms of the cell in whose middle it is, and
+    behind them the images outside of this cell that are within REACH_A of it.
     """
     moved = atoms.copy()
     middle = moved.cell.array.sum(axis=0) / 2.0
     moved.positions += middle - center
     moved.wrap()
-    symbols, positions = [list(moved.symbols)], [moved.positions]
+    symbols, positions = list(moved.symbols), [moved.positions - middle]
     for repeat in product((-1, 0, 1), repeat=3):
-        images = moved.positions + np.array(repeat) @ moved.cell.array
-        near = np.linalg.norm(images - middle, axis=1) < REACH_A
+        images = positions[0] + np.array(repeat) @ moved.cell.array
+        near = np.linalg.norm(images, axis=1) < REACH_A
         if any(repeat):
-            symbols.append(list(moved.symbols[near]))
+            symbols += list(moved.symbols[near])
             positions.append(images[near])
-    return sum(symbols, []), np.concatenate(positions)
+    return symbols, np.concatenate(positions)
 
 
 def _symbols(structures: dict[str, dict[str, Any]]) -> set[str]:

@@ -1,6 +1,6 @@
 """Vacancies of a campaign against DFT, at the minima of the model.
 
-    pick sites --> label host and vacancy (:mod:`mlh_driver.reference`) --> errors of each and of the difference
+    pick sites --> label host and vacancy by DFT --> errors of each and of their difference
 
 Energies of host and vacancy have most of their errors in common; what is left of it in E(vacancy) - E(host)
 is the error of the formation energy, whatever mu is. Labels are kept in a data set in the folder of the
@@ -142,8 +142,8 @@ def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0
 
 def pick_sites(vacancies: Sequence[Vacancy], number: int, seed: int) -> dict[str, str]:
     """Names of sites, and why each: both ends of the energies, the highest extrapolation, the smallest gap,
-    then by turns from the middle of the largest gaps between quantiles of energy that are there, and at
-    random. A larger number adds to the sites of a smaller one, so that no label is in vain.
+    then by turns a quantile of the energies (1/2, 1/4, 3/4, 1/8 ...) and one at random. A larger number adds
+    to the sites of a smaller one, so that no label is in vain.
 
     Raises InputError unless number is positive.
     """
@@ -158,9 +158,7 @@ def pick_sites(vacancies: Sequence[Vacancy], number: int, seed: int) -> dict[str
     return picked
 
 
-def _strata(
-    vacancies: Sequence[Vacancy], seed: int
-) -> Iterator[tuple[str, Callable[[Vacancy], float]]]:
+def _strata(vacancies: Sequence[Vacancy], seed: int) -> Iterator[tuple[str, Callable[[Vacancy], float]]]:
     """Reasons to pick a site, and what is smallest for the best one; at least as many as there are sites."""
     names = [vacancy.name for vacancy in sorted(vacancies, key=lambda vacancy: vacancy.difference_eV)]
     quantile = dict(zip(names, np.linspace(0.0, 1.0, len(names)), strict=True))
@@ -173,19 +171,20 @@ def _strata(
     yield "highest energy", at(1.0)
     yield "highest extrapolation", lambda vacancy: -vacancy.extrapolation
     yield "smallest gap", lambda vacancy: vacancy.band_gap_eV
-    halving = qmc.Halton(1, scramble=False).random(len(names) + 1)[1:, 0]  # 1/2, 1/4, 3/4, 1/8 ...
-    for wanted in halving:
+    for wanted in qmc.Halton(1, scramble=False).random(len(names) + 1)[1:, 0]:  # 1/2, 1/4, 3/4, 1/8 ...
         yield f"quantile {wanted:.3g} of energy", at(wanted)
         yield "random", lambda vacancy: chance[vacancy.name]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """All errors of a plan. left_out: structures without a label, and vacancies without one of their host."""
+    """All errors of a plan.
+
+    left_out: structures without a label, and vacancies without one of their host
+    """
 
     sites: list[Verified]
     left_out: list[str]
-    written: list[Path]
 
     @property
     def statistics(self) -> Statistics:
@@ -208,9 +207,9 @@ def verify(plan: Plan, labeler: Labeler, report: Callable[[str], None]) -> Verif
     ]
     left_out = [name for name in plan.frames if name not in labels]
     left_out += [name for name in plan.picked if name in labels and plan.vacancies[name].host in left_out]
-    found = Verification(sites, left_out, [])
+    found = Verification(sites, left_out)
     if sites:
-        found.written.extend(_write_files(plan, found, labeler))
+        _write_files(plan, found, labeler.reference())
     return found
 
 
@@ -239,22 +238,20 @@ def _largest(forces: Any) -> float:
     return float(np.linalg.norm(forces, axis=1).max())
 
 
-def _write_files(plan: Plan, found: Verification, labeler: Labeler) -> list[Path]:
-    paths = [plan.folder / name for name in (VERIFICATION, VERIFICATION_TABLE, VERIFICATION_FIGURE)]
+def _write_files(plan: Plan, found: Verification, reference: dict[str, Any]) -> None:
     content = {
-        "reference": labeler.reference(),
+        "reference": reference,
         "statistics": asdict(found.statistics),
         "sites": [asdict(site) for site in found.sites],
         "left_out": found.left_out,
     }
-    write_json(paths[0], content)
-    with replacing(paths[1]) as partial, open(partial, "w", newline="") as file:
+    write_json(plan.folder / VERIFICATION, content)
+    with replacing(plan.folder / VERIFICATION_TABLE) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Verified)])
         writer.writeheader()
         writer.writerows(asdict(site) for site in found.sites)
-    with replacing(paths[2]) as partial:
+    with replacing(plan.folder / VERIFICATION_FIGURE) as partial:
         plot_verification(plan, found).savefig(partial, dpi=150, format="png")
-    return paths
 
 
 def plot_verification(plan: Plan, found: Verification) -> Figure:

@@ -9,23 +9,22 @@ const COLORS = { pair: "#e69f00", missing: "#c0392b", O: "#d9463e", Si: "#8d99a6
 const hostColor = (host) => PALETTE[hosts.indexOf(host) % PALETTE.length];
 
 function layout(x, y, more) {
-  const axis = { gridcolor: "#e8ecf0", zeroline: false, linecolor: "#9aa5b1", ticks: "outside", tickcolor: "#9aa5b1" };
+  const axis = { gridcolor: "#e8ecf0", zeroline: false, automargin: true, linecolor: "#9aa5b1", ticks: "outside", tickcolor: "#9aa5b1" };
   return {
-    margin: { l: 60, r: 15, t: 15, b: 45 }, font: { family: "inherit", size: 12, color: "#1d2733" },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: hosts.length > 1,
+    margin: { l: 60, r: 15, t: 15, b: 45 }, font: { family: "system-ui, DejaVu Sans, sans-serif", size: 12, color: "#1d2733" },
+    showlegend: hosts.length > 1,
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
   };
 }
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
 
 function drawHistogram() {
-  const traces = hosts.map((host) => {
-    const group = data.sites.filter((site) => site.host === host);
-    return {
-      type: "histogram", name: host, histfunc: "sum", marker: { color: hostColor(host), line: { color: "white", width: 1 } },
-      x: group.map((site) => site[data.energy]), y: group.map((site) => site.equivalent),
-    };
-  });
+  const { edges, counts } = data.histogram;
+  const traces = hosts.map((host) => ({
+    type: "bar", name: host, x: edges.slice(1).map((edge, k) => (edge + edges[k]) / 2), y: counts[host], width: edges[1] - edges[0],
+    marker: { color: hostColor(host), line: { color: "white", width: 1 } },
+    hovertemplate: edges.slice(1).map((edge, k) => `${edges[k].toFixed(3)} to ${edge.toFixed(3)} eV: %{y}<extra></extra>`),
+  }));
   Plotly.newPlot("histogram", traces, layout(data.axes[data.energy], "sites", { barmode: "stack" }), CONFIG);
 }
 
@@ -55,41 +54,39 @@ function drawScatter() {
   Plotly.react("scatter", traces, layout(data.axes[x], data.axes[y], { hovermode: "closest" }), CONFIG);
 }
 
-function drawParity() {
+function drawVerified() {
   const group = data.verified.filter((site) => sites.has(site.name));
-  const mu = (site) => sites.get(site.name)[data.energy] - sites.get(site.name).difference_eV;
-  const model = group.map((site) => site.difference_eV + mu(site));
-  const dft = group.map((site) => site.dft_difference_eV + mu(site));
-  const ends = [Math.min(...model, ...dft), Math.max(...model, ...dft)];
-  const traces = [
-    { type: "scatter", mode: "lines", x: ends, y: ends, line: { color: "#9aa5b1", width: 1, dash: "dash" }, hoverinfo: "skip" },
+  const model = group.map((site) => sites.get(site.name)[data.energy]);
+  const dft = group.map((site, k) => model[k] - site.error_eV);
+  const ends = (values) => [Math.min(...values), Math.max(...values)];
+  const draw = (id, x, y, guide, titles) => Plotly.newPlot(id, [
+    { type: "scatter", mode: "lines", ...guide, line: { color: "#9aa5b1", width: 1, dash: "dash" }, hoverinfo: "skip" },
     {
-      type: "scatter", mode: "markers", x: dft, y: model, customdata: group.map((site) => site.name),
+      type: "scatter", mode: "markers", x, y, customdata: group.map((site) => site.name),
       text: group.map((site) => `${site.name}<br>${site.picked_as}<br>error ${(1e3 * site.error_eV).toFixed(0)} meV`),
       marker: { size: 10, color: group.map((site) => hostColor(site.host)), line: { color: "white", width: 1 } },
       hovertemplate: "%{text}<extra></extra>",
     },
-  ];
-  const title = data.axes[data.energy];
-  Plotly.newPlot("parity", traces, layout(`DFT: ${title}`, `model: ${title}`, { hovermode: "closest", showlegend: false }), CONFIG);
+  ], layout(...titles, { hovermode: "closest", showlegend: false }), CONFIG);
+  const [title, both, doubt] = [data.axes[data.energy], ends([...model, ...dft]), group.map((site) => site.extrapolation)];
+  draw("parity", dft, model, { x: both, y: both }, [`DFT: ${title}`, `model: ${title}`]);
+  draw("errors", doubt, group.map((site) => 1e3 * site.error_eV), { x: ends(doubt), y: [0, 0] }, [data.axes.extrapolation, "error (meV)"]);
 }
 
-function neighbors(structure) {
-  const atoms = structure.symbols.map((symbol, k) => ({
-    elem: symbol, x: structure.xyz[3 * k], y: structure.xyz[3 * k + 1], z: structure.xyz[3 * k + 2], bonds: [], bondOrder: [],
-    properties: { near: false, pair: structure.pair.includes(k) },
-  }));
-  const distance = (a, b) => Math.hypot(a.x - b.x, a.y - b.y, a.z - b.z);
-  const [x, y, z] = structure.missing;
-  atoms.forEach((a, i) => {
-    a.properties.near = distance(a, { x, y, z }) < data.reach_A;
-    atoms.forEach((b, j) => {
-      if (i !== j && distance(a, b) < data.bond * (data.radii_A[a.elem] + data.radii_A[b.elem])) {
-        a.bonds.push(j);
-        a.bondOrder.push(1);
-      }
-    });
+// Atoms as 3Dmol.js wants them, with the place of the missing one at the origin.
+function bonded(structure) {
+  const atoms = structure.symbols.map((symbol, k) => {
+    const [x, y, z] = structure.xyz.slice(3 * k, 3 * k + 3);
+    const properties = { near: Math.hypot(x, y, z) < data.reach_A, pair: structure.pair.includes(k) };
+    return { elem: symbol, x, y, z, bonds: [], bondOrder: [], properties };
   });
+  atoms.forEach((a) => atoms.forEach((b, j) => {
+    const distance = Math.hypot(a.x - b.x, a.y - b.y, a.z - b.z);
+    if (a !== b && distance < data.bond * (data.radii_A[a.elem] + data.radii_A[b.elem])) {
+      a.bonds.push(j);
+      a.bondOrder.push(1);
+    }
+  }));
   return atoms;
 }
 
@@ -106,52 +103,49 @@ function draw3D(structure) {
   viewer = viewer || $3Dmol.createViewer(element("structure"), { backgroundColor: "white" });
   viewer.clear();
   const model = viewer.addModel();
-  const atoms = neighbors(structure);
-  model.addAtoms(atoms);
+  model.addAtoms(bonded(structure));
+  const balls = (radius, scale) => ({ stick: { radius, colorfunc: colorOf }, sphere: { scale, colorfunc: colorOf } });
   model.setStyle({}, { line: { color: "#b8c2cc" } });
-  model.setStyle({ predicate: (atom) => atom.properties.near }, {
-    stick: { radius: 0.09, colorfunc: colorOf }, sphere: { scale: 0.22, colorfunc: colorOf },
-  });
-  model.setStyle({ predicate: (atom) => atom.properties.pair }, {
-    stick: { radius: 0.13, colorfunc: colorOf }, sphere: { scale: 0.3, colorfunc: colorOf },
-  });
-  const [x, y, z] = structure.missing;
-  viewer.addSphere({ center: { x, y, z }, radius: 0.6, color: COLORS.missing, opacity: 0.35 });
-  addCell(data.cells[structure.cell]);
-  viewer.zoomTo({ predicate: (atom) => atom.properties.near && Math.hypot(atom.x - x, atom.y - y, atom.z - z) < 5 });
+  model.setStyle({ predicate: (atom) => atom.properties.near }, balls(0.09, 0.22));
+  model.setStyle({ predicate: (atom) => atom.properties.pair }, balls(0.13, 0.3));
+  viewer.addSphere({ center: { x: 0, y: 0, z: 0 }, radius: 0.6, color: COLORS.missing, opacity: 0.4 });
+  drawCell(structure.cell);
+  viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
+  viewer.zoomTo({ predicate: (atom) => Math.hypot(atom.x, atom.y, atom.z) < 5 });
+  viewer.center({ predicate: (atom) => atom.properties.pair });
   viewer.render();
 }
 
-function addCell(cell) {
-  const corner = (n) => [0, 1, 2].map((k) => n[0] * cell[0][k] + n[1] * cell[1][k] + n[2] * cell[2][k]);
-  const point = (n) => (([x, y, z]) => ({ x, y, z }))(corner(n));
+function drawCell(cell) {
+  const corner = (n) => {
+    const [x, y, z] = [0, 1, 2].map((k) => n.reduce((sum, m, row) => sum + (m - 0.5) * cell[row][k], 0));
+    return { x, y, z };
+  };
   for (const axis of [0, 1, 2]) {
-    for (const other of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
-      const start = [...other];
-      start.splice(axis, 0, 0);
-      const end = [...other];
-      end.splice(axis, 0, 1);
-      viewer.addLine({ start: point(start), end: point(end), color: "#9aa5b1" });
+    for (const others of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
+      viewer.addLine({ start: corner(others.toSpliced(axis, 0, 0)), end: corner(others.toSpliced(axis, 0, 1)), color: "#9aa5b1" });
     }
   }
 }
 
-// The surroundings of the vacancy seen along z, far atoms first: for browsers without WebGL.
+// The same surroundings, seen from the same side, far atoms first: for browsers without WebGL.
 function drawFlat(structure) {
-  const atoms = neighbors(structure);
-  const [x0, y0, z0] = structure.missing;
-  const near = atoms.map((atom, k) => ({ atom, k })).filter(({ atom }) => atom.properties.near);
-  const part = near.sort((a, b) => a.atom.z - b.atom.z).map(({ atom, k }) => {
-    const shade = 0.35 + (0.65 * (atom.z - z0 + data.reach_A)) / (2 * data.reach_A);
-    const lines = atom.bonds.filter((other) => atoms[other].properties.near && (atoms[other].z - atom.z || other - k) > 0).map((other) =>
-      `<line x1="${atom.x - x0}" y1="${y0 - atom.y}" x2="${atoms[other].x - x0}" y2="${y0 - atoms[other].y}" stroke="#5d6b7a" stroke-width=".12" opacity="${shade}"/>`);
+  const atoms = bonded(structure);
+  const shade = (z) => 0.35 + (0.65 * (z + data.reach_A)) / (2 * data.reach_A);
+  const parts = [];
+  for (const atom of atoms.filter((a) => a.properties.near)) {
     const radius = (atom.properties.pair ? 0.4 : 0.3) * data.radii_A[atom.elem] + 0.1;
-    return lines.join("") + `<circle cx="${atom.x - x0}" cy="${y0 - atom.y}" r="${radius}" fill="${colorOf(atom)}" stroke="white" stroke-width=".05" opacity="${shade}"/>`;
-  });
+    parts.push([atom.z, `<circle cx="${atom.x}" cy="${-atom.y}" r="${radius}" fill="${colorOf(atom)}" stroke="white" stroke-width=".05" opacity="${shade(atom.z)}"/>`]);
+    for (const other of atom.bonds.map((k) => atoms[k]).filter((b) => b.properties.near)) {
+      const z = Math.min(atom.z, other.z) - 0.01;
+      parts.push([z, `<line x1="${atom.x}" y1="${-atom.y}" x2="${(atom.x + other.x) / 2}" y2="${-(atom.y + other.y) / 2}" stroke="${colorOf(atom)}" stroke-width=".16" opacity="${shade(z)}"/>`]);
+    }
+  }
   const r = data.reach_A + 0.5;
-  element("structure").innerHTML = `<svg viewBox="${-r} ${-r} ${2 * r} ${2 * r}">${part.join("")}` +
+  const drawn = parts.sort((a, b) => a[0] - b[0]).map((part) => part[1]).join("");
+  element("structure").innerHTML = `<svg viewBox="${-r} ${-r} ${2 * r} ${2 * r}">${drawn}` +
     `<circle r=".6" fill="${COLORS.missing}" fill-opacity=".2" stroke="${COLORS.missing}" stroke-width=".05" stroke-dasharray=".2 .15"/></svg>` +
-    '<p class="note hint">This browser has no WebGL: a flat picture of the surroundings, seen along z.</p>';
+    '<p class="note hint">This browser has no WebGL: a flat picture of the same surroundings.</p>';
 }
 
 const draw = hasWebGL() ? draw3D : drawFlat;
@@ -205,8 +199,8 @@ drawHistogram();
 drawScatter();
 const clickable = ["scatter"];
 if (data.verified.length) {
-  drawParity();
-  clickable.push("parity");
+  drawVerified();
+  clickable.push("parity", "errors");
 }
 for (const id of clickable) element(id).on("plotly_click", ({ points }) => points[0].customdata && show(points[0].customdata));
 document.querySelectorAll("tr[data-name]").forEach((row) => row.addEventListener("click", () => show(row.dataset.name)));
