@@ -87,6 +87,7 @@ def _print(found: Verification) -> None:
     ranks = "" if of.spearman is None else f", rank correlation {of.spearman:.2f}"
     console.print(
         f"formation energies of {of.sites} sites: MAE {1e3 * of.mae_eV:.0f} meV, "
-        f"RMSE {1e3 * of.rmse_eV:.0f}, largest {1e3 * of.largest_eV:.0f}, mean {1e3 * of.mean_eV:+.0f}{ranks}",
+        f"RMSE {1e3 * of.rmse_eV:.0f}, largest {1e3 * of.largest_eV:.0f}, "
+        f"mean {1e3 * of.mean_eV:+.0f}{ranks}",
         highlight=False,
     )

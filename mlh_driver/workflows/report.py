@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import flattened, read_json, replacing
 from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
-from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_report
+from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
 
 PAGE = files(__package__) / "page"
@@ -77,7 +77,7 @@ def write_report(folder: Path) -> Path:
 
     Raises InputError if the campaign has no results.
     """
-    found = read_report(folder)
+    found = read_results(folder)
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
     columns = _columns(energy)
     verification = _optional_json(folder / VERIFICATION)

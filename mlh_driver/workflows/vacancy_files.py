@@ -28,12 +28,8 @@ from mlh_driver.workflows.campaign import CAMPAIGN, TASKS, read_json, replacing,
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 
-REPORT, STRUCTURES, FIGURE, HOSTS = (
-    "vacancies.json",
-    "vacancies.extxyz",
-    "vacancies.png",
-    "hosts.extxyz",
-)
+TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"
+DATABASE, FIGURE, HOSTS = "vacancies.db", "vacancies.png", "hosts.extxyz"
 #: Columns of the table that are numbers or names; the others are in the JSON file alone.
 COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
 
@@ -91,7 +87,7 @@ def write_files(found: VacancyCampaign) -> list[Path]:
     for name, result in found.hosts.items():
         hosts.append(_read(found.folder, result["key"]))
         hosts[-1].info["name"] = name
-    paths = [found.folder / f"vacancies.{kind}" for kind in ("csv", "json", "extxyz", "db", "png")]
+    paths = [found.folder / name for name in (TABLE, RESULTS, STRUCTURES, DATABASE, FIGURE)]
     table, report, structures, database, figure = paths
     _write_table(found.vacancies, table)
     write_json(report, _report(found))
@@ -103,15 +99,15 @@ def write_files(found: VacancyCampaign) -> list[Path]:
     return [*paths, found.folder / HOSTS]
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
     """What ``vacancies.json`` of a campaign holds; raises InputError where there is none."""
-    path = folder / REPORT
+    path = folder / RESULTS
     if not path.exists():
         raise InputError(
-            f"{folder} has no {REPORT}; name the folder of a campaign of mlh-driver vacancies with results"
+            f"{folder} has no {RESULTS}; name the folder of a campaign of mlh-driver vacancies with results"
         )
-    report: dict[str, Any] = read_json(path)
-    return report
+    results: dict[str, Any] = read_json(path)
+    return results
 
 
 def _read(folder: Path, key: str) -> Atoms:

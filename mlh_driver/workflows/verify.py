@@ -34,7 +34,7 @@ from mlh_driver.reference import Labeler, label_into
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy
-from mlh_driver.workflows.vacancy_files import HOSTS, STRUCTURES, energy_title, read_report
+from mlh_driver.workflows.vacancy_files import HOSTS, STRUCTURES, energy_title, read_results
 
 VERIFICATION, VERIFICATION_TABLE, VERIFICATION_FIGURE = "verify.json", "verify.csv", "verify.png"
 #: With fewer sites a rank correlation says nothing.
@@ -122,8 +122,8 @@ def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0
 
     Raises InputError if the campaign has no results.
     """
-    report = read_report(folder)
-    vacancies = {entry["name"]: Vacancy(**entry) for entry in report["vacancies"]}
+    results = read_results(folder)
+    vacancies = {entry["name"]: Vacancy(**entry) for entry in results["vacancies"]}
     picked = pick_sites(list(vacancies.values()), number, seed)
     hosts, minima = (read_frames([folder / name]) for name in (HOSTS, STRUCTURES))
     frames: dict[str, Atoms] = {}
@@ -133,7 +133,7 @@ def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0
     return Plan(
         folder=folder,
         vacancies=vacancies,
-        hosts_eV={name: host["energy_eV"] for name, host in report["hosts"].items()},
+        hosts_eV={name: host["energy_eV"] for name, host in results["hosts"].items()},
         picked=picked,
         frames=frames,
         labels=folder / f"dft_{labeler.name}.h5",
