@@ -26,6 +26,8 @@ COMMANDS = (
     "learn",
     "vacancies",
     "status",
+    "report",
+    "verify",
     "ipi",
     "lammps",
     "serve",

@@ -140,7 +140,7 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = _flat(before), _flat(now)
+    old, new = flattened(before), flattened(now)
     changed = [
         f"{name} is {old.get(name)} there and {new.get(name)} now"
         for name in {**old, **new}
@@ -153,11 +153,11 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         )
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Settings of settings by one name each."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        flat |= flattened(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
     return flat
 
 
