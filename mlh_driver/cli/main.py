@@ -28,6 +28,7 @@ COMMANDS = (
     "ipi",
     "lammps",
     "serve",
+    "plugin",
     "melt-quench",
     "analyze",
 )

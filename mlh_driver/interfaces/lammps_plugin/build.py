@@ -79,6 +79,7 @@ def _compile(library: Path) -> None:
         (Path(work) / "constants.h").write_text(header())
         made = Path(work) / LIBRARY
         options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-DLAMMPS_SMALLBIG", f"-I{work}", *includes]
+        options.append(f"-fmacro-prefix-map={SOURCE.parent}/=")  # LAMMPS' errors name file and line
         done = subprocess.run(
             [compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
         )
