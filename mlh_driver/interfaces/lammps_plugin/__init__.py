@@ -1,4 +1,4 @@
-"""``fix ID all mlh ADDRESS``: plain LAMMPS, on any number of MPI ranks, with the model in ``mlh-driver serve``.
+"""``fix ID all mlh ADDRESS``: plain LAMMPS, on any number of MPI ranks, asks ``mlh-driver serve``.
 
 ===============  ===========================================================================
 ``fix_mlh.cpp``  the fix, in C++

@@ -68,8 +68,8 @@ def _compile(library: Path) -> None:
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         raise InputError(
-            f"there is no C++ compiler {compiler!r}: install one (Debian: apt install g++), or set CXX to its "
-            "name. Without it, 'mlh-driver lammps' runs LAMMPS in one process"
+            f"there is no C++ compiler {compiler!r}: install one (Debian: apt install g++), or set CXX to "
+            "its name. Without it, 'mlh-driver lammps' runs LAMMPS in one process"
         )
     includes = [f"-I{_folder_of_header(package)}" for package in _HEADERS]
     print(f"mlh-driver: compiling 'fix mlh' for LAMMPS {_version('lammps')}, once", file=sys.stderr)
@@ -85,7 +85,7 @@ def _compile(library: Path) -> None:
         )
         if done.returncode:
             raise InputError(
-                f"{compiler} cannot compile {SOURCE} against LAMMPS {_version('lammps')}:\n{done.stderr.strip()}"
+                f"{compiler} cannot compile {SOURCE} against LAMMPS {_version('lammps')}:\n{done.stderr}"
             )
         os.replace(made, library)
 

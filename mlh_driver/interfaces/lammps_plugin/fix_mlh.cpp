@@ -404,8 +404,8 @@ void FixMLH::init()
                "p p', with vacuum in the box where there is none");
   if (!atom->tag_enable) error->all(FLERR, "the atoms have no IDs; remove 'atom_modify id no' from the script");
   if (!thermo_energy || !thermo_virial)
-    error->all(FLERR, std::string("'fix_modify ") + id + " energy no' or 'virial no' leaves the model out of the energy "
-               "or the pressure, and minimize stops at wrong places; remove it");
+    error->all(FLERR, std::string("'fix_modify ") + id + " energy no' or 'virial no' leaves the model out of the "
+               "energy or the pressure, and minimize stops at wrong places; remove it");
   if (modify->get_fix_by_style("^mlh$").size() > 1 && comm->me == 0)
     error->warning(FLERR, "several fixes mlh add the model's energy and forces, which count that many times; unfix all "
                    "but one");
@@ -440,8 +440,8 @@ void FixMLH::find_elements()
   const int ntypes = atom->ntypes;
   numbers.assign(ntypes + 1, 0);
   if (!symbols.empty() && static_cast<int>(symbols.size()) != ntypes)
-    error->all(FLERR, std::string("fix ") + id + " names " + std::to_string(symbols.size()) + " elements, but the LAMMPS "
-               "box has " + std::to_string(ntypes) + " atom types; give one symbol per type, in order");
+    error->all(FLERR, std::string("fix ") + id + " names " + std::to_string(symbols.size()) + " elements, but the "
+               "LAMMPS box has " + std::to_string(ntypes) + " atom types; give one symbol per type, in order");
   for (int type = 1; type <= static_cast<int>(symbols.size()); type++) {
     const std::string &symbol = symbols[type - 1];
     numbers[type] = std::find(std::begin(SYMBOLS), std::end(SYMBOLS), symbol) - std::begin(SYMBOLS);
@@ -462,7 +462,7 @@ void FixMLH::find_elements()
 int FixMLH::element_of_mass(int type)
 {
   const std::string its = "atom type " + std::to_string(type),
-                    remedy = std::string("name the elements of all types, for example: fix ") + id + " all mlh ADDRESS Si O";
+                    remedy = "name the elements of all types, for example: fix mlh all mlh ADDRESS Si O";
   if (!atom->mass) error->all(FLERR, its + " has no mass: the atom style has masses per atom; " + remedy);
   const double mass = atom->mass[type] * units->mass;
   if (!(mass > 0.0)) error->all(FLERR, "the mass of " + its + " is not set: use the mass command, or " + remedy);
@@ -517,10 +517,10 @@ void FixMLH::post_force(int vflag)
 /* On rank 0: the totals, and the shares of the atoms in the order in which they came. */
 std::vector<FixMLH::Share> FixMLH::ask(const std::vector<Place> &atoms)
 {
-  if (static_cast<LAMMPS_NS::bigint>(atoms.size()) != atom->natoms)
-    throw std::runtime_error("LAMMPS has lost " + std::to_string(atom->natoms - static_cast<LAMMPS_NS::bigint>(atoms.size())) +
-                             " of " + std::to_string(atom->natoms) + " atoms: they flew out of the box. Use a smaller "
-                             "time step (in 'units metal' it is in ps), or a better start");
+  if (const auto lost = atom->natoms - static_cast<LAMMPS_NS::bigint>(atoms.size()))
+    throw std::runtime_error("LAMMPS has lost " + std::to_string(lost) + " of " + std::to_string(atom->natoms) +
+                             " atoms: they flew out of the box. Use a smaller time step (in 'units metal' it is in "
+                             "ps), or a better start");
   std::vector<std::size_t> order(atoms.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return atoms[i].id < atoms[j].id; });
