@@ -127,5 +127,5 @@ class EngineKeywords(TypedDict, total=False):
 def _convert(name: str, value: Any, kind: type) -> Any:
     try:
         return kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {value!r}; give a number") from None

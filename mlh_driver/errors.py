@@ -10,6 +10,7 @@
     ├── NonFiniteError        energy, forces or stress came out as NaN, infinite or absurdly large
     ├── EngineCrashed         a library failed, or the process with the model died
     ├── ConnectionLost        the peer of a socket is gone or broke the protocol
+    │   └── PeerLeft          it closed the connection between two messages
     ├── LammpsError           LAMMPS stopped with an error of its own
     ├── LimitReached          a run was to end where an observable passes a limit, and has
     └── LabelingError         a reference code gave no complete result (mlh_driver.reference)
@@ -50,6 +51,10 @@ class EngineCrashed(MLHError):
 
 class ConnectionLost(MLHError):
     """The other end of a socket is gone, or does not speak the protocol."""
+
+
+class PeerLeft(ConnectionLost):
+    """The other end closed the connection between two messages: it has ended, or was killed."""
 
 
 class LammpsError(MLHError):

@@ -1,24 +1,26 @@
 """A trained model: network, isolated-atom energies, extrapolation indicator, and what is known about it.
 
-A model file is a ``torch.save`` archive of plain types and tensors (loaded with ``weights_only=True``):
-``format_version``, ``metadata`` (JSON), ``network``, ``indicator`` and ``structures``.
+A model file is a ``torch.save`` archive of plain types and tensors: ``format_version``, ``metadata`` (JSON),
+``network``, ``indicator`` and ``structures``. It is loaded with ``weights_only=True``, so that nothing in it
+runs, and takes no more memory than a few times its size: it is not compressed, and what its settings may ask
+for is limited.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
-from mlh_driver.errors import InputError, ModelFileError, StructureError
+from mlh_driver.errors import InputError, ModelFileError, reason
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.model_files import find_model
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
@@ -116,6 +118,22 @@ def save_archive(path: Path, content: dict[str, Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def load_archive(path: Path) -> dict[str, Any]:
+    """What :func:`save_archive` wrote: tensors and plain types, and nothing that could run.
+
+    Raises anything for a file that is none; a compressed one is refused, since it could fill the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError(f"{path} is compressed")
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of {damaged} is wrong")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise TypeError(f"{path} holds a {type(content).__name__}")
+    return content
+
+
 def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Model:
     """Load a shipped model by name, or any model by path.
 
@@ -125,9 +143,9 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
     """
     path = find_model(name)
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_archive(path)
         version = content["format_version"]
-    except (OSError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises anything
         raise ModelFileError(
             f"{path} is not a model file, or it is damaged ({type(error).__name__}); name a model or a file "
             "that mlh-driver train wrote"
@@ -146,8 +164,8 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
         network.load_state_dict(content["network"])
         indicator = ExtrapolationIndicator(**content["indicator"])
         structures = _unpacked(content.get("structures"))
-    except (RuntimeError, KeyError, TypeError, ValidationError, StructureError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # of what a stranger may have put there
+        raise ModelFileError(f"{path} is damaged: {reason(error)}") from error
     network = network.to(torch_dtype(dtype)).eval().requires_grad_(False)
     try:
         return Model(metadata, network.to(device), indicator.to(device), structures)

@@ -27,7 +27,7 @@ def read_toml(path: Path, kind: type[AnySettings]) -> AnySettings:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers with thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}") from error
     return validated(kind, values, str(path))
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import StructureError
 
+#: Beyond it there is no dynamics left, and a few digits after the point.
+LARGEST_POSITION_A = 1e9
 #: In which the closest atoms are looked for.
 CLOSEST_WITHIN_A = 4.0
 
@@ -44,13 +46,13 @@ class System:
             raise StructureError(f"positions have shape {self.positions.shape}; {n} atoms need ({n}, 3)")
         if self.cell.shape != (3, 3):
             raise StructureError(f"the cell has shape {self.cell.shape}; give three lattice vectors as rows")
-        if not np.isfinite(self.positions).all():
-            atom = int(np.flatnonzero(~np.isfinite(self.positions).all(axis=1))[0])
+        if not (near := np.abs(self.positions) < LARGEST_POSITION_A).all():
+            atom = int(np.flatnonzero(~near.all(axis=1))[0])
             raise StructureError(
-                f"position of atom {atom} is {self.positions[atom]}: not a finite number; "
+                f"position of atom {atom} is {self.positions[atom]}: not a finite number, or a huge one; "
                 "the dynamics has probably exploded, try a smaller time step"
             )
-        if not np.isfinite(self.cell).all() or abs(np.linalg.det(self.cell)) < 1e-6:
+        if not (np.abs(self.cell) < LARGEST_POSITION_A).all() or abs(np.linalg.det(self.cell)) < 1e-6:
             raise StructureError(
                 f"the cell {self.cell.tolist()} is singular; the model needs three independent "
                 "periodic lattice vectors (add vacuum around a molecule)"

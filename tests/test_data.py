@@ -150,6 +150,14 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
         writer.join(120)
         assert writer.exitcode == 0
     assert len(read_splits(path)["train"]) == 10
+    assert [file.name for file in tmp_path.iterdir()] == ["data.h5"]  # no lock, no copy
+
+
+def test_the_lock_of_a_killed_writer_holds_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    (tmp_path / ".data.h5.lock").touch()
+    hdf5.append(path, labelled("a"), "train", REFERENCE)
+    assert [file.name for file in tmp_path.iterdir()] == ["data.h5"]
 
 
 def test_errors_name_the_value(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         del file["a"].attrs["split"]
     with pytest.raises(InputError, match=r"'a' .* is damaged: it has no attribute 'split'"):
         read_splits(path)
-    for unwritable in (tmp_path, Path("/dev/null/data.h5")):
+    for unwritable in (tmp_path, Path("/dev/null/data.h5"), Path("/proc/data.h5")):
         with pytest.raises(InputError, match=f"cannot write {re.escape(str(unwritable))}"):
             hdf5.append(unwritable, labelled("a"), "train", REFERENCE)
 
@@ -214,6 +222,52 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'bare' has no energy or no forces"):
         command[1] = str(tmp_path / "bare.xyz")
         CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "AT_ONCE", 2)
+    path, labels = tmp_path / "data.h5", [labelled(f"s{k}", k) for k in range(5)]
+
+    def failing():
+        yield from [(label, "train") for label in labels[:3]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hdf5.append_missing(path, failing(), REFERENCE)
+    assert hdf5.read_names(path) == ["s0", "s1"]
+    seen, n_held = hdf5.append_missing(path, [(label, "test") for label in labels], REFERENCE)
+    assert ([label.name for label in seen], n_held) == (["s0", "s1", "s2", "s3", "s4"], 2)
+    assert read_splits(path) == {"train": ["s0", "s1"], "test": ["s2", "s3", "s4"]}
+    assert hdf5.append_missing(path, [(labels[0], "train")], REFERENCE)[1] == 1
+    for other in (replace(labels[0], energy=1.0), labelled("s0", 9)):
+        with pytest.raises(InputError, match="holds another structure called 's0'"):
+            hdf5.append_missing(path, [(other, "train")], REFERENCE)
+    with pytest.raises(InputError, match="another reference"):
+        hdf5.append_missing(path, [(labels[0], "train")], REFERENCE | {"cutoff_Ry": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("eV_per_atom", "unit"),
+    [(-15.9, "eV"), (-15.9 / 27.2114, "hartree"), (-15.9 / 13.6057, "rydberg"), (-3.4, None)],
+)
+def test_energies_in_other_units_are_warned_of(tmp_path: Path, eV_per_atom: float, unit: str | None) -> None:
+    """Hydrogen: 13.6 eV for an isolated atom, 2.3 eV more in the molecule; -3.4 eV is VASP's."""
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.75]], cell=[6, 6, 6], pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=2 * eV_per_atom, forces=np.zeros((2, 3)))
+    ase.io.write(tmp_path / "frames.extxyz", atoms)
+    command = [
+        "convert",
+        str(tmp_path / "frames.extxyz"),
+        "--reference",
+        "x",
+        "--out",
+        str(tmp_path / "data.h5"),
+    ]
+    for n_held in (0, 1):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        warned = re.findall(r"warning: these are the energies of isolated atoms in (\w+), not", result.stderr)
+        assert warned == ([unit] if unit not in (None, "eV") else [])
+        assert (", 1 were there already" in result.stderr) == n_held
 
 
 def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:

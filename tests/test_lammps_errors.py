@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ase import Atoms
 from fake_engine import Engine as FakeEngine
@@ -95,6 +96,61 @@ def test_leaving_the_training_data_is_said_in_the_log(host: Atoms) -> None:
     assert warnings == [("1", "4.00"), ("3", "16.00"), ("5", "64.00")]
 
 
+class Selective(FakeEngine):
+    """Cannot compute the first atom as another element, nor any structure after so many."""
+
+    def __init__(self, last: int = 10_000) -> None:
+        super().__init__()
+        self.left = last
+        self.refused = 0
+
+    def compute(self, system: System) -> Results:
+        self.left -= 1
+        if system.numbers[0] != 14 or self.left < 0:
+            self.refused += 1
+            raise NonFiniteError("the predicted Hamiltonian has elements of 1e+05 eV")
+        return super().compute(system)
+
+
+SWAP = """
+pair_style zero 1.0
+pair_coeff * *
+fix move all nve
+fix swap all {style}
+thermo 1
+thermo_style custom step pe
+"""
+
+
+@pytest.mark.parametrize("style", ["types 1 2", "semi-grand yes types 1 2 mu 0 0"])
+def test_a_trial_move_that_cannot_be_computed_is_rejected(host: Atoms, style: str) -> None:
+    write_data(host, "a.data")
+    assert host.numbers[0] == 14
+    setup = SETUP.format(units="metal", data="a.data")
+    engine = Selective()
+    run = "run 3\nwrite_data end.data\n"
+    Path("in.test").write_text(setup + SWAP.format(style=f"atom/swap 1 40 1234 300.0 {style}") + run)
+    run_script("in.test", engine, arguments=["-log", "test.log", "-screen", "none"])
+    log = Path("test.log").read_text()
+    assert engine.refused > 0
+    assert re.search(r"step \d: a trial move is rejected, 1 so far: the predicted Hamiltonian", log)
+    energies = np.array(re.findall(r"^ +\d+ +(-\S+) *$", log, re.M), dtype=float)
+    assert len(energies) == 4 and np.ptp(energies) < 100.0
+    assert re.search(r"^1 1 ", Path("end.data").read_text().split("Atoms # atomic")[1], re.M)
+
+
+def test_a_step_that_cannot_be_computed_ends_the_run_beside_trial_moves_too(host: Atoms) -> None:
+    """The first call of a step, with the elements of before; and a setup with other elements."""
+    write_data(host, "a.data")
+    swap = SWAP.format(style="atom/swap 2 3 1234 300.0 types 1 2")
+    setup = SETUP.format(units="metal", data="a.data") + swap
+    for calls in range(1, 12):
+        with pytest.raises(NonFiniteError):
+            run_text(setup + "run 6\n", Selective(calls))
+    with pytest.raises(NonFiniteError):
+        run_text(setup + "run 1\nset atom 1 type 2\nrun 1\n", Selective())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -152,6 +208,7 @@ def test_fixes_that_cannot_be_served(host: Atoms, line: str, message: str) -> No
         ("fix g all gcmc 1 9 0 2 4711 300 -1 0.1 full_energy", "gcmc tries deletions by excluding"),
         ("fix w all widom 1 9 2 4711 300 full_energy", "widom tries deletions .* not supported"),
         ("fix c all charge/regulation 1 2 pH 7", "charge/regulation tries deletions"),
+        ("fix s all sgcmc 1 0.1 300 0.0", "sgcmc tries its moves after the forces .* fix atom/swap"),
         ("compute g all group/group all", "group/group adds up pair terms"),
         ("compute e all pe pair", "pe of pair alone leaves the model out"),
         ("compute e all pe/atom pair bond", "pe/atom of bond, pair alone leaves the model out"),

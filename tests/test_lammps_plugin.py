@@ -133,6 +133,20 @@ def test_parity_with_the_shipped_model(host: Atoms, start: Launcher, engine64: E
         assert_same(report_of(text, f"unix:{start.folder}/socket", ranks), python, "real")
 
 
+def test_types_without_the_model(host: Atoms, start: Launcher) -> None:
+    """As by mlh-driver lammps: neither seen nor moved; a pair style beside the model is warned of."""
+    write_data(host, "a.data")
+    setup = SETUP.format(units="metal", data="a.data")
+    text = setup + "pair_style lj/cut 5.0\npair_coeff * * 0.01 2.0\n" + REPORT.format(steps=0)
+    run_text(text, FakeEngine(), elements=["NULL", "O"])
+    python = all_reported()
+    _, address = serve(start, "fake")
+    assert_same(report_of(text, f"{address} NULL O", ranks=2), python)
+    done = lmp(text.replace(PYTHON_FIX, f"fix mlh all mlh {address} NULL NULL"), ranks=2)
+    assert done.returncode != 0 and "all atoms are of types without the model" in done.stdout
+    assert "pair_style lj/cut: its energy and forces are added" in done.stdout
+
+
 def test_elements_by_name_label_and_mass_over_tcp(host: Atoms, start: Launcher) -> None:
     """The stand-in engine knows O and Si alone."""
     setup = SETUP.format(units="metal", data="a.data").split("fix mlh")[0]

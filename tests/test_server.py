@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,9 +146,22 @@ def test_killed_engine_leaves_the_server_up(start: Launcher, system: System) -> 
     gone = dial(start)
     gone._channel.abort()
     gone.close()
-    program.wait_for("engine 1: disconnected")
+    program.wait_for("engine 1: left without saying EXIT")
     with dial(start) as remote:
         remote.compute(system)
+
+
+def test_a_script_that_ends_says_so(start: Launcher, system: System) -> None:
+    """Also if nobody has closed its engine, as with ASE."""
+    program = serve(start)
+    forgotten = dial(start)
+    forgotten.compute(system)
+    del forgotten
+    program.wait_for("engine 1: done")
+    code = "from mlh_driver.interfaces.sockets.remote import RemoteEngine\n"
+    code += f"engine = RemoteEngine('unix:{start.folder}/socket')"
+    assert start(sys.executable, "-c", code).status() == 0
+    program.wait_for("engine 2: done")
 
 
 def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -> None:
@@ -183,7 +197,7 @@ def test_a_stopped_server_is_given_up(
     with pytest.raises(ConnectionLost, match="nothing came from it for 4 s"):
         remote.compute(system)
     program.process.send_signal(signal.SIGCONT)
-    program.wait_for("engine 1: disconnected")
+    program.wait_for("left")
 
 
 def test_a_server_may_take_its_time(start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +216,42 @@ def test_a_silent_network_is_noticed_in_minutes() -> None:
         idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
         assert idle + count * interval <= 120
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 120_000  # ms
+
+
+def test_a_socket_belongs_to_its_owner_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask is, and without a moment before a chmod."""
+    monkeypatch.setattr(os, "chmod", None)
+    before = os.umask(0)
+    try:
+        listener = listen(Address.unix(f"{tmp_path}/socket"))
+        assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"),
+    [("localhost", False), ("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True), ("", True)],
+)
+def test_a_server_that_others_can_reach_is_known(host: str, is_open: bool) -> None:
+    assert Address.tcp(host, 31415).is_open_to_others == is_open
+    assert not Address.unix("asio2").is_open_to_others
+
+
+def test_a_server_warns_of_others(start: Launcher) -> None:
+    port = str(20000 + (os.getpid() + 7) % 40000)
+    for host, warns in (("0.0.0.0", True), ("localhost", False)):
+        program = start(*FAKE, "serve", "--port", port, "--address", host, "--model", "fake")
+        program.wait_for(f"listening on {host}:{port}")
+        if warns:
+            program.wait_for("warning: other machines can connect")
+        program.process.terminate()
+        assert program.status(10.0) == 0
+        assert ("warning" in program.output) == warns
 
 
 def test_one_server_per_address(start: Launcher) -> None:

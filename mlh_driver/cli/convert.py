@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from mlh_driver.data import LabelledStructure
 
 
 def convert(
@@ -31,23 +36,39 @@ def convert(
 ) -> None:
     """Add reference data of your own, in eV and Å, to a data set.
 
+    Structures that the data set holds already are skipped: the command goes on after an interruption.
+
     Example: [bold]mlh-driver convert frames.extxyz --reference "VASP PBE 520 eV" --out data.h5[/]
     """
-    from mlh_driver.data import hdf5, npz
-    from mlh_driver.data.importers import described, from_ase_files
+    from mlh_driver.data import hdf5
+    from mlh_driver.data.importers import described
+    from mlh_driver.reference.units import energy_unit
+
+    labels, n_held = hdf5.append_missing(
+        out, _labels(sources, split, energy_key, forces_key), {"description": reference}
+    )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(described(labels))
+    if (unit := energy_unit(labels)) not in (None, "eV"):
+        console.print(f"[bold red]warning:[/] these are the energies of isolated atoms in {unit}, not in eV")
+    were_there = f", {n_held} were there already" if n_held else ""
+    console.print(f"added to {out}{were_there}; energies must be in eV and forces in eV/Å")
+
+
+def _labels(
+    sources: list[Path], split: str, energy_key: str | None, forces_key: str | None
+) -> Iterator[tuple[LabelledStructure, str]]:
+    """Structures with their splits, read when their turn comes."""
+    from mlh_driver.data import npz
+    from mlh_driver.data.importers import from_ase_files
     from mlh_driver.reference.siesta import SUFFIXES, from_siesta_run
 
     folders = [path for path in sources if path.is_dir()]
     runs = [path for path in sources if path.suffix in SUFFIXES]
     files = [path for path in sources if path not in folders + runs]
-    labels = [
-        (label, split)
-        for label in [*from_ase_files(files, energy_key, forces_key), *map(from_siesta_run, runs)]
-    ]
+    for label in chain(from_ase_files(files, energy_key, forces_key), map(from_siesta_run, runs)):
+        yield label, split
     for folder in folders:
         for own_split, names in npz.read_splits(folder, otherwise=split).items():
-            labels += [(npz.read_structure(folder, name), own_split) for name in names]
-    hdf5.append_all(out, labels, {"description": reference})
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(described([label for label, _ in labels]))
-    console.print(f"added to {out}; energies must be in eV and forces in eV/Å")
+            for name in names:
+                yield npz.read_structure(folder, name), own_split

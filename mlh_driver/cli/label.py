@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-
-class ReferenceCode(StrEnum):
-    pyscf = "pyscf"
-    cp2k = "cp2k"
+from mlh_driver.cli.options import ReferenceCode
 
 
 def label(

@@ -82,7 +82,7 @@ def lammps(
 
     [bold]Elements of the atom types[/]
 
-      --elements Si O        otherwise from 'labelmap', otherwise from the masses
+      --elements Si O        otherwise from 'labelmap', otherwise from the masses; NULL: without the model
 
     [bold]Example[/]
 

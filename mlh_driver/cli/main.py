@@ -15,6 +15,7 @@ from mlh_driver.errors import MLHError
 
 COMMANDS = (
     "info",
+    "examples",
     "predict",
     "evaluate",
     "species",
@@ -25,6 +26,8 @@ COMMANDS = (
     "learn",
     "vacancies",
     "status",
+    "report",
+    "verify",
     "ipi",
     "lammps",
     "serve",

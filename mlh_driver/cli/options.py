@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
+
+
+class ReferenceCode(StrEnum):
+    """Of DFT."""
+
+    pyscf = "pyscf"
+    cp2k = "cp2k"
+
 
 ENGINE_OPTIONS: dict[str, Any] = {
     "model": Annotated[str, typer.Option("--model", help="Name of a shipped model, or a path.")],

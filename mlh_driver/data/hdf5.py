@@ -38,20 +38,22 @@ the old file whole; a lock keeps two writers from losing each other's structures
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from filelock import FileLock
 
 from mlh_driver.data.structure import LabelledStructure
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, MLHError, reason
 from mlh_driver.system import Array, System
 
 FORMAT = "mlh-driver-data-2"
@@ -59,6 +61,12 @@ _READABLE = ("mlh-driver-data-1", FORMAT)
 #: What H is rounded to; files are less than half as large as with float32. Blocks of distant atoms are kept:
 #: in cells of 96 atoms a twelfth of H is beyond 7.5 Å, and without it levels move by up to 9 meV.
 HAMILTONIAN_STEP_eV = 1e-4
+#: What an array may be larger than its bytes in the file. Those of this package compress 6 times at most; a
+#: file of a stranger could name a size that no memory holds.
+MOST_COMPRESSED = 100
+_SMALL_BYTES = 1 << 20
+#: Structures of a long import that are stored at once: each time the file is copied.
+AT_ONCE = 100
 
 
 def append(path: Path, label: LabelledStructure, split: str, reference: dict[str, Any]) -> None:
@@ -88,19 +96,53 @@ def append_all(
             _write(file.create_group(label.name), label, split)
 
 
+def append_missing(
+    path: Path, labels: Iterable[tuple[LabelledStructure, str]], reference: dict[str, Any]
+) -> tuple[list[LabelledStructure], int]:
+    """Add structures that the file does not hold yet, a hundred at a time, so that a second call goes on.
+
+    Returns all structures, and how many of them the file held before.
+
+    Raises InputError as ``append_all`` does, and if a name belongs to a structure of other places or energy;
+    what was added before stays.
+    """
+    if path.exists():
+        check_reference(path, reference)
+    names = set(read_names(path)) if path.exists() else set()
+    waiting, seen, n_held = iter(labels), [], 0
+    while batch := list(islice(waiting, AT_ONCE)):
+        new = [(label, split) for label, split in batch if label.name not in names]
+        for label, _ in batch:
+            if label.name in names:
+                _check_same(path, label)
+        if new:
+            append_all(path, new, reference)
+        names |= {label.name for label, _ in new}
+        seen += [label for label, _ in batch]
+        n_held += len(batch) - len(new)
+    return seen, n_held
+
+
+def _check_same(path: Path, label: LabelledStructure) -> None:
+    held = read_structure(path, label.name)
+    same = [
+        np.array_equal(getattr(held.system, name), getattr(label.system, name))
+        for name in ("numbers", "positions", "cell")
+    ]
+    if not all(same) or held.energy != label.energy:
+        raise InputError(f"{path} holds another structure called {label.name!r}; rename one of the two")
+
+
 def check_writable(path: Path) -> None:
     """Make the folder of a data set; raises InputError if there can be no file of this name."""
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _lock_file(path).touch()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name a file that can be written") from error
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 def check_name(name: str) -> None:
@@ -134,8 +176,8 @@ def read_structure(path: Path, name: str) -> LabelledStructure:
         group = file[name]
         try:
             return _read(name, group)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"structure {name!r} of {path} is damaged: {error}") from error
+        except Exception as error:  # of h5py, which raises anything, and of wrong shapes and kinds
+            raise InputError(f"structure {name!r} of {path} is damaged: {reason(error)}") from error
 
 
 def read_reference(path: Path) -> dict[str, Any]:
@@ -162,30 +204,50 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"cannot read {path} as HDF5: {error}") from error
-    with file:
-        if file.attrs.get("format") not in _READABLE or "reference" not in file.attrs:
-            raise InputError(
-                f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
-                f"not {' or '.join(_READABLE)}, or it names no reference"
-            )
-        yield file
+    try:
+        with file:
+            if file.attrs.get("format") not in _READABLE or "reference" not in file.attrs:
+                raise InputError(
+                    f"{path} is not a data set of this package: its format is {file.attrs.get('format')!r}, "
+                    f"not {' or '.join(_READABLE)}, or it names no reference"
+                )
+            yield file
+    except MLHError:
+        raise
+    except Exception as error:  # h5py raises anything
+        raise InputError(f"{path} is damaged: {reason(error)}") from error
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[h5py.File]:
     """A writable copy of the file (an empty one at first), which replaces it when all went well."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(_lock_file(path), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         try:
             if path.exists():
                 with _open(path):
-                    shutil.copyfile(path, partial)
+                    pass  # it is a data set
+                shutil.copyfile(path, partial)
             with h5py.File(partial, "a" if path.exists() else "w") as file:
                 yield file
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, by a file beside the data set that is gone afterwards.
+
+    A writer who has waited for a file that was removed meanwhile makes a new one: FileLock sees to that.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # of Windows, where FileLock removes it itself
+                lock.unlink(missing_ok=True)
 
 
 def _reference(path: Path, file: h5py.File) -> dict[str, Any]:
@@ -248,7 +310,7 @@ def _to_steps(counts: np.ndarray) -> np.ndarray:
 
 
 def _read(name: str, group: h5py.Group) -> LabelledStructure:
-    arrays = {key: group[key][()] for key in group}
+    arrays = {key: _array(group[key]) for key in group}
     if "hamiltonian" in group and "step_eV" in group["hamiltonian"].attrs:
         arrays["hamiltonian"] = group["hamiltonian"].attrs["step_eV"] * _to_steps(arrays["hamiltonian"])
     return LabelledStructure(
@@ -264,6 +326,13 @@ def _read(name: str, group: h5py.Group) -> LabelledStructure:
         info=json.loads(group.attrs["info"]),
         electronic_temperature_K=float(group.attrs.get("electronic_temperature_K", 0.0)),
     )
+
+
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+    """All of it; raises ValueError for more than its bytes can hold, before memory is taken."""
+    if dataset.nbytes > max(_SMALL_BYTES, MOST_COMPRESSED * dataset.id.get_storage_size()):
+        raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, more than are in the file")
+    return np.asarray(dataset[()])
 
 
 def _full(upper: Array | None) -> Array | None:

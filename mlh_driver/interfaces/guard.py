@@ -23,6 +23,8 @@ from mlh_driver.system import System
 
 ACTIONS = ("warn", "dump", "stop")
 GUARD_FILE = Path("mlh_guard.xyz")
+MOST_FRAMES = 200
+"""In the file of one run: Monte Carlo may try structures without an answer for days."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class GuardedEngine:
         self._engine, self._file = engine, file.absolute()
         self._rules = {name: rule for name, rule in rules.items() if rule.action != "warn"}
         self._dumped: dict[str, float] = {}
+        self._written = 0
         self._good: tuple[System, Results] | None = None
         self.check_species, self.close = engine.check_species, engine.close
 
@@ -127,7 +130,8 @@ class GuardedEngine:
         if self._good is not None:
             frames.insert(0, (*self._good, "last good structure"))
             self._good = None  # once is enough
-        for structure, its_results, reason in frames:
+        for structure, its_results, reason in frames[: MOST_FRAMES - self._written]:
+            self._written += 1
             atoms = structure.to_ase()
             if its_results is not None:
                 atoms = labelled_atoms(atoms, its_results)

@@ -10,7 +10,7 @@ short-ranged blocks along two bonds, H_ij += sum_k a_ik b_jk^T + b_ik a_jk^T.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ from mlh_driver.runtime import use_torch_threads
 
 #: Keeps the root of a second moment differentiable where an atom has no neighbors.
 TINY_eV2 = 1e-12
+#: Of features, and of layers: several times what is useful. A file of a stranger must not fill the memory.
+LARGEST_L, LARGEST_SIZE = 6, 1024
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class NetworkSettings:
     smearing_A: float = 2.0
 
     def __post_init__(self) -> None:
+        sizes = (self.channels, self.pair_channels, self.n_radial, self.hop_copies, self.energy_channels)
+        if not 1 <= self.lmax <= LARGEST_L or max(*sizes, *self.pair_hidden, *self.hop_hidden) > LARGEST_SIZE:
+            raise InputError(
+                f"lmax must be 1 to {LARGEST_L}, and sizes of the network {LARGEST_SIZE} at most; these are "
+                f"{asdict(self)}"
+            )
         least = {"n_radial": 2, "channels": 1, "pair_channels": 1, "energy_channels": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
-from mlh_driver.model import Model, save_archive
+from mlh_driver.model import Model, load_archive, save_archive
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.dataset import DataSet
 from mlh_driver.training.samples import DTYPE
@@ -273,11 +272,11 @@ class Trainer:
     def _read_checkpoint(self) -> dict[str, Any]:
         path = self.checkpoint_path
         try:
-            state = torch.load(path, weights_only=True)
-            if "made_for" in state:
-                return dict(state)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            pass
+            state = load_archive(path)
+        except Exception:  # torch raises anything
+            state = {}
+        if "made_for" in state:
+            return state
         raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
 
     def _check_nothing_is_lost(self) -> None:

@@ -24,7 +24,6 @@ Where tasks run is the business of a :data:`Pool`; :func:`in_this_process` is on
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -39,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, reason
+from mlh_driver.workflows.folder_lock import alone_in
 
 MOST_ATTEMPTS = 3
 CAMPAIGN, TASKS = "campaign.json", "tasks"
@@ -129,14 +129,7 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
     Raises InputError if the folder has a campaign of other settings, or another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another process is at work in {folder}; look at it with 'mlh-driver status {folder}', "
-                "or take another folder"
-            ) from None
+    with alone_in(folder):
         path = folder / CAMPAIGN
         described = json.loads(json.dumps({"version": version("mlh-driver"), **settings}))
         if path.exists():
@@ -147,7 +140,7 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = _flat(before), _flat(now)
+    old, new = flattened(before), flattened(now)
     changed = [
         f"{name} is {old.get(name)} there and {new.get(name)} now"
         for name in {**old, **new}
@@ -160,11 +153,11 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         )
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Settings of settings by one name each."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        flat |= flattened(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
     return flat
 
 

@@ -23,10 +23,13 @@ from ase import Atoms
 from ase.db import connect
 from matplotlib.figure import Figure
 
+from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS, read_json, replacing, write_json
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 
+TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"
+DATABASE, FIGURE, HOSTS = "vacancies.db", "vacancies.png", "hosts.extxyz"
 #: Columns of the table that are numbers or names; the others are in the JSON file alone.
 COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
 
@@ -84,16 +87,27 @@ def write_files(found: VacancyCampaign) -> list[Path]:
     for name, result in found.hosts.items():
         hosts.append(_read(found.folder, result["key"]))
         hosts[-1].info["name"] = name
-    paths = [found.folder / f"vacancies.{kind}" for kind in ("csv", "json", "extxyz", "db", "png")]
+    paths = [found.folder / name for name in (TABLE, RESULTS, STRUCTURES, DATABASE, FIGURE)]
     table, report, structures, database, figure = paths
     _write_table(found.vacancies, table)
     write_json(report, _report(found))
     _write_frames(frames, structures)
-    _write_frames(hosts, found.folder / "hosts.extxyz")
+    _write_frames(hosts, found.folder / HOSTS)
     _write_database(found.vacancies, frames, database)
     with replacing(figure) as partial:
         plot_vacancies(found.vacancies).savefig(partial, dpi=150, format="png")
-    return [*paths, found.folder / "hosts.extxyz"]
+    return [*paths, found.folder / HOSTS]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What ``vacancies.json`` of a campaign holds; raises InputError where there is none."""
+    path = folder / RESULTS
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no {RESULTS}; name the folder of a campaign of mlh-driver vacancies with results"
+        )
+    results: dict[str, Any] = read_json(path)
+    return results
 
 
 def _read(folder: Path, key: str) -> Atoms:
@@ -154,8 +168,7 @@ def plot_vacancies(vacancies: list[Vacancy]) -> Figure:
     """Histograms of energies and of levels, hosts on top of each other, and energy against distance."""
     hosts = list(dict.fromkeys(vacancy.host for vacancy in vacancies))
     of_host = [[vacancy for vacancy in vacancies if vacancy.host == host] for host in hosts]
-    given = vacancies[0].formation_eV is not None
-    energy = "formation energy (eV)" if given else "energy from an isolated atom (eV)"
+    energy = energy_title(vacancies)
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
     equivalent = [[vacancy.equivalent for vacancy in group] for group in of_host]
@@ -171,3 +184,9 @@ def plot_vacancies(vacancies: list[Vacancy]) -> Figure:
     if len(hosts) > 1:
         axes[0].legend(frameon=False, fontsize=7)
     return figure
+
+
+def energy_title(vacancies: list[Vacancy]) -> str:
+    """Of an axis with their ``reported_eV``."""
+    given = vacancies[0].formation_eV is not None
+    return "formation energy (eV)" if given else "energy from an isolated atom (eV)"

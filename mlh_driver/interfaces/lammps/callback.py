@@ -30,8 +30,11 @@ scripts that ask for them are refused; so are ``fix numdiff`` and others, which 
 ``run_style respa``, which calls no ``fix external`` after the first step, and fixes that act on forces (such
 as ``setforce``) where they come before the model's and would not see its forces.
 
-The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. Nothing about the atoms is
-remembered from one call to the next: LAMMPS reorders them, and a line search repeats step numbers.
+Atoms of types named ``NULL`` (:mod:`~mlh_driver.interfaces.lammps.elements`) are not in the structure that
+the model sees; its part of their forces and energies is zero.
+
+The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. No answer depends on the call
+before: LAMMPS reorders atoms, and a line search repeats step numbers.
 
 Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
 So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own
@@ -40,6 +43,11 @@ So they are caught and kept, the array is set to zero, and LAMMPS is made to sto
 failed; LAMMPS refuses that as soon as it comes to this fix. No line of the script runs after that (a forced
 timeout would end the run, and the rest of the script would go on). The kept exception is then raised in
 place of LAMMPS'.
+
+One failure is an answer instead. Monte Carlo moves (``fix atom/swap``) ask, within a step, for the energy of
+the same places with other elements; where the model cannot compute such a trial, the move gets an energy that
+no temperature accepts, and is rejected. The structure that the step goes on with has been computed before in
+the same step, so that it is not among those that fail.
 """
 
 from __future__ import annotations
@@ -53,7 +61,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.errors import InputError, LammpsError
+from mlh_driver.errors import InputError, LammpsError, MLHError, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.lammps.elements import TypeElements
@@ -66,6 +74,8 @@ GUARD = "mlh_guard"
 """Name of the fix that stops LAMMPS, and of the variable with its radius."""
 
 EMPTY_GROUP = "mlh_none"
+REJECTED_eV = 1e9
+"""Above the energy before it: what a trial move is given that cannot be computed."""
 _RUN, _STOP = 0.0, -1.0
 
 
@@ -92,6 +102,7 @@ class ForceCallback:
         self._units = lammps_units(lmp.extract_global("units"))
         self.elements = TypeElements(lmp, self._units, elements)
         self._alarm = Alarm()
+        self._trials = _Trials()
 
     def __call__(self, _: object, step: int, nlocal: int, tag: NDArray[Any], x: Array, f: Array) -> None:
         """The signature of ``fix external``: tag (nlocal,), x and f (nlocal, 3) in LAMMPS' present order."""
@@ -103,21 +114,27 @@ class ForceCallback:
                     "run_style respa evaluates no fix external after the first step, so the atoms would move "
                     "without the model; use 'run_style verlet'"
                 )
-            order = np.argsort(tag.ravel())
-            system = self._system(tag.ravel(), x, order)
-            results = self._engine.compute(system).check_finite()
-            f[order] = results.forces * (self._units.length / self._units.energy)
-            self._hand_over(results, system.volume, order)
+            system, atoms = self._system(tag.ravel(), x)
+            f[:] = 0.0
+            try:
+                results = self._engine.compute(system).check_finite()
+            except (NonFiniteError, SolverError, StructureError) as error:
+                self._reject(step, system, error)
+                return
+            f[atoms] = results.forces * (self._units.length / self._units.energy)
+            self._hand_over(results, system.volume, atoms, len(f))
             for message in self._alarm(f"step {step}", results):
                 warn(self._lmp, message)
             self.calls += 1
+            self._trials.computed(step, system, results.energy)
         except BaseException as error:
             f[:] = 0.0
             self.error = error
             self._stop(step, error)
 
-    def _system(self, tag: NDArray[Any], x: Array, order: NDArray[np.int64]) -> System:
-        """The structure in Å, atoms sorted by ID, the box's corner at the origin."""
+    def _system(self, tag: NDArray[Any], x: Array) -> tuple[System, NDArray[np.int64]]:
+        """The structure in Å, atoms sorted by ID, the box's corner at the origin, and where they are in x."""
+        order = np.argsort(tag)
         lo, hi, xy, yz, xz, periodic, _ = self._lmp.extract_box()
         if not all(periodic):
             raise InputError(
@@ -132,24 +149,41 @@ class ForceCallback:
                 "smaller time step (in 'units metal' it is in ps), or a better start"
             )
         numbers = self.elements.numbers()
-        types = self._lmp.numpy.extract_atom("type")[: len(order)].ravel()
+        numbers = numbers[self._lmp.numpy.extract_atom("type")[: len(order)].ravel()]
+        atoms = order[numbers[order] > 0]
+        if not len(atoms):
+            raise InputError(
+                f"all {n_atoms} atoms are of types without the model (NULL); it needs at least one"
+            )
         side = np.subtract(hi, lo)
         cell = np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]])
         scale = self._units.length
-        return System(numbers[types[order]], (x[order] - lo) * scale, cell * scale)
+        return System(numbers[atoms], (x[atoms] - lo) * scale, cell * scale), atoms
 
-    def _hand_over(self, results: Results, volume: float, order: NDArray[np.int64]) -> None:
+    def _hand_over(self, results: Results, volume: float, atoms: NDArray[np.int64], nlocal: int) -> None:
         """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""
         lmp, fix, scale = self._lmp, self.fix_id, 1.0 / self._units.energy
         virial = results.virial(volume) * scale
-        energies = np.empty(len(order))
-        energies[order] = results.energies * scale
+        energies = np.zeros(nlocal)
+        energies[atoms] = results.energies * scale
         lmp.fix_external_set_energy_global(fix, results.energy * scale)
         lmp.fix_external_set_virial_global(fix, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]])
         pointer = energies.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
         lmp.lib.lammps_fix_external_set_energy_peratom(lmp.lmp, fix.encode(), pointer)  # wrapper: 0.3 ms more
         for index, value in enumerate(results.observables().values(), start=1):
             lmp.fix_external_set_vector(fix, index, value)
+
+    def _reject(self, step: int, system: System, error: MLHError) -> None:
+        """Let the Monte Carlo move that asks for this structure be rejected; raise the error if none does."""
+        if not self._trials.has(step, system):
+            raise error
+        if self._lmp.get_thermo("elapsed") == 0:  # a setup: elements may have changed between two runs
+            raise error
+        energy = self._trials.energy + REJECTED_eV
+        self._lmp.fix_external_set_energy_global(self.fix_id, energy / self._units.energy)
+        self._trials.rejected += 1
+        if (count := self._trials.rejected).bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...
+            warn(self._lmp, f"step {step}: a trial move is rejected, {count} so far: {error}")
 
     def _stop(self, step: int, error: BaseException) -> None:
         """Make LAMMPS stop in this force evaluation, and leave the reason in its log."""
@@ -173,6 +207,36 @@ class ForceCallback:
             raise LammpsError(f"LAMMPS stopped: {error}") from error
         finally:
             self._lmp.set_show_error(True)
+
+
+class _Trials:
+    """Tells Monte Carlo trials from the structures that the run goes on with.
+
+    A trial has the places of a structure that was computed in the same step, and other elements than any of
+    them; what the step ends with is one of these structures again.
+
+    energy:   of the last one, in eV
+    rejected: how many trials could not be computed
+    """
+
+    def __init__(self) -> None:
+        self.energy = 0.0
+        self.rejected = 0
+        self._places: tuple[int, bytes, bytes] | None = None
+        self._elements: set[bytes] = set()
+
+    def computed(self, step: int, system: System, energy: float) -> None:
+        """Note a structure that was computed."""
+        places = step, system.positions.tobytes(), system.cell.tobytes()
+        if places != self._places:
+            self._places, self._elements = places, set()
+        self._elements.add(system.numbers.tobytes())
+        self.energy = energy
+
+    def has(self, step: int, system: System) -> bool:
+        """Whether this structure is a trial."""
+        places = step, system.positions.tobytes(), system.cell.tobytes()
+        return places == self._places and system.numbers.tobytes() not in self._elements
 
 
 def bind(

@@ -2,7 +2,8 @@
 
 The first of these that gives an answer for a type:
 
-1. ``--elements Si O``: one symbol per type, in the order of the types;
+1. ``--elements Si O``: one symbol per type, in the order of the types, or ``NULL`` for a type that the model
+   does not see;
 2. ``labelmap atom 1 Si 2 O``: a type label that is an element symbol;
 3. ``mass 1 28.0855``: the element of the nearest mass, at most :data:`MASS_TOLERANCE` away.
 """
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import InputError
 from mlh_driver.interfaces.lammps.units import LammpsUnits
+
+WITHOUT_MODEL = "NULL"
+"""What LAMMPS' own pair styles call a type that they leave to others; its atomic number is 0 here."""
 
 MASS_TOLERANCE = 0.25
 """Atomic mass units: admits rounded masses (28, 16) and keeps neighbors in the periodic table apart."""
@@ -40,9 +44,10 @@ class TypeElements:
         self._labels = {} if self._elements else _labelled_types(self._lmp)
 
     def numbers(self) -> NDArray[np.int64]:
-        """Atomic numbers by type, shape (ntypes + 1,); entry 0 is unused, as LAMMPS counts types from 1.
+        """Atomic numbers by type, shape (ntypes + 1,), 0 for a type that the model does not see.
 
-        Raises InputError for a type whose element does not follow from the rule above.
+        Entry 0 is unused, as LAMMPS counts types from 1. Raises InputError for a type whose element does not
+        follow from the rule above.
         """
         ntypes = self._lmp.extract_setting("ntypes")
         if self._elements:
@@ -62,10 +67,15 @@ class TypeElements:
 
 
 def check_elements(elements: Sequence[str]) -> None:
-    """Raise InputError if one of the symbols is no element."""
+    """Raise InputError if one of the symbols is no element, or all types are without the model."""
     for symbol in elements:
-        if atomic_numbers.get(symbol, 0) == 0:
-            raise InputError(f"--elements: {symbol!r} is not the symbol of an element")
+        if symbol != WITHOUT_MODEL and atomic_numbers.get(symbol, 0) == 0:
+            raise InputError(
+                f"--elements: {symbol!r} is not the symbol of an element, nor {WITHOUT_MODEL} for a type "
+                "without the model"
+            )
+    if elements and set(elements) == {WITHOUT_MODEL}:
+        raise InputError(f"--elements {' '.join(elements)}: the model needs at least one type")
 
 
 def _from_option(elements: Sequence[str], ntypes: int) -> NDArray[np.int64]:
@@ -75,7 +85,8 @@ def _from_option(elements: Sequence[str], ntypes: int) -> NDArray[np.int64]:
             f"--elements {' '.join(elements)} names {len(elements)} elements, but the LAMMPS box has "
             f"{ntypes} atom types; give one symbol per type, in order"
         )
-    return np.array([0, *(atomic_numbers[symbol] for symbol in elements)], dtype=np.int64)
+    known = atomic_numbers | {WITHOUT_MODEL: 0}
+    return np.array([0, *(known[symbol] for symbol in elements)], dtype=np.int64)
 
 
 def _labelled_types(lmp: Any) -> dict[int, int]:

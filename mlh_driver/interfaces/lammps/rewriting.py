@@ -30,7 +30,7 @@ _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"
 #: Commands that may leave the model out; :func:`check_includes_model` looks at their arguments.
 WITHOUT_MODEL = re.compile(
     r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
-    r"""|born/matrix|gcmc|widom|charge/regulation|group/group|fep(?:/ta)?|ti|pe/tally|force/tally"""
+    r"""|born/matrix|gcmc|widom|charge/regulation|sgcmc|group/group|fep(?:/ta)?|ti|pe/tally|force/tally"""
     r"""|heat/flux(?:/virial)?/tally|stress/tally|pe(?:/atom)?|pressure)(?=\s|$|["'])([^"']*)"""
 )
 #: What ``compute pe``, ``pe/atom`` and ``pressure`` may be told to add up; the model's part is ``fix``.
@@ -149,7 +149,7 @@ def check_includes_model(style: str, arguments: str, *, line: str) -> None:
     """Raise InputError for what would leave the model out.
 
     That is local stress, unless it is the kinetic part, sums of pair terms, numerical derivatives, and Monte
-    Carlo moves that insert or delete atoms.
+    Carlo moves that insert or delete atoms, or come after the forces of a step.
     """
     words = arguments.split()
     if style in ("pe", "pe/atom", "pressure"):
@@ -165,6 +165,11 @@ def check_includes_model(style: str, arguments: str, *, line: str) -> None:
         raise InputError(
             f"'{line}': {style} tries deletions by excluding atoms from pair terms, which the model would "
             "not see, and its energies are total ones, of hundreds of eV for each atom; it is not supported"
+        )
+    elif style == "sgcmc":
+        raise InputError(
+            f"'{line}': sgcmc tries its moves after the forces of a step are there, so that energy and "
+            "pressure of the last trial would pass for the step's; use fix atom/swap with semi-grand yes"
         )
     elif not style.endswith("stress/atom") and not style.startswith(("stress", "centroid", "pressure/")):
         raise InputError(f"'{line}': {style} adds up pair terms, without the model")

@@ -8,6 +8,7 @@ from ase.data import atomic_masses, chemical_symbols
 
 from mlh_driver.interfaces.alarm import LIMITS
 from mlh_driver.interfaces.lammps.elements import MASS_TOLERANCE
+from mlh_driver.interfaces.lammps.elements import WITHOUT_MODEL as TYPE_WITHOUT_MODEL
 from mlh_driver.interfaces.lammps.rewriting import WITHOUT_MODEL
 from mlh_driver.interfaces.lammps.script import HARMLESS
 from mlh_driver.interfaces.lammps.units import UNITS
@@ -37,6 +38,7 @@ constexpr const char *OBSERVABLES[] = {_braced(map(_quoted, OBSERVABLES))};
 constexpr const char *SYMBOLS[] = {_braced(map(_quoted, chemical_symbols))};
 constexpr double MASSES[] = {_braced(repr(float(mass)) for mass in atomic_masses)};
 constexpr double MASS_TOLERANCE = {MASS_TOLERANCE!r};
+constexpr const char *TYPE_WITHOUT_MODEL = "{TYPE_WITHOUT_MODEL}";
 constexpr const char *HARMLESS = R"re({HARMLESS.pattern})re";
 constexpr const char *WITHOUT_MODEL = R"re({WITHOUT_MODEL.pattern})re";
 """

@@ -1,4 +1,4 @@
-/* fix ID all mlh ADDRESS [SYMBOL ...]: the model in `mlh-driver serve` as the force engine of LAMMPS.
+/* fix ID all mlh ADDRESS [SYMBOL | NULL ...]: the model in `mlh-driver serve` as the force engine of LAMMPS.
 
    In each force evaluation, rank 0 gets the positions of all atoms, sorts them by ID, and asks the server by the
    protocol of mlh_driver/interfaces/sockets/wire.py, as a RemoteEngine does; forces and per-atom energies go back to
@@ -15,6 +15,7 @@
 #include "domain.h"
 #include "error.h"
 #include "fix.h"
+#include "force.h"
 #include "input.h"
 #include "json.h"
 #include "lammps.h"
@@ -352,7 +353,7 @@ class FixMLH : public LAMMPS_NS::Fix {
 
   const Units *units = nullptr;
   std::vector<std::string> symbols;
-  std::vector<int> numbers;    // atomic numbers by type, which count from 1
+  std::vector<int> numbers;    // atomic numbers by type, which count from 1; 0 for a type that the model does not see
   Server server;
   Totals totals = {};
   double alarms[std::size(ALARMS)];    // where the next warning is due
@@ -409,6 +410,9 @@ void FixMLH::init()
   if (modify->get_fix_by_style("^mlh$").size() > 1 && comm->me == 0)
     error->warning(FLERR, "several fixes mlh add the model's energy and forces, which count that many times; unfix all "
                    "but one");
+  if (force->pair && std::strcmp(force->pair_style, "zero") != 0 && comm->me == 0)
+    error->warning(FLERR, std::string("pair_style ") + force->pair_style + ": its energy and forces are added to the "
+                   "model's; unless that is meant, use 'pair_style zero 2.0' and 'pair_coeff * *'");
   refuse_what_leaves_the_model_out();
   find_elements();
 }
@@ -444,9 +448,11 @@ void FixMLH::find_elements()
                "LAMMPS box has " + std::to_string(ntypes) + " atom types; give one symbol per type, in order");
   for (int type = 1; type <= static_cast<int>(symbols.size()); type++) {
     const std::string &symbol = symbols[type - 1];
+    if (symbol == TYPE_WITHOUT_MODEL) continue;
     numbers[type] = std::find(std::begin(SYMBOLS), std::end(SYMBOLS), symbol) - std::begin(SYMBOLS);
     if (numbers[type] == 0 || numbers[type] == static_cast<int>(std::size(SYMBOLS)))
-      error->all(FLERR, std::string("fix ") + id + ": '" + symbol + "' is not the symbol of an element");
+      error->all(FLERR, std::string("fix ") + id + ": '" + symbol + "' is not the symbol of an element, nor " +
+                     TYPE_WITHOUT_MODEL + " for a type without the model");
   }
   if (!symbols.empty()) return;
   if (atom->labelmapflag)
@@ -521,8 +527,13 @@ std::vector<FixMLH::Share> FixMLH::ask(const std::vector<Place> &atoms)
     throw std::runtime_error("LAMMPS has lost " + std::to_string(lost) + " of " + std::to_string(atom->natoms) +
                              " atoms: they flew out of the box. Use a smaller time step (in 'units metal' it is in "
                              "ps), or a better start");
-  std::vector<std::size_t> order(atoms.size());
-  std::iota(order.begin(), order.end(), 0);
+  const auto element = [&](std::size_t i) { return numbers[static_cast<int>(atoms[i].type)]; };
+  std::vector<std::size_t> order;    // of the atoms that the model sees
+  for (std::size_t i = 0; i < atoms.size(); i++)
+    if (element(i)) order.push_back(i);
+  if (order.empty())
+    throw std::runtime_error("all atoms are of types without the model (" + std::string(TYPE_WITHOUT_MODEL) +
+                             "); it needs at least one");
   std::sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return atoms[i].id < atoms[j].id; });
 
   const double *lo = domain->boxlo, *hi = domain->boxhi, length = units->length;
@@ -532,7 +543,7 @@ std::vector<FixMLH::Share> FixMLH::ask(const std::vector<Place> &atoms)
   std::vector<int> elements;
   Reals positions;
   for (const std::size_t i : order) {
-    elements.push_back(numbers[static_cast<int>(atoms[i].type)]);
+    elements.push_back(element(i));
     for (int k = 0; k < 3; k++) positions.push_back((atoms[i].x[k] - lo[k]) * length);
   }
   const Answer answer = server.compute(elements, cell, positions);
@@ -543,7 +554,7 @@ std::vector<FixMLH::Share> FixMLH::ask(const std::vector<Place> &atoms)
   for (int i = 0; i < 6; i++) totals.virial[i] = answer.virial[voigt[i]] * per_eV;
   std::copy(answer.observables.begin(), answer.observables.end(), totals.observables);
   warn_of_doubts();
-  std::vector<Share> shares(atoms.size());
+  std::vector<Share> shares(atoms.size(), Share{});
   for (std::size_t n = 0; n < order.size(); n++) {
     for (int k = 0; k < 3; k++) shares[order[n]].force[k] = answer.forces[3 * n + k] * per_eV_A;
     shares[order[n]].energy = answer.energies[n] * per_eV;

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mlh_driver.errors import ConnectionLost, InputError
@@ -72,6 +73,19 @@ class Address:
         if not 0 < port < 65536:
             raise InputError(f"port {port} is outside 1-65535")
         return cls(host=host, port=port)
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether other machines can connect to a server that listens there."""
+        if self.path:
+            return False
+        try:
+            found = socket.getaddrinfo(
+                self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except socket.gaierror:  # listening says so, too
+            return False
+        return not all(ipaddress.ip_address(str(where[0]).split("%")[0]).is_loopback for *_, where in found)
 
     def __str__(self) -> str:
         return f"unix socket {self.path}" if self.path else f"{self.host}:{self.port}"
@@ -168,15 +182,27 @@ def listen(address: Address) -> Listener:
     try:
         if not address.path:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address.path or (address.host, address.port))
         if address.path:
-            os.chmod(address.path, stat.S_IRUSR | stat.S_IWUSR)
+            with _own_files():
+                sock.bind(address.path)
+        else:
+            sock.bind((address.host, address.port))
         sock.listen()
     except OSError as error:
         sock.close()
         reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
         raise InputError(f"cannot listen at {address}: {reason}; choose another --port or --unix") from None
     return Listener(sock, address, os.stat(address.path).st_ino if address.path else 0)
+
+
+@contextlib.contextmanager
+def _own_files() -> Iterator[None]:
+    """New files belong to their owner alone from the start; a chmod would come a moment too late."""
+    before = os.umask(stat.S_IRWXG | stat.S_IRWXO | stat.S_IXUSR)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _remove_stale(address: Address) -> None:

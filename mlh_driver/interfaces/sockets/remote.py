@@ -9,6 +9,7 @@ import math
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -16,12 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlh_driver import errors
-from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.errors import ConnectionLost, MLHError, reason
 from mlh_driver.interfaces.sockets.address import Address, connect
 from mlh_driver.interfaces.sockets.session import PER_ATOM
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
 from mlh_driver.results import OBSERVABLES, Results
-from mlh_driver.system import System
+from mlh_driver.system import Array, System
 
 PATIENCE_S = 60.0
 """Who is silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
@@ -35,7 +36,8 @@ class SocketEngine:
     dial:      makes a connection
     longest_s: one that says WORKING for so long is stuck, and given up; asked anew at each call
 
-    A call that failed, or was interrupted, ends the connection, and the next one makes another.
+    A call that failed, or was interrupted, ends the connection, and the next one makes another. An engine
+    that nobody has closed says EXIT when it is forgotten, or when Python ends.
     """
 
     def __init__(
@@ -76,8 +78,7 @@ class SocketEngine:
     def close(self) -> None:
         """Say EXIT to the other end, which stays up for others."""
         if self._channel is not None:
-            with contextlib.suppress(ConnectionLost):
-                self._channel.send(header("EXIT"))
+            self._farewell()
             self._drop()
 
     def __enter__(self) -> Self:
@@ -94,6 +95,7 @@ class SocketEngine:
         self._channel = channel
         try:
             if known is None:
+                self._farewell = weakref.finalize(self, _leave, channel)
                 channel.set_timeout(PATIENCE_S)
                 channel.send(header("STATUS"))
                 self._expect("NEEDINIT", channel)
@@ -112,6 +114,7 @@ class SocketEngine:
     def _drop(self) -> None:
         """Close the connection; the next call makes another one."""
         if self._channel is not None:
+            self._farewell.detach()
             self._channel.close()
         self._channel = self._numbers = None
 
@@ -122,8 +125,10 @@ class SocketEngine:
             if time.monotonic() > deadline:
                 raise ConnectionLost(f"it has worked on one structure for {longest:.0f} s")
         if message == "FAILED":
-            report = json.loads(channel.read_text())
-            raise _error_class(report["error"])(report["message"])
+            with _understood():
+                report = json.loads(channel.read_text())
+                error, text = str(report["error"]), str(report["message"])
+            raise _error_class(error)(text)
         if message != name:
             raise ConnectionLost(f"it answers {message!r} where {name} was due; is it an mlh-driver server?")
 
@@ -147,8 +152,10 @@ class RemoteEngine(SocketEngine):
         wait_s: float = CONNECT_S,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.address = Address.parse(address)
-        super().__init__(lambda: connect(self.address, wait_s, notify))
+        target = self.address = Address.parse(
+            address
+        )  # a reference to self would keep it from being forgotten
+        super().__init__(lambda: connect(target, wait_s, notify))
         self.connect()
 
     def _explained(self, error: MLHError) -> MLHError:
@@ -168,16 +175,42 @@ def _read_results(system: System, channel: Channel) -> Results:
         raise ConnectionLost(f"it returned forces on {n_atoms} atoms instead of {len(system)}")
     forces = channel.read_reals(n_atoms, 3) * (ANGSTROM / ELECTRONVOLT)
     virial = channel.read_reals(3, 3) / ELECTRONVOLT
-    extras: dict[str, Any] = json.loads(channel.read_text())
-    extras |= {name: np.frombuffer(base64.b64decode(extras[name])).copy() for name in PER_ATOM}
-    return Results(
-        energy=energy,
-        forces=forces,
-        stress=-virial / system.volume,
-        timings=extras["timings"],
-        repeats=tuple(extras["repeats"]),
-        **{name: extras[name] for name in (*OBSERVABLES, *PER_ATOM)},
-    )
+    with _understood():
+        extras = json.loads(channel.read_text())
+        others: dict[str, Any] = {name: float(extras[name]) for name in OBSERVABLES}
+        others |= {name: _array(extras[name], n_atoms) for name in PER_ATOM}
+        a, b, c = map(int, extras["repeats"])
+        return Results(
+            energy=energy,
+            forces=forces,
+            stress=-virial / system.volume,
+            timings={str(stage): float(seconds) for stage, seconds in extras["timings"].items()},
+            repeats=(a, b, c),
+            **others,
+        )
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Around what reads an answer: what cannot be read comes from something else than our server."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ConnectionLost(f"its answer cannot be read ({reason(error)})") from error
+
+
+def _array(text: str, n_atoms: int) -> Array:
+    """(N,) float64 from base64; raises ValueError for another number of them."""
+    values = np.frombuffer(base64.b64decode(text)).copy()
+    if values.shape != (n_atoms,):
+        raise ValueError(f"{values.size} numbers for {n_atoms} atoms")
+    return values
+
+
+def _leave(channel: Channel) -> None:
+    with contextlib.suppress(ConnectionLost):
+        channel.send(header("EXIT"))
+    channel.close()
 
 
 def _error_class(name: str) -> type[MLHError]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlh_driver.errors import ConnectionLost, MLHError
+from mlh_driver.errors import ConnectionLost, MLHError, PeerLeft
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.address import Listener
 from mlh_driver.interfaces.sockets.session import DriverSession
@@ -52,6 +52,11 @@ class Server:
         with sigterm_interrupts():
             try:
                 self._say(f"listening on {listener.address}")
+                if listener.address.is_open_to_others:
+                    self._say(
+                        "warning: other machines can connect, and whoever does uses the model; listen on "
+                        "localhost and let them come by ssh -L"
+                    )
                 for number in itertools.count(1):
                     sock, _ = listener.socket.accept()
                     self._start_session(sock, SessionLog(self._console, f"MD engine {number}: "))
@@ -81,6 +86,8 @@ class Server:
                 queued.say_working = session.say_working
                 session.run()
             log.say("done")
+        except PeerLeft:
+            log.say("left without saying EXIT: it has ended, or was killed")
         except MLHError as error:
             log.say(f"disconnected: {error}")
         finally:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
-from mlh_driver.errors import ConnectionLost, EngineCrashed, InputError, MLHError, StructureError
+from mlh_driver.errors import (
+    ConnectionLost,
+    EngineCrashed,
+    InputError,
+    MLHError,
+    PeerLeft,
+    StructureError,
+)
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
@@ -58,6 +68,12 @@ class Peer:
 
     extras: Callable[[Results], str]
     reports: bool
+
+
+class _Identity(BaseModel):
+    """What a RemoteEngine says of itself in INIT; without numbers it asks whether there is a model."""
+
+    numbers: list[Annotated[int, Field(strict=True, ge=1, le=118)]]
 
 
 IPI = Peer(extras_for_ipi, reports=False)
@@ -130,6 +146,8 @@ class DriverSession:
         while not self._channel.has_data_within(patience):
             self._log.say(f"connected, but nothing was asked for {patience:g} s")
             patience *= 2
+        if self._channel.peer_is_gone():
+            raise PeerLeft("the other end closed the connection")
         message = self._channel.read_header()
         self._log.waited(time.perf_counter() - start)
         if message != "EXIT" and message not in self._answers:
@@ -155,8 +173,8 @@ class DriverSession:
         """INIT of a RemoteEngine: the elements, as JSON."""
         self._peer = REMOTE_ENGINE
         try:
-            numbers = np.array(json.loads(text)["numbers"], dtype=np.int64)
-        except (ValueError, KeyError, TypeError):
+            numbers = np.array(_Identity.model_validate_json(text).numbers, dtype=np.int64)
+        except ValidationError:
             raise InputError(f'INIT must be {{"numbers": [...]}}, got {text[:80]!r}') from None
         self._engine.check_species(numbers)
         self._use_template(Template.from_numbers(numbers.tolist(), "the list of elements in INIT"))
@@ -224,7 +242,7 @@ def _batch_size(text: str) -> int:
     """The batch size that i-PI announces among the parameters of INIT, as ``batch_size:N``."""
     for item in text.split(","):
         key, _, value = item.partition(":")
-        if key.strip() == "batch_size" and value.strip().isdigit():
+        if key.strip() == "batch_size" and re.fullmatch(r"[0-9]{1,9}", value.strip()):
             return max(1, int(value))
     return 1
 

@@ -70,7 +70,7 @@ class Template:
             names, values = _items(beads, "names"), _items(beads, "q")
             numbers = [atomic_numbers[name] for name in names]
             positions = np.array(values, dtype=float).reshape(-1, len(numbers), 3)[0]
-        except (ElementTree.ParseError, KeyError, ValueError) as error:
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise InputError(
                 f"the template {path} is XML, but no checkpoint of i-PI ({reason(error)}): give a structure "
                 "file, or a file such as RESTART"

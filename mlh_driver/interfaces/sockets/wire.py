@@ -25,6 +25,7 @@ W = -V * stress (ASE's sign).
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import struct
@@ -50,6 +51,8 @@ HEADER_BYTES = 12
 """Fixed by i-PI's protocol."""
 CHUNK_BYTES = 1 << 17
 """Read at once when a connection is emptied; any size does."""
+LARGEST_PART_BYTES = 1 << 28
+"""Of anything that has a size of its own: the positions of ten million atoms. No memory is taken for more."""
 LINGER_S = 0.5
 """Longest wait for what a peer still sends before its socket is closed."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
@@ -84,7 +87,12 @@ class Channel:
             raise ConnectionLost(f"the connection broke while sending ({error})") from None
 
     def read(self, n_bytes: int) -> bytes:
-        """Read exactly ``n_bytes``."""
+        """Read exactly ``n_bytes``, at most :data:`LARGEST_PART_BYTES`."""
+        if not 0 <= n_bytes <= LARGEST_PART_BYTES:
+            raise ConnectionLost(
+                f"it announces {n_bytes} bytes, and between 0 and {LARGEST_PART_BYTES} are possible: it does "
+                "not speak i-PI's protocol"
+            )
         buffer = bytearray(n_bytes)
         view = memoryview(buffer)
         filled = 0
@@ -112,7 +120,7 @@ class Channel:
         return int(struct.unpack("=i", self.read(4))[0])
 
     def read_reals(self, *shape: int) -> Array:
-        return np.frombuffer(self.read(8 * int(np.prod(shape)))).reshape(shape)
+        return np.frombuffer(self.read(8 * math.prod(shape))).reshape(shape)
 
     def read_text(self) -> str:
         """Read an int32 length and as many bytes of UTF-8."""

@@ -14,14 +14,12 @@ inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +44,7 @@ from mlh_driver.model_files import model_digest
 from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
+from mlh_driver.workflows.folder_lock import alone_in
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
 from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
@@ -186,24 +185,11 @@ def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
 
     Raises the model's error where the dynamics leaves its range, and InputError if another process is at it.
     """
-    with _alone(run.folder):
+    with alone_in(run.folder):
         if run.glass is None:
             _move(run, engine, progress)
             relax(run, engine, progress)
         return _report(run)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a folder; a lock ends with its process, however that ends."""
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another process is at work in {folder}; wait for it, or give another folder by --out"
-            ) from None
-        yield
 
 
 def _move(run: Run, engine: ForceEngine, progress: Progress) -> None:

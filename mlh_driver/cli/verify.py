@@ -1,0 +1,93 @@
+"""``mlh-driver verify``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlh_driver.cli.options import ReferenceCode
+
+if TYPE_CHECKING:
+    from mlh_driver.workflows.verify import Plan, Verification
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a campaign of vacancies.")],
+    engine: Annotated[
+        ReferenceCode, typer.Option("--engine", help="The code of the model's training data, if possible.")
+    ] = ReferenceCode.cp2k,
+    number: Annotated[int, typer.Option("--n", min=1, help="So many sites.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sites picked at random.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the reference code.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be computed.")] = False,
+) -> None:
+    """Compare energies of vacancies with DFT (PBE), at the minima of the model.
+
+    Picks the sites of lowest and highest energy, highest extrapolation and smallest gap, quantiles, and some
+    at random; labels host and vacancy of each; and writes the errors to [bold]verify.json[/],
+    [bold]verify.csv[/] and [bold]verify.png[/]. Labels are kept: killed and started again, or with a larger
+    [bold]--n[/], the command computes what is missing.
+
+    Example: [bold]mlh-driver verify v1 --engine cp2k --n 8[/]
+    """
+    from mlh_driver.reference import make_labeler
+    from mlh_driver.workflows.verify import VERIFICATION, plan_verification
+    from mlh_driver.workflows.verify import verify as compare
+
+    labeler = make_labeler(engine.value, threads)
+    plan = plan_verification(run, labeler, number, seed)
+    if dry_run:
+        _print_plan(plan)
+        return
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    found = compare(plan, labeler, progress.print)
+    if found.sites:
+        _print(found)
+        typer.echo(f"written: {run / VERIFICATION}, and as a table and a figure; mlh-driver report shows it")
+    if found.left_out:
+        typer.echo(f"left out: {', '.join(found.left_out)}", err=True)
+        raise typer.Exit(1)
+
+
+def _print_plan(plan: Plan) -> None:
+    labelled = plan.labelled
+    table = Table("structure", "atoms", "picked as", "")
+    for name, atoms in plan.frames.items():
+        why = plan.picked.get(name, "host")
+        table.add_row(escape(name), str(len(atoms)), why, "labelled" if name in labelled else "")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    to_do = len(plan.frames.keys() - labelled)
+    console.print(f"{to_do} structures to label with DFT, into {escape(str(plan.labels))}", highlight=False)
+
+
+def _print(found: Verification) -> None:
+    console = Console(soft_wrap=True)
+    table = Table(title="model minus DFT (meV; forces in eV/Å)")
+    table.add_column("site", no_wrap=True)
+    table.add_column("picked as")
+    for column in ("E_f", "host", "vacancy", "force RMSE", "largest DFT force"):
+        table.add_column(column, justify="right")
+    for site in found.sites:
+        errors = (site.error_eV, site.host_error_eV, site.vacancy_error_eV)
+        table.add_row(
+            escape(site.name),
+            site.picked_as,
+            *(f"{1e3 * error:+.0f}" for error in errors),
+            f"{site.forces_rmse_eV_A:.3f}",
+            f"{site.dft_largest_force_eV_A:.2f}",
+        )
+    console.print(table)
+    of = found.statistics
+    ranks = "" if of.spearman is None else f", rank correlation {of.spearman:.2f}"
+    console.print(
+        f"formation energies of {of.sites} sites: MAE {1e3 * of.mae_eV:.0f} meV, "
+        f"RMSE {1e3 * of.rmse_eV:.0f}, largest {1e3 * of.largest_eV:.0f}, "
+        f"mean {1e3 * of.mean_eV:+.0f}{ranks}",
+        highlight=False,
+    )

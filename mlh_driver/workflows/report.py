@@ -1,0 +1,258 @@
+"""A campaign of vacancies as one page that works from a disk, without network: ``RUN/report.html``.
+
+The page is made of the files that :mod:`~mlh_driver.workflows.vacancy_files` wrote, and of those of
+:mod:`~mlh_driver.workflows.verify` where there are any; nothing is computed anew. Its scripts, plotly.js and
+3Dmol.js, are in ``page/vendored``, and are written into each page, as are the data, as JSON.
+
+A structure is shown with the vacancy in the middle of the cell. Images of atoms close to it are added, since
+3Dmol.js draws no bonds across the cell.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from mlh_driver.structures import read_frames
+from mlh_driver.workflows.campaign import flattened, read_json, replacing
+from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
+from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
+from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
+
+PAGE = files(__package__) / "page"
+REPORT = "report.html"
+#: Around the vacancy, in Å: atoms and images of atoms within are drawn as balls.
+REACH_A = 6.0
+#: In all structures of a page together, images included: half a MB.
+MOST_ATOMS = 20_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of ``vacancies.json``, as the page shows it."""
+
+    name: str
+    title: str
+    digits: int = 3
+
+
+def _columns(energy: str) -> list[Column]:
+    """Of the table of sites; all numbers among them can be axes."""
+    title = "E_f (eV)" if energy == "formation_eV" else "E from atom (eV)"
+    return [
+        Column("name", "site"),
+        Column(energy, title),
+        Column("relaxation_eV", "relaxed by (eV)"),
+        Column("pair_before_A", "pair before (Å)"),
+        Column("pair_A", "pair (Å)"),
+        Column("level_eV", "level above VBM (eV)"),
+        Column("level_on_pair", "level on pair", 2),
+        Column("band_gap_eV", "gap (eV)", 2),
+        Column("bond_1_A", "bond 1 before (Å)"),
+        Column("bond_2_A", "bond 2 before (Å)"),
+        Column("angle_deg", "angle before (°)", 1),
+        Column("ring", "smallest ring before", 0),
+        Column("charge_before_e", "charge before (e)"),
+        Column("extrapolation_before", "extrapolation before", 2),
+        Column("extrapolation", "extrapolation", 2),
+    ]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into the folder of a campaign of vacancies; returns its path.
+
+    Raises InputError if the campaign has no results.
+    """
+    found = read_results(folder)
+    energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
+    columns = _columns(energy)
+    verification = _optional_json(folder / VERIFICATION)
+    structures = _structures(folder, found, energy)
+    data = {
+        "energy": energy,
+        "axes": {column.name: column.title for column in columns if column.name != "name"},
+        "sites": found["vacancies"],
+        "structures": structures,
+        "histogram": _histogram(found["vacancies"], energy),
+        "radii_A": {s: float(covalent_radii[atomic_numbers[s]]) for s in _symbols(structures)},
+        "bond": FARTHEST_BOND,
+        "reach_A": REACH_A,
+        "verified": verification["sites"] if verification else [],
+        "first": next(iter(structures)),
+    }
+    content = {
+        "run": folder.resolve().name,
+        "element": found["campaign"]["settings"]["element"],
+        "found": found,
+        "campaign": found["campaign"],
+        "settings": _settings(found["campaign"], verification),
+        "columns": columns,
+        "cards": _cards(found, energy),
+        "structures": structures,
+        "reach_A": f"{REACH_A:g}",
+        "figure": _embedded(folder / FIGURE),
+        "verification": verification,
+        "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
+        "verification_figure": _embedded(folder / VERIFICATION_FIGURE) if verification else "",
+        "data": _as_script(json.dumps(data, separators=(",", ":"))),
+    }
+    path = folder / REPORT
+    with replacing(path) as partial:
+        partial.write_text(_render(content), encoding="utf-8")
+    return path
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    """The page. Text is escaped, but for scripts and styles, which may not be."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    vendored = [_text(f"vendored/{name}") for name in ("plotly-basic.min.js", "3Dmol-min.js")]
+    return environment.from_string(_text("report.html")).render(
+        content,
+        css=Markup(_text("report.css")),
+        scripts=[_as_script(script) for script in (*vendored, _text("report.js"))],
+        licenses=[_text(f"vendored/LICENSE.{name}") for name in ("plotly", "3dmol")],
+        citation=_text("CITATION.cff"),
+    )
+
+
+def _text(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _as_script(text: str) -> Markup:
+    """Text within a ``script`` element, which ``</script`` would end, and ``<!--`` confuse.
+
+    Both can only stand in strings, where ``\\u003c`` means the same.
+    """
+    return Markup(re.sub(r"<(?=/script|!--)", r"\\u003c", text, flags=re.IGNORECASE))
+
+
+def _number(value: Any, digits: int) -> str:
+    """A number as the tables show it, with a true minus, and names as they are."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, str):
+        return value
+    return f"{value:z.{digits}f}".replace("-", "−")
+
+
+def _embedded(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def _optional_json(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _settings(campaign: dict[str, Any], verification: dict[str, Any] | None) -> dict[str, Any]:
+    """All of them by one name each."""
+    if not verification:
+        return flattened(campaign)
+    return {**flattened(campaign), **flattened({"verification": verification["reference"]})}
+
+
+def _cards(found: dict[str, Any], energy: str) -> list[tuple[str, str, str, str]]:
+    """Title, value, unit and a remark on each of the first numbers of the page."""
+    every = found["distributions"]["all hosts"]
+    counted_from = "" if energy == "formation_eV" else "from an isolated atom"
+    doubtful = sum(bool(site["doubts"]) for site in found["vacancies"])
+    return [
+        ("sites", str(every["sites"]), "", "equivalent ones counted"),
+        ("mean energy", _number(every["mean_eV"], 3), "eV", counted_from),
+        ("spread over sites", _number(every["spread_eV"], 3), "eV", "standard deviation"),
+        ("lowest", _number(every["lowest_eV"], 3), "eV", every["lowest"]),
+        ("highest", _number(every["highest_eV"], 3), "eV", every["highest"]),
+        ("doubtful", str(doubtful), "", "reasons beside each site"),
+    ]
+
+
+def _verification_cards(statistics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    def in_meV(name: str) -> str:
+        return _number(1e3 * statistics[name], 0)
+
+    return [
+        ("MAE", in_meV("mae_eV"), "meV", "of energies of formation"),
+        ("RMSE", in_meV("rmse_eV"), "meV", ""),
+        ("largest error", in_meV("largest_eV"), "meV", ""),
+        ("mean error", in_meV("mean_eV"), "meV", "model minus DFT"),
+        ("rank correlation", _number(statistics["spearman"], 2), "", "Spearman"),
+    ]
+
+
+def _histogram(sites: list[dict[str, Any]], energy: str) -> dict[str, Any]:
+    """Edges of the bins in eV, and for each host how many sites are in each, equivalent ones counted."""
+    counted: dict[str, list[float]] = {}
+    for site in sites:
+        counted.setdefault(site["host"], []).extend([site[energy]] * site["equivalent"])
+    edges = np.histogram_bin_edges(np.concatenate(list(counted.values())), "auto")
+    counts = {host: np.histogram(values, edges)[0].tolist() for host, values in counted.items()}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, dict[str, Any]]:
+    """Those that the page shows, by name and in order of their energies."""
+    hosts = read_frames([folder / HOSTS])
+    minima = read_frames([folder / STRUCTURES])
+    ordered = sorted(found["vacancies"], key=lambda site: site[energy])
+    shown = [_shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered]
+    average = np.mean([len(one["symbols"]) for one in shown])
+    number = max(1, min(len(ordered), int(MOST_ATOMS / average)))
+    spread = np.linspace(0, len(ordered) - 1, number).round().astype(int)
+    return {ordered[k]["name"]: shown[k] for k in spread}
+
+
+def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any]) -> dict[str, Any]:
+    """A vacancy as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
+    it lies along x, below the origin. ``pair`` are its indices.
+    """
+    symbols, positions = surroundings(minimum, host.positions[site["site"]])
+    pair = index_without(site["site"], site["pair"])
+    i, j = positions[pair]
+    axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
+    axes *= np.sign([(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0])
+    axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
+    return {
+        "symbols": symbols,
+        "xyz": (positions @ axes).round(3).ravel().tolist(),
+        "cell": (minimum.cell.array @ axes).round(3).tolist(),
+        "pair": pair,
+    }
+
+
+def surroundings(atoms: Atoms, center: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
+    """Symbols and (M, 3) positions in Å from ``center``: the atoms of the cell in whose middle it is, and
+    behind them the images outside of this cell that are within REACH_A of it.
+    """
+    moved = atoms.copy()
+    middle = moved.cell.array.sum(axis=0) / 2.0
+    moved.positions += middle - center
+    moved.wrap()
+    symbols, positions = list(moved.symbols), [moved.positions - middle]
+    for repeat in product((-1, 0, 1), repeat=3):
+        images = positions[0] + np.array(repeat) @ moved.cell.array
+        near = np.linalg.norm(images, axis=1) < REACH_A
+        if any(repeat):
+            symbols += list(moved.symbols[near])
+            positions.append(images[near])
+    return symbols, np.concatenate(positions)
+
+
+def _symbols(structures: dict[str, dict[str, Any]]) -> set[str]:
+    return {symbol for one in structures.values() for symbol in one["symbols"]}

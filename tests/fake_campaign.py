@@ -1,0 +1,108 @@
+"""The files of a campaign of vacancies that nobody computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlh_driver.workflows.campaign import open_campaign
+from mlh_driver.workflows.relaxation import RELAXED
+from mlh_driver.workflows.sites import describe_site, index_without, rings_of, without
+from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
+from mlh_driver.workflows.vacancy_files import write_files
+
+MINIMUM = {"band_gap": 7.0, "extrapolation": 0.2, "charge_deviation": 0.01, "doubts": {}, "steps": 5}
+
+
+def write_campaign(
+    folder: Path,
+    hosts: Mapping[str, Atoms],
+    energy_eV: Callable[[Atoms], float],
+    sites: Mapping[str, Mapping[int, Atoms]] | None = None,
+    mu_eV: float | None = -434.2,
+) -> VacancyCampaign:
+    """Of all O sites, or of those with the minima given; extrapolations and the rest by dice."""
+    sites = sites or {
+        name: {int(k): without(host, k) for k in np.flatnonzero(host.symbols == "O")}
+        for name, host in hosts.items()
+    }
+    with open_campaign(
+        folder, {"model": {"name": "dice", "reference": "none"}, "settings": {"element": "O"}}, 1
+    ) as run:
+        for name, host in hosts.items():
+            _write_minimum(run.folder / "tasks" / name, host, energy_eV(host))
+            for site, atoms in sites[name].items():
+                _write_minimum(run.folder / "tasks" / f"{name}-{site}", atoms, energy_eV(atoms))
+    dice = np.random.default_rng(0)
+    vacancies = [
+        _vacancy(name, host, site, atoms, energy_eV, mu_eV, dice)
+        for name, host in hosts.items()
+        for site, atoms in sites[name].items()
+    ]
+    results: dict[str, dict[str, Any]] = {
+        name: {"key": name, "energy_eV": energy_eV(host), **MINIMUM} for name, host in hosts.items()
+    }
+    found = VacancyCampaign(folder, "O", vacancies, results, [], [], mu_eV, -431.6)
+    write_files(found)
+    return found
+
+
+def _write_minimum(folder: Path, atoms: Atoms, energy: float) -> None:
+    folder.mkdir(parents=True)
+    copy = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    copy.calc = SinglePointCalculator(copy, energy=energy, forces=np.zeros((len(copy), 3)))
+    ase.io.write(folder / RELAXED, copy)
+
+
+def _vacancy(
+    name: str,
+    host: Atoms,
+    site: int,
+    atoms: Atoms,
+    energy_eV: Callable[[Atoms], float],
+    mu_eV: float | None,
+    dice: np.random.Generator,
+) -> Vacancy:
+    place = describe_site(host, site, rings_of(host))
+    difference = energy_eV(atoms) - energy_eV(host)
+    level, gap, extrapolation = dice.uniform([0.1, 6.5, 0.1], [0.7, 7.5, 0.9])
+    i, j = index_without(site, place["pair"])
+    return Vacancy(
+        name=f"{name}_v_O_site{site}",
+        host=name,
+        site=site,
+        equivalent=1,
+        start="unmoved",
+        key=f"{name}-{site}",
+        energy_eV=energy_eV(atoms),
+        difference_eV=difference,
+        from_atom_eV=difference - 431.6,
+        formation_eV=None if mu_eV is None else difference + mu_eV,
+        relaxation_eV=1.0,
+        pair_A=float(atoms.get_distance(i, j, mic=True)),
+        charge_1_e=1.3,
+        charge_2_e=1.3,
+        level_eV=level,
+        level_on_pair=0.3,
+        level_participation=0.1,
+        levels_residual_eV=0.0,
+        deep_residual_eV=0.0,
+        band_gap_eV=gap,
+        charge_before_e=-0.85,
+        extrapolation_before=0.1,
+        extrapolation=extrapolation,
+        charge_deviation=0.01,
+        steps=5,
+        largest_force_eV_A=0.01,
+        starts={"unmoved": {"difference_eV": difference, "pair_A": 2.4}},
+        doubts={"extrapolation": f"extrapolation is {extrapolation:.2f} </script><b>"}
+        if extrapolation > 0.8
+        else {},
+        **place,
+    )
