@@ -101,6 +101,13 @@ def launching(folder: Path) -> Iterator[Launcher]:
         launcher.end_all()
 
 
+def serve(start: Launcher, model: str) -> tuple[Program, str]:
+    """A server with the stand-in engine, and its address."""
+    server = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", model)
+    server.wait_for("listening on unix socket")
+    return server, f"unix:{start.folder}/socket"
+
+
 def copy_case(name: str, folder: Path) -> Path:
     """Copy one folder of ipi_inputs."""
     return Path(shutil.copytree(REPOSITORY / "ipi_inputs" / name, folder / name))

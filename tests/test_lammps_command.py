@@ -18,7 +18,7 @@ from lammps_runs import (
     run_text,
     write_data,
 )
-from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, Program, launching
+from processes import DRIVER, ENVIRONMENT, Launcher, launching, serve
 
 from mlh_driver import Results, System
 from mlh_driver.cli.lammps import read_arguments
@@ -104,13 +104,6 @@ def test_input_vacancy_relaxation() -> None:
 def start(tmp_path: Path) -> Iterator[Launcher]:
     with launching(tmp_path) as launcher:
         yield launcher
-
-
-def serve(start: Launcher, model: str) -> tuple[Program, str]:
-    """A server with the stand-in engine, and its address."""
-    server = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", model)
-    server.wait_for("listening on unix socket")
-    return server, f"unix:{start.folder}/socket"
 
 
 def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, start: Launcher) -> None:

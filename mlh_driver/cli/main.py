@@ -31,6 +31,7 @@ COMMANDS = (
     "ipi",
     "lammps",
     "serve",
+    "plugin",
     "melt-quench",
     "analyze",
 )

@@ -125,5 +125,5 @@ def _refuse(ranks: int) -> None:
     raise InputError(
         f"started on {ranks} MPI ranks, but the model needs the whole structure in one process: start "
         f"{Path(sys.argv[0]).name} without mpirun; the model uses all cores by itself "
-        "(OMP_NUM_THREADS limits them)"
+        "(OMP_NUM_THREADS limits them). Plain lmp with 'fix mlh' and 'mlh-driver serve' runs on several ranks"
     )

@@ -27,7 +27,8 @@ QUESTION = "mlh_question"
 ARGUMENT = "mlh_argument"
 
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
-_WITHOUT_MODEL = re.compile(
+#: Commands that may leave the model out; :func:`check_includes_model` looks at their arguments.
+WITHOUT_MODEL = re.compile(
     r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
     r"""|born/matrix|gcmc|widom|charge/regulation|sgcmc|group/group|fep(?:/ta)?|ti|pe/tally|force/tally"""
     r"""|heat/flux(?:/virial)?/tally|stress/tally|pe(?:/atom)?|pressure)(?=\s|$|["'])([^"']*)"""
@@ -94,7 +95,7 @@ class ScriptCopies:
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
-        for command in _WITHOUT_MODEL.finditer(logical):
+        for command in WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
         self.potentials |= {command[1] for command in _POTENTIAL.finditer(logical)}
         before = self._ask("run", "all") if runs and _RUN.match(logical) else ""

