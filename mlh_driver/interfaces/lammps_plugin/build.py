@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -12,6 +11,8 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+
+from filelock import FileLock
 
 from mlh_driver.errors import InputError, MLHError
 
@@ -34,8 +35,7 @@ def plugin() -> Path:
     if library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
-    with open(library.parent / "lock", "w") as lock:  # every MPI rank may come here at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(library.parent / "lock"):  # every MPI rank may come here at once
         if not library.exists():
             _compile(library)
     return library
