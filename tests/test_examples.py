@@ -386,7 +386,7 @@ def test_frames_to_test_a_model_on_are_ready_to_be_labelled(
     small = structures.cristobalite(0.0, seed=1)[:12]
     small.set_cell(small.cell / 2)
     ase.io.write(tmp_path / "start.xyz", small)
-    printed = example("tutorial/sample.py", "asio2-minimal", "start.xyz", "md.xyz", folder=tmp_path)
+    printed = example("tutorial/sample.py", "asio2-minimal", "start.xyz", "md.xyz", "50", folder=tmp_path)
     assert [line.split(":")[0] for line in printed.splitlines()] == ["100 K", "200 K", "300 K"]
     frames = read_frames([tmp_path / "md.xyz"])
     assert list(frames) == ["md100", "md200", "md300"]

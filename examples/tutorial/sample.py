@@ -1,6 +1,6 @@
-"""Frames of plain dynamics with a model, to label and to test it on: 0.2 ps at each of three temperatures.
+"""Frames of plain dynamics with a model, to label and to test it on: 400 steps at each of three temperatures.
 
-python sample.py run/ice.pt ice.xyz md.xyz
+python sample.py run/ice.pt ice.xyz md.xyz [STEPS]
 mlh-driver label md.xyz --engine cp2k --out md.h5 --split test
 mlh-driver evaluate md.h5 --model run/ice.pt
 """
@@ -17,9 +17,10 @@ from mlh_driver import MLHCalculator
 from mlh_driver.learning.explore import plain
 
 TEMPERATURES_K = (100, 200, 300)
-TIMESTEP_FS, STEPS = 0.5, 400
+TIMESTEP_FS = 0.5
 
-model, start, output = sys.argv[1:]
+model, start, output, *others = sys.argv[1:]
+steps = int(others[0]) if others else 400
 calculator = MLHCalculator(model)
 frames = []
 for temperature in TEMPERATURES_K:
@@ -30,7 +31,7 @@ for temperature in TEMPERATURES_K:
         atoms, temperature_K=2 * temperature, rng=rng
     )  # half becomes potential energy
     thermostat = {"temperature_K": temperature, "friction": 0.02 / units.fs, "rng": rng}
-    Langevin(atoms, TIMESTEP_FS * units.fs, **thermostat).run(STEPS)
+    Langevin(atoms, TIMESTEP_FS * units.fs, **thermostat).run(steps)
     print(f"{temperature} K: indicator {calculator.last_results.extrapolation:.2f}")
     frames.append(plain(atoms))
     frames[-1].info["name"] = f"md{temperature}"
