@@ -137,7 +137,7 @@ class Trial:
         else:
             lines = re.split(r"^ +Step.*\n", (self.folder / "engine.log").read_text(), flags=re.MULTILINE)
             lines = lines[-1].splitlines(keepends=True) if len(lines) > 2 else []  # of the second run
-        rows = [line.split() for line in lines if re.match(r" *[-\d.]+ .*\n", line)]
+        rows = [line.split() for line in lines if re.match(r" *[-+\de.]+ .*\n", line)]
         whole = [row for row in rows if len(row) == len(rows[0])]
         return np.array([[row[column] for column in columns] for row in whole], dtype=float)
 
