@@ -113,7 +113,12 @@ class Trial:
         self._start("engine", *DRIVER, "lammps", *options)
 
     def victim(self, name: str) -> int:
-        """The process that is to suffer; 0 while it does not run."""
+        """The process that is to suffer; 0 while it does not run, or i-PI does not know it yet.
+
+        For the first client i-PI waits for ever, as it should: another one may be started.
+        """
+        if "client" in self._programs and "connected" not in (self.folder / "client.log").read_text():
+            return 0
         owner = self._programs.get("server") or self._programs.get("client") or self._programs["engine"]
         if name in ("client", "server"):
             return owner.pid
