@@ -24,11 +24,10 @@ from mlh_driver.workflows.campaign import (
     attempts,
     in_this_process,
     open_campaign,
-    read_json,
     states,
-    write_json,
 )
 from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
+from mlh_driver.workflows.run_folder import read_json, write_json
 
 
 def squares(*numbers: int) -> list[Task]:

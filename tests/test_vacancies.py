@@ -22,9 +22,10 @@ from mlh_driver.analysis.rings import primitive_rings, smallest_rings
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_structure
 from mlh_driver.errors import InputError
-from mlh_driver.workflows.campaign import RESULT, read_json, states
+from mlh_driver.workflows.campaign import RESULT, states
 from mlh_driver.workflows.defect_levels import Levels, defect_level
 from mlh_driver.workflows.relaxation import CHECKPOINT
+from mlh_driver.workflows.run_folder import read_json
 from mlh_driver.workflows.sites import (
     choose_sites,
     describe_site,

@@ -23,7 +23,8 @@ def status(
 
     Example: [bold]mlh-driver status vacancies[/]
     """
-    from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, STATUSES, read_json, states
+    from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, STATUSES, states
+    from mlh_driver.workflows.run_folder import read_json
 
     found = states(run)
     total = read_json(run / CAMPAIGN)["n_tasks"]

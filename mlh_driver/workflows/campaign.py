@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, reason
-from mlh_driver.workflows.folder_lock import alone_in
+from mlh_driver.workflows.run_folder import alone_in, read_json, write_json
 
 MOST_ATTEMPTS = 3
 CAMPAIGN, TASKS = "campaign.json", "tasks"
@@ -233,25 +233,6 @@ def _is_alive(running: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file that is there as a whole or not at all. Raises ValueError for NaN, which JSON has not."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to be written in this block, which then takes the place of ``path``."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.unlink(missing_ok=True)  # of a process that was killed
-    yield partial
-    partial.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def _now() -> str:

@@ -24,8 +24,9 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
-from mlh_driver.workflows.campaign import CAMPAIGN, TASKS, read_json, replacing, write_json
+from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.relaxation import read_relaxed
+from mlh_driver.workflows.run_folder import read_json, replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 
 TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"

@@ -32,7 +32,7 @@ from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
 from mlh_driver.reference import Labeler, label_into
 from mlh_driver.structures import read_frames
-from mlh_driver.workflows.campaign import replacing, write_json
+from mlh_driver.workflows.run_folder import replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy
 from mlh_driver.workflows.vacancy_files import HOSTS, STRUCTURES, energy_title, read_results
 

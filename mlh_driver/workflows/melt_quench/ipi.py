@@ -26,6 +26,7 @@ from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.system import Array
 from mlh_driver.workflows.melt_quench.lammps import plain
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
+from mlh_driver.workflows.run_folder import replacing
 
 TEMPLATES = Path(__file__).parent / "inputs"
 START, RUN = "init.xyz", "run.sh"
@@ -134,9 +135,8 @@ class IpiRun:
                 "same command goes on from there"
             )
         if path.name == "RESTART":
-            partial = self.folder / "restart.partial"
-            shutil.copy(path, partial)
-            partial.replace(self.folder / f"{stage}.restart")
+            with replacing(self.folder / f"{stage}.restart") as partial:
+                shutil.copy(path, partial)
         for backup in self.folder.glob("#*#"):  # of the checkpoints that the stage began with
             backup.unlink()
 
@@ -147,9 +147,8 @@ class IpiRun:
             if path.exists():
                 found = record.finditer(path.read_text())
                 kept = [m[0] for m in found if m[1] is None or float(m[1]) <= step]
-                partial = path.with_suffix(".partial")
-                partial.write_text("".join(kept) if step >= 0 else "")
-                partial.replace(path)
+                with replacing(path) as partial:
+                    partial.write_text("".join(kept) if step >= 0 else "")
 
     def columns(self) -> dict[str, Array]:
         """What was logged, by LAMMPS' names: Step, Temp, PotEng, Econserve, gap, extrapolation and so on."""

@@ -19,6 +19,7 @@ from mlh_driver.interfaces.lammps import open_lammps, run_script
 from mlh_driver.structures import read_frames, write_lammps_data
 from mlh_driver.system import Array
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
+from mlh_driver.workflows.run_folder import replacing
 
 TEMPLATE = Path(__file__).parent / "inputs" / "in.melt_quench"
 SCRIPT, FRAMES = "in.melt_quench", "melt_quench.lammpstrj"
@@ -90,9 +91,8 @@ class LammpsRun:
         if frames.exists():
             texts = frames.read_text().split(FRAME)[1:] if resumed else []
             kept = [FRAME + text for text in texts if int(text.split("\n", 1)[0]) < step]
-            partial = frames.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            partial.replace(frames)
+            with replacing(frames) as partial:
+                partial.write_text("".join(kept))
         for first, log in self._logs():
             if first >= step:
                 log.unlink()

@@ -44,12 +44,12 @@ from mlh_driver.model_files import model_digest
 from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
-from mlh_driver.workflows.folder_lock import alone_in
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
 from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
+from mlh_driver.workflows.run_folder import alone_in, replacing
 
 SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
@@ -232,7 +232,8 @@ def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
     assert calculator.last_results is not None
     glass = labelled_atoms(plain(atoms), calculator.last_results)
     glass.info["name"] = f"{run.folder.name}_relaxed_T0"
-    _write(glass, run.folder / GLASS)
+    with replacing(run.folder / GLASS) as partial:
+        ase.io.write(partial, glass, format="extxyz")
 
 
 def _report(run: Run) -> Structure:
@@ -289,10 +290,3 @@ def glass_figures(glass: Atoms) -> dict[str, float]:
 def _read(path: Path) -> Atoms:
     (atoms,) = read_frames([path], last_only=True).values()
     return atoms
-
-
-def _write(atoms: Atoms, path: Path) -> None:
-    """Extended XYZ that is there as a whole or not at all."""
-    partial = path.with_suffix(".partial")
-    ase.io.write(partial, atoms, format="extxyz")
-    partial.replace(path)
