@@ -81,6 +81,11 @@ class Results:
         """The energy whose derivative the forces are: the same number as ``energy``."""
         return self.energy
 
+    @property
+    def largest_force(self) -> float:
+        """Largest norm of the force on an atom, eV/Å."""
+        return float(np.linalg.norm(self.forces, axis=1).max())
+
     def observables(self) -> dict[str, float]:
         """The scalar observables of :data:`OBSERVABLES`, by name."""
         return {name: float(getattr(self, name)) for name in OBSERVABLES}

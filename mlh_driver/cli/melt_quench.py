@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -161,8 +160,8 @@ def _duration(seconds: float) -> str:
 def _described(status: Status) -> str:
     results = status.results
     if status.stage == "relaxation":
-        force = np.linalg.norm(results.forces, axis=1).max()
-        return f"{results.energy:.3f} eV, largest force {force:.3f} eV/Å, gap {results.band_gap:.2f} eV"
+        largest = f"largest force {results.largest_force:.3f} eV/Å"
+        return f"{results.energy:.3f} eV, {largest}, gap {results.band_gap:.2f} eV"
     temperature = "" if status.temperature_K is None else f"{status.temperature_K:.0f} K, "
     speed = "" if status.steps_per_s is None else f", {status.steps_per_s:.1f} steps/s"
     return (

@@ -70,7 +70,7 @@ def _print_line(name: str, system: System, results: Results) -> None:
     doubts = "; ".join(results.doubts().values())
     Console(soft_wrap=True).print(
         f"{name}: {len(system)} atoms, {results.energy:.6f} eV, "
-        f"largest force {np.linalg.norm(results.forces, axis=1).max():.3f} eV/Å, "
+        f"largest force {results.largest_force:.3f} eV/Å, "
         f"gap {results.band_gap:.3f} eV, extrapolation {results.extrapolation:.2f}"
         + (f" [yellow]{doubts}[/]" if doubts else ""),
         highlight=False,
@@ -95,7 +95,7 @@ def _report(system: System, results: Results) -> dict[str, Any]:
         "energy": results.energy,
         "free_energy": results.free_energy,
         "forces_norm": float(np.linalg.norm(results.forces)),
-        "forces_max": float(np.linalg.norm(results.forces, axis=1).max()),
+        "forces_max": results.largest_force,
         "forces": results.forces.tolist(),
         "stress": results.stress.tolist(),
         "energies": results.energies.tolist(),
@@ -117,7 +117,7 @@ def _print(system: System, results: Results) -> None:
         ("energy", f"{results.energy:.6f}", "eV"),
         ("energy per atom", f"{results.energy / len(system):.6f}", "eV"),
         ("forces, norm", f"{np.linalg.norm(results.forces):.4f}", "eV/Å"),
-        ("forces, largest", f"{np.linalg.norm(results.forces, axis=1).max():.4f}", "eV/Å"),
+        ("forces, largest", f"{results.largest_force:.4f}", "eV/Å"),
         ("pressure", f"{-np.trace(results.stress) / 3 / GPA_eV_A3:.3f}", "GPa"),
     ]
     if results.repeats != (1, 1, 1):

@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlh_driver.errors import InputError, LimitReached, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import LIMITS
@@ -140,10 +137,9 @@ class GuardedEngine:
 
 
 def _figures(results: Results) -> dict[str, float]:
-    forces: NDArray[np.float64] = np.linalg.norm(results.forces, axis=1)
     return {
         "extrapolation": results.extrapolation,
         "charge_deviation": results.charge_deviation,
         "band_gap": results.band_gap,
-        "force": float(forces.max()),
+        "force": results.largest_force,
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.optimize import LBFGS
 
@@ -34,7 +33,7 @@ class Relaxed:
 
     @property
     def largest_force_eV_A(self) -> float:
-        return float(np.linalg.norm(self.results.forces, axis=1).max())
+        return self.results.largest_force
 
 
 def engine_for(settings: Mapping[str, Any]) -> Engine:
