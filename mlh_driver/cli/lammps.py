@@ -99,7 +99,7 @@ def lammps(
         engine: ForceEngine
         if server is None:
             note = settings.described()
-            say = Console(stderr=True, soft_wrap=True, highlight=False).print
+            say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
             engine = stack.enter_context(serving.engines(settings, say))()
         else:
             from mlh_driver.interfaces.sockets.remote import RemoteEngine

@@ -174,8 +174,6 @@ def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def build_engine(settings: EngineSettings) -> Engine:
     """Set the process up, load the model and make the engine; torch is imported here and not before."""
-    from mlh_driver.engine import Engine
-    from mlh_driver.runtime import configure
+    from mlh_driver.interfaces.sockets.worker import EngineMaker
 
-    configure(settings.threads)
-    return Engine(**vars(settings))
+    return EngineMaker(settings)()

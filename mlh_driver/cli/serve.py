@@ -49,7 +49,7 @@ def serve(
 
     target = Address.from_options(address, port, unix)
     elements = Template.read(template) if template else None
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(settings.described())
     with serving.engines(settings, console.print) as make_engine:
         with closing(make_engine()) as first:  # what is wrong with the model is said now

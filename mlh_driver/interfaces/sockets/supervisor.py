@@ -40,8 +40,6 @@ from mlh_driver.results import Results
 from mlh_driver.system import System
 
 WORKER = [sys.executable, "-m", "mlh_driver.interfaces.sockets.worker"]
-RESTARTS = 3
-"""For one structure. The next one starts to count anew: a run of days may lose its process now and then."""
 FIRST_PAUSE_S = 1.0
 """Before the second start for the same structure; doubles each time, so that memory may become free."""
 START_S = 600.0
@@ -102,7 +100,8 @@ class Supervisor:
     """Owner of the process with the model. Gives :class:`SupervisedEngine` objects, one per MD engine.
 
     settings: of the engine; the model by name or path
-    restarts: how often the process may die over one structure before the run is given up
+    restarts: how often the process may die over one structure before the run is given up; the next one counts
+              anew, since a run of days may lose its process now and then
     say:      told of each death
 
     Close it, or use it as a context manager, when the engines are not needed any more.
@@ -112,8 +111,8 @@ class Supervisor:
         self,
         settings: EngineSettings,
         *,
-        restarts: int = RESTARTS,
-        say: Callable[[str], None] = lambda message: None,
+        restarts: int,
+        say: Callable[[str], None],
     ) -> None:
         self._settings = json.dumps(vars(settings) | {"model": str(settings.model)})
         self._restarts, self._say = restarts, say
