@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from mlh_driver.cli.options import build_engine, option, with_engine_options, with_options
+from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -173,28 +172,13 @@ def _described(status: Status) -> str:
 @contextmanager
 def _shown(console: Console) -> Iterator[Progress]:
     """A bar for the dynamics and one for the relaxation; a line a minute where there is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=15),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-    )
     if not console.is_terminal:
         yield _line_a_minute(console)
         return
-    with Bars(*columns, console=console) as bars:
-        tasks: dict[bool, Any] = {}
-
-        def show(status: Status) -> None:
-            relaxes = status.stage == "relaxation"
-            if relaxes not in tasks:
-                tasks[relaxes] = bars.add_task(status.stage, total=status.steps, state="")
-            bars.update(
-                tasks[relaxes], description=status.stage, completed=status.step, state=_described(status)
-            )
-
-        yield show
+    with progress_bars(console, width=15) as draw:
+        yield lambda status: draw(
+            status.stage == "relaxation", status.stage, status.step, status.steps, _described(status)
+        )
 
 
 def _line_a_minute(console: Console) -> Progress:

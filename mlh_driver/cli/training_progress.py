@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+
+from mlh_driver.cli.progress_bars import progress_bars
 
 if TYPE_CHECKING:
     from mlh_driver.training.settings import TrainSettings
@@ -19,21 +19,11 @@ if TYPE_CHECKING:
 @contextmanager
 def training_progress(console: Console) -> Iterator[Progress]:
     """A callback for the trainer that draws one bar per stage, with the last validation errors."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[errors]}"),
-    )
-    with Bars(*columns, console=console) as bars:
-        tasks: dict[str, int] = {}
+    with progress_bars(console) as draw:
 
         def show(stage: str, step: int, steps: int, errors: dict[str, float]) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=steps, errors="")
             text = "  ".join(f"{key} {value:.1f}" for key, value in errors.items() if key != "score")
-            bars.update(tasks[stage], total=steps, completed=step, errors=text)  # type: ignore[arg-type]
+            draw(stage, stage, step, steps, text)
 
         yield show
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from mlh_driver.cli.options import with_engine_options
+from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -119,22 +118,10 @@ def _pool(workers: int, threads: int, scheduler: str) -> Iterator[Pool]:
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """A bar for the hosts and one for the vacancies."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failures]}"),
-    )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, int] = {}
+    with progress_bars(Console(stderr=True), elapsed=True) as draw:
 
         def show(stage: str, done: int, failed: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, failures="")
-            failures = f"{failed} failed" if failed else ""
-            bars.update(tasks[stage], completed=done + failed, failures=failures)  # type: ignore[arg-type]
+            draw(stage, stage, done + failed, total, f"{failed} failed" if failed else "")
 
         yield show
 
