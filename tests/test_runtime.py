@@ -70,7 +70,9 @@ WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINCOUNT = "import os, {}; print(os.environ.get('GOMP_SPINCOUNT'))"
 START = """
 import {}
+import os, torch
 from mlh_driver.runtime import use_torch_threads
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # not more than there are cores, by itself
 for _ in range(2):
     use_torch_threads()
 """

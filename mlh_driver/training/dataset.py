@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,7 +21,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
 from mlh_driver.system import Array, System
 from mlh_driver.training.samples import Sample, make_sample
-from mlh_driver.training.settings import TrainSettings
+from mlh_driver.training.settings import DataSettings, TrainSettings
 
 #: The wall begins at this fraction of the shortest distance of the data.
 INNER_FRACTION = 0.98
@@ -119,19 +119,22 @@ def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[La
 
     learn: ``all`` gives those with energies and forces of the reference, ``hamiltonian`` the others
     """
-    return [
-        label
-        for source in settings.data
-        if source.learn == learn
-        for split in getattr(source, role)
-        for label in read_split(source.path, split)
-        if fnmatch(label.name, source.names)
-    ]
+    return [label for source in settings.data if source.learn == learn for label in _labels(source, role)]
+
+
+def _labels(source: DataSettings, role: str) -> Iterator[LabelledStructure]:
+    for split in getattr(source, role):
+        yield from (label for label in read_split(source.path, split) if fnmatch(label.name, source.names))
 
 
 def _samples(settings: TrainSettings, role: str, learn: str = "all") -> list[Sample]:
     basis, energies, cutoff = settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A
-    return [make_sample(label, basis, energies, cutoff) for label in labels_of(settings, role, learn)]
+    return [
+        replace(make_sample(label, basis, energies, cutoff), repeat=source.repeat)
+        for source in settings.data
+        if source.learn == learn
+        for label in _labels(source, role)
+    ]
 
 
 def _drafts(settings: TrainSettings) -> list[Sample]:

@@ -36,6 +36,7 @@ class Sample:
     only_hamiltonian: energies and forces are those of another reference, and nothing is learned from them
     occupations: (n_filled,) pairs of electrons in each of the orbitals, at most 1, or None
     kT:          electronic temperature of the label in eV
+    repeat:      it is drawn so many times as often as others
     """
 
     name: str
@@ -53,6 +54,7 @@ class Sample:
     only_hamiltonian: bool = False
     occupations: Tensor | None = None
     kT: float = 0.0
+    repeat: int = 1
 
     def system(self, basis: OrbitalBasis) -> System:
         """The structure."""

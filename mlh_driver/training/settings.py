@@ -35,6 +35,7 @@ class DataSettings(Settings):
     learn: Literal["all", "hamiltonian"] = Field(
         default="all", description="hamiltonian: H alone is learned, from the training splits"
     )
+    repeat: int = Field(default=1, gt=0, description="its structures are drawn so many times as often")
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)
 

@@ -164,7 +164,8 @@ class Trainer:
 
     def _step(self, stage: Stage) -> float:
         samples = stage.usable(self.data.train)
-        sample = samples[int(self.rng.integers(len(samples)))]
+        repeats = np.array([sample.repeat for sample in samples])
+        sample = samples[int(self.rng.choice(len(samples), p=repeats / repeats.sum()))]
         rate = learning_rate(stage.plan, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
