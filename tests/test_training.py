@@ -22,6 +22,7 @@ from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
+from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.results import Results
 from mlh_driver.training.export import make_model
 from mlh_driver.training.objectives import (
@@ -47,7 +48,7 @@ from mlh_driver.training.settings import (
     TrainSettings,
     read_settings,
 )
-from mlh_driver.training.stages import EnergyStage, JointStage, Stage
+from mlh_driver.training.stages import EnergyStage, HamiltonianStage, JointStage, Stage
 from mlh_driver.training.trainer import WARM_UP_STEPS, Trainer, learning_rate
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
@@ -404,6 +405,26 @@ def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> Non
     resumed = Trainer(settings).run(resume=True)
     for a, b in zip(through.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_sections_that_repeat_are_drawn_more_often(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One structure of a section with repeat = 3 beside two without: three draws of five."""
+    settings = read_settings(folder / "tiny.toml")
+    often = DataSettings(path=folder / "data", train=("validation",), validation=(), repeat=3)
+    once = DataSettings(path=folder / "data", validation=())
+    plan = settings.hamiltonian.model_copy(update={"steps": 300, "validate_every": 300})
+    nothing = settings.energy.model_copy(update={"steps": 0})
+    drawn = []
+
+    def loss(stage: Stage, network: HamiltonianNetwork, sample: Sample) -> torch.Tensor:
+        drawn.append(sample.name)
+        return sum(p.sum() for p in network.parameters())
+
+    monkeypatch.setattr(HamiltonianStage, "loss", loss)
+    changes = {"data": (once, often), "hamiltonian": plan, "energy": nothing, "joint": nothing}
+    Trainer(settings.model_copy(update=changes)).run()
+    shares = [drawn.count(name) / len(drawn) for name in ("s0", "s1", "s2")]
+    assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.08)
 
 
 def test_early_stopping_ends_a_stage(folder: Path) -> None:
