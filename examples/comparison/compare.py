@@ -46,6 +46,7 @@ import matplotlib.pyplot as plt
 
 PREDICTIONS = "mace.xyz"
 PRETRAINED = "pretrained"
+FORCE_TICKS = (10, 20, 50, 100, 200, 500)
 #: 32x0e + 32x1o, two layers, 5 Å; all that is not here is MACE's default.
 TRAINING = (
     "--name=mace", "--train_file=train.xyz", "--valid_file=valid.xyz", "--energy_key=REF_energy",
@@ -256,6 +257,8 @@ def plot(
             right.plot([np.sqrt((x.forces**2).mean()) for x in some], force, markers[role], **style)
     left.set(xlabel="atoms", ylabel="energy error (meV/atom)")
     right.set(xlabel="rms force of the frame (eV/Å)", ylabel="force error, RMSE (meV/Å)", yscale="log")
+    right.set_yticks(FORCE_TICKS, map(str, FORCE_TICKS))
+    right.minorticks_off()
     left.axhline(0, color="0.7", lw=0.8)
     left.legend(fontsize=7)
     figure.savefig(path, dpi=150)
