@@ -13,11 +13,11 @@ Both join the outside with two continuous derivatives.
 
 *Features.* Atoms may come close in ways that no single distance shows, such as two tetrahedra that share an
 edge, and features are products that grow without bound. So where the extrapolation indicator of an atom (see
-:mod:`mlh_driver.extrapolation`) exceeds twice the edge of the training data, its features are drawn back
+:mod:`mlh_driver.extrapolation`) exceeds 1, the edge of the training data, its features are drawn back
 towards the mean of the training by the formula below, |x| being the indicator d. What is predicted from them
 says nothing about the structure, so an energy brings it back:
 
-    V(d) = K ln[1 + (d - 2)^2],   d > 2
+    V(d) = K ln[1 + (d - 1)^2],   d > 1
 
 *Outputs.* Whatever the network predicts for an atom or a pair is scaled where its norm exceeds the largest of
 the training data, a bound B:
@@ -51,9 +51,9 @@ MARGIN = 1.1
 BIN_A = 0.1
 OF_PAIRS = ("bonds", "legs")
 OF_ATOMS = ("tensors", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
-#: Features come back to this distance from the training data, in units of their edge, if there are so many
-#: training atoms of the species for each feature: few draw no edge.
-FEATURES_EDGE = 2.0
+#: Features come back to this value of the extrapolation indicator, if there are so many training atoms of the
+#: species for each feature: few draw no edge. At 2 a melt could stay between 1 and 2, where it binds too strongly.
+FEATURES_EDGE = 1.0
 ATOMS_PER_FEATURE = 10
 EDGE_STRENGTH_eV = 2.0
 
