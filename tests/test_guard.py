@@ -16,7 +16,8 @@ from lammps_runs import SETUP, run_text, write_data
 from processes import DRIVER, ENVIRONMENT, PATIENCE_S, REPOSITORY
 
 from mlh_driver.errors import InputError, LammpsError, LimitReached, NonFiniteError
-from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
+from mlh_driver.interfaces.alarm import GUARDED
+from mlh_driver.interfaces.guard import GuardedEngine, Rule
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
 
@@ -55,6 +56,11 @@ def test_a_run_that_stays_outside_is_dumped_at_each_doubling(tmp_path: Path) -> 
     assert first.info["extrapolation"] == 4.0
     assert first.get_potential_energy() < 0
     assert len(read_frames([tmp_path / "guard.xyz"])) == 4  # as `mlh-driver label` does
+
+
+def test_a_limit_of_zero_keeps_the_first_structure(tmp_path: Path) -> None:
+    guarded(tmp_path, "fake", extrapolation="dump:0").compute(GLASS)
+    assert reasons(tmp_path) == ["an extrapolation of 0.5 is above the limit of 0"]
 
 
 def test_a_rule_may_end_the_run(tmp_path: Path) -> None:

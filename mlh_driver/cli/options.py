@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlh_driver.engine_settings import EngineSettings
-from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
+from mlh_driver.interfaces.alarm import GUARDED
+from mlh_driver.interfaces.guard import GuardedEngine, Rule
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
