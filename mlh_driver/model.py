@@ -9,6 +9,7 @@ for is limited.
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
@@ -26,7 +27,7 @@ from mlh_driver.model_files import find_model
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 from mlh_driver.system import System
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 class ModelMetadata(BaseModel):
@@ -35,6 +36,8 @@ class ModelMetadata(BaseModel):
     atom_energies_eV: isolated atoms on the reference's total-energy scale, in the order of the basis
     reference:   the electronic-structure method of the labels
     valid_range: in words, the structures that the model is meant for
+    license:     of the weights, such as an SPDX identifier; empty if it is not stated
+    citation:    what to cite where the model was used; empty if it is not stated
     training_data: names of the training structures
     narrowest_cell_A: smallest distance between opposite faces of the training cells, which were wide enough
                  for Gamma; 0 if it is not known
@@ -49,6 +52,8 @@ class ModelMetadata(BaseModel):
     atom_energies_eV: tuple[float, ...]
     reference: str
     valid_range: str
+    license: str
+    citation: str
     training_data: tuple[str, ...]
     narrowest_cell_A: float = 0.0
     errors: dict[str, dict[str, float]] = {}
@@ -157,10 +162,11 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
             "again"
         )
     try:
-        metadata = ModelMetadata.model_validate_json(content["metadata"])
-        network = HamiltonianNetwork(metadata.basis, metadata.network)
+        declared = json.loads(content["metadata"])
         for step in range(version, FORMAT_VERSION):
-            _UPGRADES[step](content, network)
+            _UPGRADES[step](content, declared)
+        metadata = ModelMetadata.model_validate(declared)
+        network = HamiltonianNetwork(metadata.basis, metadata.network)
         network.load_state_dict(content["network"])
         indicator = ExtrapolationIndicator(**content["indicator"])
         structures = _unpacked(content.get("structures"))
@@ -173,13 +179,21 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
         raise InputError(f"device {device!r} cannot be used ({error}); use 'cpu'") from error
 
 
-def _add_bounds(content: dict[str, Any], network: HamiltonianNetwork) -> None:
+def _add_bounds(content: dict[str, Any], declared: dict[str, Any]) -> None:
     """Format 3 to 4: the bounds of what the network predicts, which are infinite in older models."""
-    content["network"] |= {f"bounds.{name}": value for name, value in network.bounds.state_dict().items()}
+    basis = TypeAdapter(OrbitalBasis).validate_python(declared["basis"])
+    settings = TypeAdapter(NetworkSettings).validate_python(declared["network"])
+    bounds = HamiltonianNetwork(basis, settings).bounds
+    content["network"] |= {f"bounds.{name}": value for name, value in bounds.state_dict().items()}
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any], HamiltonianNetwork], None]] = {3: _add_bounds}
-"""By format version: changes the content of a file, given an untrained network, into that of the next."""
+def _add_terms(content: dict[str, Any], declared: dict[str, Any]) -> None:
+    """Format 4 to 5: license and citation, of which older models say nothing."""
+    declared |= {"license": "", "citation": ""}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any], dict[str, Any]], None]] = {3: _add_bounds, 4: _add_terms}
+"""By format version: changes the content of a file and its metadata into those of the next."""
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:

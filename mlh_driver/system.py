@@ -25,8 +25,9 @@ class System:
     numbers:   (N,) atomic numbers
     positions: (N, 3) Cartesian coordinates in Å; they may lie outside the cell
     cell:      (3, 3) lattice vectors in Å as **rows**, periodic in all three directions
+    velocities: (N, 3) in Å/fs where the MD engine tells them, or None; no result depends on them
 
-    All three are copied: what moves later does not move an earlier structure.
+    All are copied: what moves later does not move an earlier structure.
 
     Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
     singular cell.
@@ -35,10 +36,13 @@ class System:
     numbers: NDArray[np.int64]
     positions: Array
     cell: Array
+    velocities: Array | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64)):
             object.__setattr__(self, name, np.array(getattr(self, name), dtype=kind, order="C"))
+        if self.velocities is not None:
+            object.__setattr__(self, "velocities", np.array(self.velocities, dtype=np.float64))
         n = len(self.numbers)
         if n == 0:
             raise StructureError("the structure has no atoms")
@@ -78,7 +82,10 @@ class System:
         return cls(atoms.numbers, atoms.positions, atoms.cell.array)
 
     def to_ase(self) -> Atoms:
-        return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=True)
+        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=True)
+        if self.velocities is not None:
+            atoms.set_velocities(self.velocities / units.fs)
+        return atoms
 
 
 def mass_density(atoms: Atoms) -> float:

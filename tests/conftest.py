@@ -121,6 +121,8 @@ def random_model(basis: OrbitalBasis = MINIMAL_SIO2, settings: NetworkSettings =
         atom_energies_eV=(-400.0,) * len(basis.species),
         reference="none",
         valid_range="none",
+        license="",
+        citation="",
         training_data=(),
     )
     return Model(metadata, network, indicator)

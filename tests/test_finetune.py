@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -90,6 +91,16 @@ def test_settings_follow_from_the_model(crystals: Path, tmp_path: Path) -> None:
     assert len(data.known) == 5 + 2
     assert len(data.validation) == 1
     assert len(data.remembered) == len(parent.structures) - 2
+
+
+def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> None:
+    terms = {"license": "CC-BY-4.0", "citation": "Somebody 2026"}
+    parent = random_model()
+    replace(parent, metadata=parent.metadata.model_copy(update=terms)).save(tmp_path / "parent.pt")
+    settings = finetune_settings(
+        str(tmp_path / "parent.pt"), [crystals], tmp_path / "x.pt", steps=1, rehearse=0
+    )
+    assert {name: getattr(settings, name) for name in terms} == terms
 
 
 def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.lammps import convert
 from fake_engine import Engine
-from lammps_runs import SETUP, write_data
-from processes import DRIVER, ENVIRONMENT, PATIENCE_S
+from lammps_runs import SETUP, run_text, write_data
+from processes import DRIVER, ENVIRONMENT, PATIENCE_S, REPOSITORY
 
-from mlh_driver.errors import InputError, LimitReached, NonFiniteError
-from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
+from mlh_driver.errors import InputError, LammpsError, LimitReached, NonFiniteError
+from mlh_driver.interfaces.alarm import GUARDED
+from mlh_driver.interfaces.guard import GuardedEngine, Rule
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
 
@@ -54,6 +58,11 @@ def test_a_run_that_stays_outside_is_dumped_at_each_doubling(tmp_path: Path) -> 
     assert len(read_frames([tmp_path / "guard.xyz"])) == 4  # as `mlh-driver label` does
 
 
+def test_a_limit_of_zero_keeps_the_first_structure(tmp_path: Path) -> None:
+    guarded(tmp_path, "fake", extrapolation="dump:0").compute(GLASS)
+    assert reasons(tmp_path) == ["an extrapolation of 0.5 is above the limit of 0"]
+
+
 def test_a_rule_may_end_the_run(tmp_path: Path) -> None:
     engine = guarded(tmp_path, "fake", band_gap="stop:6")
     with pytest.raises(LimitReached, match=r"a gap \(eV\) of 5.5 is below the limit of 6.*guard\.xyz"):
@@ -81,6 +90,34 @@ def test_a_structure_without_an_answer_is_kept_without_being_asked_for(tmp_path:
     with pytest.raises(NonFiniteError, match=r"the last good one, are in .*guard\.xyz"):
         engine.compute(GLASS)
     assert [reason[:20] for reason in reasons(tmp_path)] == ["last good structure", "the model returned f"]
+
+
+@pytest.mark.parametrize("units", ["metal", "real", "electron"])
+@pytest.mark.usefixtures("no_hang", "own_folder")
+def test_what_lammps_leaves_has_velocities(host: ase.Atoms, units: str) -> None:
+    """Those at the start of a run, where they belong to the time of the positions."""
+    write_data(host, "a.data", units=units)
+    text = SETUP.format(units=units, data="a.data")
+    text += "velocity all create 300 1\nwrite_dump all custom v.dump id vx vy vz modify sort id\nrun 0\n"
+    with pytest.raises(LimitReached):
+        run_text(text, guarded(Path.cwd(), "fake", band_gap="stop:6"))
+    expected = convert(np.loadtxt("v.dump", skiprows=9)[:, 1:], "velocity", units, "ASE")
+    assert np.abs(expected).max() > 0
+    kept = ase.io.read("guard.xyz")
+    np.testing.assert_allclose(kept.get_velocities(), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.usefixtures("no_hang", "own_folder")
+@pytest.mark.parametrize(("fix", "ends"), [("", False), ("fix drag all viscous 0.001", True)])
+def test_lammps_ends_by_itself_where_the_energy_drifts(host: ase.Atoms, fix: str, ends: bool) -> None:
+    """By the lines that the page names; friction takes tens of meV/atom/ps of the energy of springs."""
+    page = (REPOSITORY / "docs" / "long_runs.md").read_text()
+    (lines,) = re.findall(r"```text\n(variable +conserved.*?)```", page, re.DOTALL)
+    write_data(host, "a.data")
+    text = SETUP.format(units="metal", data="a.data") + f"fix move all nve\n{fix}\n"
+    text += f"velocity all create 300 1\ntimestep 0.0005\n{lines}run 1000\n"
+    with pytest.raises(LammpsError, match="watch") if ends else nullcontext():
+        run_text(text, Engine())
 
 
 def test_lammps_ends_where_the_gap_is_too_small(tmp_path: Path, host: ase.Atoms) -> None:

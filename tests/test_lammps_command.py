@@ -122,6 +122,7 @@ def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, sta
         (("-in", "nowhere.in"), 1, "'nowhere.in' does not exist"),
         (("-in", "in.test", "--solver", "foe"), 1, "--solver has no effect with --server"),
         (("-in", "in.test", "--model", "other"), 1, "--model has no effect with --server"),
+        (("-in", "in.test", "--secret-file", "any"), 1, "needs no --secret-file"),
     ]:
         done = command(*arguments, "-log", "none", "--server", address)
         assert done.returncode == status, done.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from lammps_runs import (
     run_text,
     write_data,
 )
+from processes import ENVIRONMENT, PATIENCE_S
 
 from mlh_driver import Results, System
 from mlh_driver.errors import InputError, LammpsError, NonFiniteError
@@ -295,3 +299,26 @@ def test_bind_from_python_and_recover_after_an_error(host: Atoms, monkeypatch: p
     assert callback.calls == 2 + 6
     assert lmp.extract_fix("mlh", 0, 1, 0) == 5.5
     lmp.close()
+
+
+@pytest.mark.parametrize("plugin", ["nowhere_to_be_found:folder", "broken_plugin:folder"])
+def test_a_broken_plugin_is_not_taken_for_a_missing_mpi_library(plugin: str) -> None:
+    """In a process of its own, with a package whose entry point leads nowhere, or fails when it is called."""
+    info = Path("broken-9.9.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 9.9\n")
+    (info / "entry_points.txt").write_text(f"[lammps.plugins]\nbroken = {plugin}\n")
+    Path("broken_plugin.py").write_text("def folder():\n    raise KeyError('no folder')\n")
+    code = "from mlh_driver.interfaces.lammps import open_lammps; open_lammps()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    message = done.stderr.splitlines()[-1]
+    cause = "No module named 'nowhere_to_be_found'" if "nowhere" in plugin else "KeyError: 'no folder'"
+    assert "LAMMPS cannot be imported" in message and cause in message
+    assert re.search(r"plugins of .*\bbroken\b", message)
+    assert "MPI" not in message

@@ -169,6 +169,22 @@ def test_elements_by_name_label_and_mass_over_tcp(host: Atoms, start: Launcher) 
         assert ("all done" in done.stdout) == (done.returncode == 0) == (not message), done.stdout
 
 
+def test_a_server_that_asks_for_a_secret_says_what_to_do_instead(host: Atoms, start: Launcher) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    secret = start.folder / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text("of this test, and no other")
+    program = start(*FAKE, "serve", "--port", port, "--model", "fake", "--secret-file", str(secret))
+    program.wait_for("listening on")
+    write_data(host, "a.data")
+    setup = SETUP.format(units="metal", data="a.data").split("fix mlh")[0]
+    done = lmp(f"{setup}fix mlh all mlh localhost:{port}\nrun 0\n")
+    assert done.returncode != 0
+    assert "asks for a secret" in done.stdout and "start a server with --unix" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("setup", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -37,9 +38,11 @@ def test_saved_models_come_back_the_same(tmp_path: Path) -> None:
     assert after.extrapolation == pytest.approx(before.extrapolation, rel=1e-3)
 
 
-def test_a_model_of_the_format_before_computes_what_it_did() -> None:
+@pytest.mark.parametrize("version", range(3, FORMAT_VERSION))
+def test_a_model_of_a_format_before_computes_what_it_did(version: int) -> None:
     """Written by the version that had this format; the levels are what that version printed."""
-    model = load_model(REPOSITORY / "tests" / "data" / "model-format-3.pt", dtype="float64")
+    model = load_model(REPOSITORY / "tests" / "data" / f"model-format-{version}.pt", dtype="float64")
+    assert (model.metadata.license, model.metadata.citation) == ("", "")
     levels = Engine(model).eigenvalues(small_system(seed=3))  # the training data of its indicator
     assert levels[:3] == pytest.approx([-8.5229829188, -8.1833404544, -8.1755527669], abs=1e-9)
 
@@ -112,6 +115,18 @@ def test_info_prints_versions_models_and_solvers() -> None:
         assert text in output
     metadata = json.loads(CliRunner().invoke(app, ["info", "asio2-minimal", "--json"]).output)
     assert metadata["name"] == "asio2-minimal"
+
+
+def test_info_tells_license_and_citation(tmp_path: Path) -> None:
+    model = random_model()
+    terms = {"license": "CC-BY-4.0", "citation": "[Somebody] 2026"}
+    replace(model, metadata=model.metadata.model_copy(update=terms)).save(tmp_path / "free.pt")
+    model.save(tmp_path / "silent.pt")
+    said = CliRunner().invoke(app, ["info", str(tmp_path / "free.pt")]).output
+    assert re.search(r"license\W+CC-BY-4\.0\W", said)
+    assert re.search(r"citation\W+\[Somebody\] 2026", said)
+    silent = CliRunner().invoke(app, ["info", str(tmp_path / "silent.pt")]).output
+    assert re.search(r"license\W+not stated", silent)
 
 
 def test_predict_prints_tables_and_json(tmp_path: Path, vacancy: Atoms) -> None:

@@ -376,6 +376,8 @@ def test_large_energy_errors_count_linearly(folder: Path) -> None:
 
 
 def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
+    terms = 'valid_range = "nothing"\nlicense = "CC0-1.0"\ncitation = "Somebody 2026"'
+    (folder / "tiny.toml").write_text(CONFIG.replace('valid_range = "nothing"', terms))
     result = CliRunner().invoke(app, ["train", str(folder / "tiny.toml"), "--threads", "1"])
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
@@ -383,6 +385,7 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
     assert records[2]["train_loss"] < records[0]["train_loss"]
     model = load_model(folder / "run" / "tiny.pt")
     assert model.metadata.training_data == ("s0", "s1")
+    assert (model.metadata.license, model.metadata.citation) == ("CC0-1.0", "Somebody 2026")
     for label in read_split(folder / "data", "train"):
         assert Engine(model, electronic_temperature_K=3000).compute(label.system).extrapolation <= 1 + 1e-3
 

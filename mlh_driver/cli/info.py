@@ -41,7 +41,7 @@ def info(
     table = Table(show_header=False)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _installation() -> list[tuple[str, str]]:
@@ -70,6 +70,8 @@ def _model(metadata: ModelMetadata) -> list[tuple[str, str]]:
         ("model", metadata.name),
         ("reference", metadata.reference),
         ("meant for", metadata.valid_range),
+        ("license", metadata.license or "not stated"),
+        ("citation", metadata.citation or "not stated"),
         ("isolated atoms (eV)", ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in energies)),
         ("training structures", str(len(metadata.training_data))),
         ("narrowest cell (Å)", f"{metadata.narrowest_cell_A:.2f}"),

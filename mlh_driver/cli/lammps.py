@@ -20,6 +20,7 @@ from rich.console import Console
 
 from mlh_driver.cli.options import (
     ENGINE_OPTIONS,
+    SecretOption,
     Serving,
     with_engine_options,
     with_serving_options,
@@ -65,6 +66,7 @@ def lammps(
         str | None,
         typer.Option("--server", metavar="ADDRESS", help="HOST:PORT or unix:NAME of 'mlh-driver serve'."),
     ] = None,
+    secret_file: SecretOption = None,
 ) -> None:
     """Run a LAMMPS script with the model as its force engine.
 
@@ -98,6 +100,8 @@ def lammps(
     with ExitStack() as stack:
         engine: ForceEngine
         if server is None:
+            if secret_file is not None:
+                raise InputError("--secret-file goes with --server, which asks for the secret")
             note = settings.described()
             say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
             engine = stack.enter_context(serving.engines(settings, say))()
@@ -106,7 +110,7 @@ def lammps(
 
             refuse_settings_of_the_server(context)
             note = f"the model is in the server at {server}, whose output says more"
-            engine = serving.guarded(RemoteEngine(server))
+            engine = serving.guarded(RemoteEngine(server, secret_file=secret_file))
         stack.enter_context(closing(engine))
         run_script(script, engine, arguments=arguments.lammps, elements=arguments.elements, note=note)
 

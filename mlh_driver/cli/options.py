@@ -8,12 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlh_driver.engine_settings import EngineSettings
-from mlh_driver.interfaces.guard import GUARDED, GuardedEngine, Rule
+from mlh_driver.interfaces.alarm import GUARDED
+from mlh_driver.interfaces.guard import GuardedEngine, Rule
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
+SecretOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--secret-file",
+        metavar="FILE",
+        help="File with a secret that server and clients share, for TCP; or set MLH_DRIVER_SECRET_FILE.",
+    ),
+]
 
 
 class ReferenceCode(StrEnum):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import Serving, with_engine_options, with_serving_options
+from mlh_driver.cli.options import SecretOption, Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 
 
@@ -33,6 +33,7 @@ def serve(
         Path | None,
         typer.Option("--template", "-t", help="Elements for MD engines that cannot send them."),
     ] = None,
+    secret_file: SecretOption = None,
 ) -> None:
     """Keep a model loaded and serve several MD engines at once, until Ctrl-C or SIGTERM.
 
@@ -44,10 +45,12 @@ def serve(
       mlh-driver lammps -in in.lammps --server unix:asio2
     """
     from mlh_driver.interfaces.sockets.address import Address, listen
+    from mlh_driver.interfaces.sockets.secret import secret_for
     from mlh_driver.interfaces.sockets.server import Server
     from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
+    secret = secret_for(target, secret_file)
     elements = Template.read(template) if template else None
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(settings.described())
@@ -55,4 +58,4 @@ def serve(
         with closing(make_engine()) as first:  # what is wrong with the model is said now
             if elements:
                 first.check_species(elements.numbers)
-        Server(make_engine, elements, console).serve(listen(target))
+        Server(make_engine, elements, console, secret).serve(listen(target))

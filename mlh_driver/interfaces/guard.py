@@ -1,8 +1,8 @@
 """An engine between the model and an MD engine that keeps the evidence where a run leaves the model's range.
 
-For each of :data:`GUARDED` it warns (as interfaces do anyway, see :mod:`~mlh_driver.interfaces.alarm`), dumps
-the structure, or ends the run there. Where the model has no answer at all, the structure is always
-written. Before it comes the last structure without any such doubt, to go on from. ``mlh-driver label``,
+For each of :data:`~mlh_driver.interfaces.alarm.GUARDED` it warns (as interfaces do anyway), dumps the
+structure, or ends the run there. Where the model has no answer at all, the structure is always written.
+Before it comes the last structure without any such doubt, to go on from. ``mlh-driver label``,
 ``mlh-driver predict`` and ASE read the file.
 """
 
@@ -14,37 +14,14 @@ from pathlib import Path
 
 from mlh_driver.errors import InputError, LimitReached, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.alarm import LIMITS
-from mlh_driver.results import Results, SMALL_GAP_eV
+from mlh_driver.interfaces.alarm import GUARDED, Watch
+from mlh_driver.results import Results
 from mlh_driver.system import System
 
 ACTIONS = ("warn", "dump", "stop")
 GUARD_FILE = Path("mlh_guard.xyz")
 MOST_FRAMES = 200
 """In the file of one run: Monte Carlo may try structures without an answer for days."""
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A figure of a structure that a run may be guarded against.
-
-    words: what it is, for messages
-    limit: where the guard acts if nothing else is said
-    low:   whether it acts below the limit instead of above
-    """
-
-    words: str
-    limit: float
-    low: bool = False
-
-
-GUARDED = {
-    "extrapolation": Guarded("an extrapolation", LIMITS["extrapolation"]),
-    "charge_deviation": Guarded("a charge deviation (electrons)", LIMITS["charge_deviation"]),
-    "band_gap": Guarded("a gap (eV)", SMALL_GAP_eV, low=True),
-    "force": Guarded("a force (eV/Å)", 100.0),
-}
-"""By observable; ``force`` is the largest."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,7 @@ class Rule:
 class GuardedEngine:
     """A :class:`~mlh_driver.force_engine.ForceEngine` that passes structures on to ``engine``.
 
-    rules: by names of :data:`GUARDED`; those that only warn may be left out
+    rules: by names of ``GUARDED``; those that only warn may be left out
     file:  extended XYZ to which structures are added, with ``why`` they are there; the last good one, which
            comes first, is called so
 
@@ -81,7 +58,7 @@ class GuardedEngine:
     def __init__(self, engine: ForceEngine, rules: Mapping[str, Rule], file: Path = GUARD_FILE) -> None:
         self._engine, self._file = engine, file.absolute()
         self._rules = {name: rule for name, rule in rules.items() if rule.action != "warn"}
-        self._dumped: dict[str, float] = {}
+        self._watches = {name: Watch(rule.limit, GUARDED[name].low) for name, rule in self._rules.items()}
         self._written = 0
         self._good: tuple[System, Results] | None = None
         self.check_species, self.close = engine.check_species, engine.close
@@ -93,24 +70,21 @@ class GuardedEngine:
         except (NonFiniteError, SolverError, StructureError) as error:
             self._write(system, None, str(error))
             raise type(error)(f"{error}. {self._where()}") from error
-        passed = {name: value for name, value in _figures(results).items() if self._is_beyond(name, value)}
+        figures = _figures(results)
+        passed = {
+            name: figures[name] for name, watch in self._watches.items() if watch.is_beyond(figures[name])
+        }
         if not passed:
             self._good = (system, results)
         for name, value in passed.items():
             self._act(name, value, system, results)
         return results
 
-    def _is_beyond(self, name: str, value: float) -> bool:
-        rule = self._rules.get(name)
-        return rule is not None and (value < rule.limit if GUARDED[name].low else value > rule.limit)
-
     def _act(self, name: str, value: float, system: System, results: Results) -> None:
         guarded, rule = GUARDED[name], self._rules[name]
         side = "below" if guarded.low else "above"
         why = f"{guarded.words} of {value:.3g} is {side} the limit of {rule.limit:g}"
-        excess = rule.limit / max(value, 1e-3) if guarded.low else value / rule.limit
-        if rule.action == "stop" or excess >= 2.0 * self._dumped.get(name, 0.0):
-            self._dumped[name] = excess
+        if self._watches[name].is_news(value) or rule.action == "stop":
             self._write(system, results, why)
         if rule.action == "stop":
             raise LimitReached(f"{why}. {self._where()}")

@@ -45,6 +45,8 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, data: DataS
         atom_energies_eV=settings.atom_energies(),
         reference=settings.reference,
         valid_range=settings.valid_range,
+        license=settings.license,
+        citation=settings.citation,
         training_data=tuple(dict.fromkeys((*before, *(sample.name for sample in data.train)))),
         narrowest_cell_A=min(float(widths(system.cell).min()) for system in known),
     )

@@ -39,6 +39,8 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
         output=out.with_suffix(".training"),
         reference=parent.metadata.reference,
         valid_range=f"{parent.metadata.valid_range.strip()} Fine-tuned with {files}.",
+        license=parent.metadata.license,
+        citation=parent.metadata.citation,
         species=_species(parent),
         data=tuple(sources),
         network=parent.metadata.network,

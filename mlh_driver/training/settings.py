@@ -65,6 +65,8 @@ class TrainSettings(Settings):
     output: Path
     reference: str
     valid_range: str
+    license: str = Field(default="", description="of the weights, such as MIT or CC-BY-4.0")
+    citation: str = Field(default="", description="what to cite where the model was used")
     species: tuple[SpeciesSettings, ...] = Field(min_length=1)
     data: tuple[DataSettings, ...] = ()
     network: NetworkSettings = NetworkSettings()

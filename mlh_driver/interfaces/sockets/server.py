@@ -17,6 +17,7 @@ from rich.console import Console
 from mlh_driver.errors import ConnectionLost, MLHError, PeerLeft
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.address import Listener
+from mlh_driver.interfaces.sockets.secret import admit
 from mlh_driver.interfaces.sockets.session import DriverSession
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import Template
@@ -36,12 +37,18 @@ class Server:
     make_engine: gives every connection its own engine (they may share a model), so that neighbor lists
                  are kept from step to step; structures of all connections are computed in turn
     template:    the elements for MD engines that do not name them, or None
+    secret:      that MD engines have to know, or None
     """
 
     def __init__(
-        self, make_engine: Callable[[], ForceEngine], template: Template | None, console: Console
+        self,
+        make_engine: Callable[[], ForceEngine],
+        template: Template | None,
+        console: Console,
+        secret: bytes | None = None,
     ) -> None:
         self._make_engine = make_engine
+        self._secret = secret
         self._template = template
         self._console = console
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -52,10 +59,12 @@ class Server:
         with sigterm_interrupts():
             try:
                 self._say(f"listening on {listener.address}")
-                if listener.address.is_open_to_others:
+                if self._secret is not None:
+                    self._say("MD engines need the secret; what they send and get is not encrypted")
+                elif listener.address.is_open_to_others:
                     self._say(
-                        "warning: other machines can connect, and whoever does uses the model; listen on "
-                        "localhost and let them come by ssh -L"
+                        "warning: other machines can connect, and whoever does uses the model; give "
+                        "--secret-file, or listen on localhost and let them come by ssh -L"
                     )
                 for number in itertools.count(1):
                     sock, _ = listener.socket.accept()
@@ -81,6 +90,8 @@ class Server:
         """Serve one MD engine; whatever goes wrong with it, the others go on."""
         log.say("connected")
         try:
+            if self._secret is not None:
+                admit(channel, self._secret)
             with contextlib.closing(_QueuedEngine(self._make_engine, self._worker, channel)) as queued:
                 session = DriverSession(channel, queued, self._template, log)
                 queued.say_working = session.say_working

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import re
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
 from mlh_driver.interfaces.sockets.wire import (
     Channel,
     header,
+    pack_failure,
     pack_forces,
     to_atomic_units,
 )
@@ -131,9 +131,8 @@ class DriverSession:
     def _report(self, error: MLHError) -> None:
         """Tell a RemoteEngine why the session ends; i-PI has no message for that."""
         if self._peer.reports and not isinstance(error, ConnectionLost):
-            report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
             with contextlib.suppress(ConnectionLost):
-                self._channel.send(header("FAILED"), struct.pack("=i", len(report)), report)
+                self._channel.send(pack_failure(error))
 
     def say_working(self) -> None:
         """While the engine takes its time: a sign of life for a RemoteEngine; i-PI waits without."""

@@ -18,6 +18,7 @@ FAILED         driver      length, JSON {"error": class, "message": text}; only 
 WORKING        driver      nothing; only to a RemoteEngine, every few seconds before FORCEREADY
 =============  ==========  =====================================================================
 
+What comes before, where a server asks for a secret, is in :mod:`~mlh_driver.interfaces.sockets.secret`.
 Lattice vectors are the columns of h on the wire and rows inside the package. The virial is
 W = -V * stress (ASE's sign).
 """
@@ -25,6 +26,7 @@ W = -V * stress (ASE's sign).
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import select
 import socket
@@ -33,7 +35,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlh_driver.errors import ConnectionLost
+from mlh_driver.errors import ConnectionLost, MLHError
 from mlh_driver.results import Results
 from mlh_driver.system import Array, System
 
@@ -159,6 +161,12 @@ class Channel:
         """End a conversation that another thread is in: its reads and sends fail from now on."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def pack_failure(error: MLHError) -> bytes:
+    """FAILED with its payload."""
+    report = json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
+    return header("FAILED") + struct.pack("=i", len(report)) + report
 
 
 def pack_system(system: System) -> bytes:
