@@ -213,8 +213,6 @@ def _print_result(run: Run, structure: Structure) -> None:
         console.print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[part].items()))
     for remark in structure.remarks():
         console.print(remark)
-    if report["glass"]["largest force (eV/Å)"] > run.settings.relax_eV_A:
-        console.print(f"NOT RELAXED: the largest force is above {run.settings.relax_eV_A:g} eV/Å")
     share = report["run"]["share of steps with reason for doubt"]
     if share > 0:
         console.print(

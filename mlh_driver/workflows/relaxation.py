@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,10 @@ from ase.optimize import LBFGS
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import MLHError
+from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
 from mlh_driver.results import Results
+from mlh_driver.workflows.run_folder import replacing
 
 CHECKPOINT = "relaxation.traj"
 RELAXED = "relaxed.extxyz"
@@ -35,6 +37,13 @@ class Relaxed:
     def largest_force_eV_A(self) -> float:
         return self.results.largest_force
 
+    def write(self, path: Path, **info: Any) -> None:
+        """The atoms with all results and ``info``, as extended XYZ."""
+        labelled = labelled_atoms(self.atoms, self.results)
+        labelled.info |= info
+        with replacing(path) as partial:
+            ase.io.write(partial, labelled, format="extxyz")
+
 
 def engine_for(settings: Mapping[str, Any]) -> Engine:
     """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
@@ -46,12 +55,19 @@ def _engine(settings: EngineSettings) -> Engine:
     return Engine(**vars(settings))
 
 
-def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: int) -> Relaxed:
+def relax(
+    atoms: Atoms,
+    engine: ForceEngine,
+    folder: Path,
+    fmax_eV_A: float,
+    steps: int,
+    watch: Callable[[int, Results], None] | None = None,
+) -> Relaxed:
     """Move the atoms to a minimum of the energy, by L-BFGS, until no force is above ``fmax_eV_A``.
 
-    All steps are in ``relaxation.traj`` in ``folder``, and the minimum, with all results, in
-    ``relaxed.extxyz``. If there are steps of a run before, it goes on from the last of them as if it had not
-    been interrupted. Raises MLHError if ``steps`` steps are not enough.
+    All steps are in ``relaxation.traj`` in ``folder``. If there are steps of a run before, it goes on from
+    the last of them as if it had not been interrupted. ``watch`` gets each step and the results there.
+    Raises MLHError if ``steps`` steps are not enough.
     """
     path = folder / CHECKPOINT
     before = _frames(path)
@@ -66,6 +82,13 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
         trajectory=str(path),
         append_trajectory=bool(before),
     )
+
+    def show() -> None:
+        assert calculator.last_results is not None
+        watch(optimizer.nsteps, calculator.last_results)
+
+    if watch is not None:
+        optimizer.attach(show)
     with optimizer, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
         if before:
@@ -79,12 +102,11 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
             f"the largest force is {relaxed.largest_force_eV_A:.3f} eV/Å after {relaxed.steps} steps, above "
             f"{fmax_eV_A}; started again, the relaxation goes on from there"
         )
-    ase.io.write(folder / RELAXED, labelled_atoms(atoms, relaxed.results))
     return relaxed
 
 
 def read_relaxed(folder: Path) -> Atoms:
-    """The minimum that :func:`relax` left in a folder."""
+    """The minimum in the folder of a task."""
     atoms = ase.io.read(folder / RELAXED)
     assert isinstance(atoms, Atoms)
     return atoms

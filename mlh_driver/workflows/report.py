@@ -28,8 +28,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mlh_driver.structures import read_frames
-from mlh_driver.workflows.campaign import flattened
-from mlh_driver.workflows.run_folder import read_json, replacing
+from mlh_driver.workflows.run_folder import flattened, read_json, replacing
 from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
 from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE

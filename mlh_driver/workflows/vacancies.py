@@ -47,7 +47,7 @@ from mlh_driver.workflows.campaign import (
     states,
 )
 from mlh_driver.workflows.defect_levels import Levels, defect_level
-from mlh_driver.workflows.relaxation import Relaxed, engine_for, read_relaxed, relax
+from mlh_driver.workflows.relaxation import RELAXED, Relaxed, engine_for, read_relaxed, relax
 from mlh_driver.workflows.sites import (
     STARTS,
     choose_sites,
@@ -231,6 +231,7 @@ def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
     host = inputs["host"]
     atoms = Atoms(host["numbers"], positions=host["positions"], cell=host["cell"], pbc=True)
     found = relax(atoms, engine_for(inputs["engine"]), folder, inputs["fmax_eV_A"], inputs["steps"])
+    found.write(folder / RELAXED)
     return {
         **_summary(found),
         "charges": found.results.charges.tolist(),
@@ -246,6 +247,7 @@ def relax_vacancy(inputs: Inputs, folder: Path) -> dict[str, Any]:
     unmoved = engine.compute(System.from_ase(start_geometry(host, site, "unmoved"))).energy
     start = start_geometry(host, site, inputs["start"])
     found = relax(start, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
+    found.write(folder / RELAXED)
     i, j = index_without(site, pair_of(host, site))
     level = defect_level(
         host_levels, Levels.of(found.atoms, engine), site, distances_from(host, site), start.numbers, [i, j]

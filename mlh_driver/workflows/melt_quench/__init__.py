@@ -32,7 +32,14 @@ after the restart is cut off.
 some of those far out of the range that the run came through.
 """
 
-from mlh_driver.workflows.melt_quench.run import Run, carry_out, find_runs, prepare, relax, seconds_per_step
+from mlh_driver.workflows.melt_quench.run import (
+    Run,
+    carry_out,
+    find_runs,
+    prepare,
+    relax_glass,
+    seconds_per_step,
+)
 from mlh_driver.workflows.melt_quench.settings import PRESETS, MeltQuenchSettings, RandomStart, preset
 
 __all__ = [
@@ -44,6 +51,6 @@ __all__ = [
     "find_runs",
     "prepare",
     "preset",
-    "relax",
+    "relax_glass",
     "seconds_per_step",
 ]
