@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.workflows import report
-from mlh_driver.workflows.report import PAGE, surroundings, write_report
+from mlh_driver.workflows.pages import PAGE
+from mlh_driver.workflows.report import surroundings, write_report
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import VacancyCampaign
 

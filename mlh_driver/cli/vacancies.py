@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli.campaigns import SchedulerOption, WorkersOption, campaign_bars, campaign_pool
 from mlh_driver.cli.options import with_engine_options
-from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
-    from mlh_driver.workflows.campaign import Pool, Progress
     from mlh_driver.workflows.vacancies import VacancyCampaign
     from mlh_driver.workflows.vacancy_files import Distribution
 
@@ -57,12 +54,8 @@ def vacancies(
         float | None,
         typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the removed element."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes, each with its share of the cores (dask).")
-    ] = 1,
-    scheduler: Annotated[
-        str, typer.Option("--scheduler", help="Instead, address or scheduler file of a running dask.")
-    ] = "",
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = "",
 ) -> None:
     """Formation energies and levels of the neutral vacancies of glasses and crystals.
 
@@ -82,7 +75,7 @@ def vacancies(
     )
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
-    with _pool(workers, settings.threads, scheduler) as pool, _bars() as progress:
+    with campaign_pool(workers, settings.threads, scheduler) as pool, campaign_bars() as progress:
         found = run_vacancies(frames, out, chosen, settings, mu_eV=mu, pool=pool, progress=progress)
     written = write_files(found)
     _print(found)
@@ -98,32 +91,6 @@ def _integers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
         raise InputError(f"--sites is {text!r}; give indices of atoms, such as 3,17") from None
-
-
-@contextmanager
-def _pool(workers: int, threads: int, scheduler: str) -> Iterator[Pool]:
-    from mlh_driver.workflows.campaign import in_this_process
-    from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
-
-    if scheduler:
-        with existing_scheduler(scheduler) as pool:
-            yield pool
-    elif workers > 1:
-        with worker_processes(workers, threads) as pool:
-            yield pool
-    else:
-        yield in_this_process
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for the hosts and one for the vacancies."""
-    with progress_bars(Console(stderr=True), elapsed=True) as draw:
-
-        def show(stage: str, done: int, failed: int, total: int) -> None:
-            draw(stage, stage, done + failed, total, f"{failed} failed" if failed else "")
-
-        yield show
 
 
 def _print(found: VacancyCampaign) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import ase.io
 from ase import Atoms
 from ase.optimize import LBFGS
 
-from mlh_driver.engine import Engine
-from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import MLHError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
@@ -43,16 +40,6 @@ class Relaxed:
         labelled.info |= info
         with replacing(path) as partial:
             ase.io.write(partial, labelled, format="extxyz")
-
-
-def engine_for(settings: Mapping[str, Any]) -> Engine:
-    """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
-    return _engine(EngineSettings(**settings))
-
-
-@lru_cache(maxsize=1)
-def _engine(settings: EngineSettings) -> Engine:
-    return Engine(**vars(settings))
 
 
 def relax(

@@ -10,12 +10,8 @@ A structure is shown with the vacancy in the middle of the cell. Images of atoms
 
 from __future__ import annotations
 
-import base64
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,18 +19,16 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mlh_driver.structures import read_frames
+from mlh_driver.workflows.pages import REPORT, as_script, embedded, number, render, text
 from mlh_driver.workflows.run_folder import flattened, read_json, replacing
 from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
 from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
 
-PAGE = files(__package__) / "page"
-REPORT = "report.html"
+SCRIPTS = ("vendored/plotly-basic.min.js", "vendored/3Dmol-min.js", "report.js")
 #: Around the vacancy, in Å: atoms and images of atoms within are drawn as balls.
 REACH_A = 6.0
 #: In all structures of a page together, images included: half a MB.
@@ -104,57 +98,18 @@ def write_report(folder: Path) -> Path:
         "cards": _cards(found, energy),
         "structures": structures,
         "reach_A": f"{REACH_A:g}",
-        "figure": _embedded(folder / FIGURE),
+        "figure": embedded((folder / FIGURE).read_bytes()),
         "verification": verification,
         "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
-        "verification_figure": _embedded(folder / VERIFICATION_FIGURE) if verification else "",
-        "data": _as_script(json.dumps(data, separators=(",", ":"))),
+        "verification_figure": embedded((folder / VERIFICATION_FIGURE).read_bytes()) if verification else "",
+        "scripts": [as_script(text(name)) for name in SCRIPTS],
+        "licenses": [text(f"vendored/LICENSE.{name}") for name in ("plotly", "3dmol")],
+        "data": as_script(json.dumps(data, separators=(",", ":"))),
     }
     path = folder / REPORT
     with replacing(path) as partial:
-        partial.write_text(_render(content), encoding="utf-8")
+        partial.write_text(render("report.html", content), encoding="utf-8")
     return path
-
-
-def _render(content: Mapping[str, Any]) -> str:
-    """The page. Text is escaped, but for scripts and styles, which may not be."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    vendored = [_text(f"vendored/{name}") for name in ("plotly-basic.min.js", "3Dmol-min.js")]
-    return environment.from_string(_text("report.html")).render(
-        content,
-        css=Markup(_text("report.css")),
-        scripts=[_as_script(script) for script in (*vendored, _text("report.js"))],
-        licenses=[_text(f"vendored/LICENSE.{name}") for name in ("plotly", "3dmol")],
-        citation=_text("CITATION.cff"),
-    )
-
-
-def _text(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
-
-
-def _as_script(text: str) -> Markup:
-    """Text within a ``script`` element, which ``</script`` would end, and ``<!--`` confuse.
-
-    Both can only stand in strings, where ``\\u003c`` means the same.
-    """
-    return Markup(re.sub(r"<(?=/script|!--)", r"\\u003c", text, flags=re.IGNORECASE))
-
-
-def _number(value: Any, digits: int) -> str:
-    """A number as the tables show it, with a true minus, and names as they are."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, str):
-        return value
-    return f"{value:z.{digits}f}".replace("-", "−")
-
-
-def _embedded(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _optional_json(path: Path) -> Any:
@@ -175,24 +130,24 @@ def _cards(found: dict[str, Any], energy: str) -> list[tuple[str, str, str, str]
     doubtful = sum(bool(site["doubts"]) for site in found["vacancies"])
     return [
         ("sites", str(every["sites"]), "", "equivalent ones counted"),
-        ("mean energy", _number(every["mean_eV"], 3), "eV", counted_from),
-        ("spread over sites", _number(every["spread_eV"], 3), "eV", "standard deviation"),
-        ("lowest", _number(every["lowest_eV"], 3), "eV", every["lowest"]),
-        ("highest", _number(every["highest_eV"], 3), "eV", every["highest"]),
+        ("mean energy", number(every["mean_eV"], 3), "eV", counted_from),
+        ("spread over sites", number(every["spread_eV"], 3), "eV", "standard deviation"),
+        ("lowest", number(every["lowest_eV"], 3), "eV", every["lowest"]),
+        ("highest", number(every["highest_eV"], 3), "eV", every["highest"]),
         ("doubtful", str(doubtful), "", "reasons beside each site"),
     ]
 
 
 def _verification_cards(statistics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     def in_meV(name: str) -> str:
-        return _number(1e3 * statistics[name], 0)
+        return number(1e3 * statistics[name], 0)
 
     return [
         ("MAE", in_meV("mae_eV"), "meV", "of energies of formation"),
         ("RMSE", in_meV("rmse_eV"), "meV", ""),
         ("largest error", in_meV("largest_eV"), "meV", ""),
         ("mean error", in_meV("mean_eV"), "meV", "model minus DFT"),
-        ("rank correlation", _number(statistics["spearman"], 2), "", "Spearman"),
+        ("rank correlation", number(statistics["spearman"], 2), "", "Spearman"),
     ]
 
 
@@ -213,8 +168,8 @@ def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, d
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
     shown = [_shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered]
     average = np.mean([len(one["symbols"]) for one in shown])
-    number = max(1, min(len(ordered), int(MOST_ATOMS / average)))
-    spread = np.linspace(0, len(ordered) - 1, number).round().astype(int)
+    count = max(1, min(len(ordered), int(MOST_ATOMS / average)))
+    spread = np.linspace(0, len(ordered) - 1, count).round().astype(int)
     return {ordered[k]["name"]: shown[k] for k in spread}
 
 

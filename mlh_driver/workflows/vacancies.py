@@ -47,7 +47,7 @@ from mlh_driver.workflows.campaign import (
     states,
 )
 from mlh_driver.workflows.defect_levels import Levels, defect_level
-from mlh_driver.workflows.relaxation import RELAXED, Relaxed, engine_for, read_relaxed, relax
+from mlh_driver.workflows.relaxation import RELAXED, Relaxed, read_relaxed, relax
 from mlh_driver.workflows.sites import (
     STARTS,
     choose_sites,
@@ -58,6 +58,7 @@ from mlh_driver.workflows.sites import (
     rings_of,
     start_geometry,
 )
+from mlh_driver.workflows.task_inputs import atoms_fields, atoms_from, engine_fields, engine_for
 
 #: In eV: an alignment that is off by more is a reason to doubt a level.
 ALIGNMENT_eV = 0.02
@@ -200,14 +201,14 @@ def run_vacancies(
     or settings that cannot be used, and for a folder with a campaign of other settings.
     """
     settings, engine = settings or VacancySettings(), engine or EngineSettings()
-    used = _engine_fields(engine)
+    used = engine_fields(engine)
     model = engine_for(used)
     sites = {name: _sites(name, atoms, k, settings, model) for k, (name, atoms) in enumerate(hosts.items())}
     number = len(hosts) + len(settings.starts) * sum(map(len, sites.values()))
     with open_campaign(folder, _described(hosts, sites, settings, used, model), number) as campaign:
         convergence = {"engine": used, "fmax_eV_A": settings.fmax_eV_A, "steps": settings.steps}
         host_tasks = {
-            name: Task(name, relax_host, {"host": _plain(atoms), **convergence})
+            name: Task(name, relax_host, {"host": atoms_fields(atoms), **convergence})
             for name, atoms in hosts.items()
         }
         found = campaign.run(list(host_tasks.values()), pool, "hosts", progress)
@@ -228,9 +229,8 @@ def run_vacancies(
 
 def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
     """The task of a host."""
-    host = inputs["host"]
-    atoms = Atoms(host["numbers"], positions=host["positions"], cell=host["cell"], pbc=True)
-    found = relax(atoms, engine_for(inputs["engine"]), folder, inputs["fmax_eV_A"], inputs["steps"])
+    atoms, engine = atoms_from(inputs["host"]), engine_for(inputs["engine"])
+    found = relax(atoms, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
     found.write(folder / RELAXED)
     return {
         **_summary(found),
@@ -297,16 +297,6 @@ def _sites(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: E
         raise InputError(f"host {name}: {error}") from error
 
 
-def _engine_fields(engine: EngineSettings) -> dict[str, Any]:
-    """Those that results depend on; a model file by its full path, since workers may run elsewhere."""
-    fields = {name: value for name, value in vars(engine).items() if name != "threads"}
-    if not isinstance(engine.model, str | Path):
-        raise InputError(f"model is {engine.model!r}; give its name or path, for tasks load it by that")
-    if Path(engine.model).is_file():
-        fields["model"] = str(Path(engine.model).resolve())
-    return fields
-
-
 def _described(
     hosts: Mapping[str, Atoms],
     sites: Mapping[str, dict[int, int]],
@@ -328,19 +318,11 @@ def _described(
         "hosts": {
             name: {
                 "formula": atoms.get_chemical_formula(),
-                "sha256": hashlib.sha256(repr(_plain(atoms)).encode()).hexdigest(),
+                "sha256": hashlib.sha256(repr(atoms_fields(atoms)).encode()).hexdigest(),
                 "sites": list(sites[name]),
             }
             for name, atoms in hosts.items()
         },
-    }
-
-
-def _plain(atoms: Atoms) -> dict[str, Any]:
-    return {
-        "numbers": atoms.numbers.tolist(),
-        "positions": atoms.positions.tolist(),
-        "cell": atoms.cell.array.tolist(),
     }
 
 

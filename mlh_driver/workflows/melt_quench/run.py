@@ -113,10 +113,10 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
 
     Raises InputError where the folder holds a run of other settings, or something else.
     """
-    request = _request(start, settings, engine)
+    asked = request(start, settings, engine)
     path = folder / SETTINGS
     if path.exists():
-        check_same(folder, read_json(path), request)
+        check_same(folder, read_json(path), asked)
         return Run(folder, settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
@@ -130,12 +130,12 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     run = Run(partial, settings)
     run.md.write_inputs(atoms)
     ase.io.write(partial / START, atoms, format="extxyz")
-    (partial / SETTINGS).write_text(json.dumps(request, indent=2))
+    (partial / SETTINGS).write_text(json.dumps(asked, indent=2))
     partial.replace(folder)
     return Run(folder, settings)
 
 
-def _request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> dict[str, Any]:
+def request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> dict[str, Any]:
     """Everything that decides on the result."""
     if isinstance(start, RandomStart):
         given: dict[str, Any] = start.model_dump()
