@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,8 +109,8 @@ def test_a_spread_needs_two_values_and_leaves_out_what_is_none() -> None:
     assert Spread.of([1.0, 3.0]) == Spread(2.0, 2.0**0.5, 1.0, 3.0, 2)
 
 
-def test_report_and_status_know_copies_and_single_runs(ensemble: Path) -> None:
-    """A single run has the curves along it in its page, and no files beside its own."""
+def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path: Path) -> None:
+    """A single run has the curves along it in its page, without a glass, too, and no files beside its own."""
     shown = CliRunner().invoke(app, ["report", str(ensemble)])
     assert shown.exit_code == 0, shown.output
     page = (ensemble / "report.html").read_text()
@@ -121,6 +122,11 @@ def test_report_and_status_know_copies_and_single_runs(ensemble: Path) -> None:
     assert {path.name for path in single.iterdir()} == before | {"report.html"}
     page = (single / "report.html").read_text()
     assert page.count("<img") == 2 and "1 glass," in page and "Along the run<" in page
+    other = tmp_path / "other"
+    shutil.copytree(single, other, ignore=shutil.ignore_patterns("glass.xyz"))
+    assert CliRunner().invoke(app, ["report", str(other)]).exit_code == 0
+    page = (other / "report.html").read_text()
+    assert page.count("<img") == 1 and "other: anneal, step 6 of 6" in page
     shown = CliRunner().invoke(app, ["status", str(ensemble)])
     assert shown.output.startswith("3 done; 3 tasks in all")
 

@@ -292,6 +292,45 @@ def test_starts_move_the_pair_along_its_line_and_nothing_else(glass: Atoms) -> N
         assert moved.sum() == pytest.approx(abs(distance - before))
 
 
+def test_a_puckered_start_has_one_silicon_behind_its_three_oxygens(glass: Atoms) -> None:
+    """Through their plane, near a fourth O, and still bonded to the three."""
+    oxygen = [int(site) for site in np.flatnonzero(glass.symbols == "O")]
+    starts = {site: start_geometry(glass, site, "puckered") for site in oxygen}
+    possible = {site: atoms for site, atoms in starts.items() if atoms is not None}
+    assert len(possible) == 32  # docs/vacancies.md
+    for site, atoms in possible.items():
+        before = without(glass, site)
+        (moved,) = np.flatnonzero(np.linalg.norm(atoms.positions - before.positions, axis=1))
+        assert moved in index_without(site, pair_of(glass, site))
+        was, now = (each.get_distances(moved, range(95), mic=True) for each in (before, atoms))
+        oxygen = atoms.symbols == "O"
+        three = np.flatnonzero(oxygen & (was < 2.0))
+        assert len(three) == 3 and now[three].max() < 2.125
+        fourth = np.flatnonzero(oxygen & (was > 2.0) & (now < 2.125))
+        assert len(fourth) > 0 and now[fourth].min() > 1.59
+        assert side_of_plane(before, moved, three) * side_of_plane(atoms, moved, three) < 0
+
+
+def side_of_plane(atoms: Atoms, atom: int, three: np.ndarray) -> float:
+    a, b, c = atoms.get_distances(atom, three, mic=True, vector=True)
+    return float(a @ np.cross(b, c))
+
+
+@pytest.mark.slow
+def test_a_site_without_a_place_for_a_puckered_start_has_its_other_minima(
+    glass: Atoms, tmp_path: Path
+) -> None:
+    sites = [int(k) for k in np.flatnonzero(glass.symbols == "O")]
+    site = next(k for k in sites if start_geometry(glass, k, "puckered") is None)
+    settings = VacancySettings(sites=(site,), starts=("unmoved", "puckered"), fmax_eV_A=2.0)
+    found = run_vacancies({"glass": glass}, tmp_path, settings)
+    (vacancy,) = found.vacancies
+    assert vacancy.start == "unmoved" and not found.failed and not found.missing
+    assert vacancy.starts["puckered"] == {"impossible": "the host has no place for start puckered"}
+    assert not any("puckered" in doubt for doubt in vacancy.doubts)
+    write_files(found)
+
+
 def test_a_site_is_described_before_the_atom_goes() -> None:
     quartz = QUARTZ * (2, 2, 2)
     rings = smallest_rings(Network.of(quartz))
@@ -318,6 +357,7 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"element": "Xx"},
         {"sites": (1,), "sample": 1},
         {"starts": ("puckered",)},
+        {"starts": ("sideways",)},
         {"starts": ()},
         {"fmax_eV_A": 0.0},
     ):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mlh_driver.analysis.published import Published
 from mlh_driver.analysis.structure import SiliconOxygen, Structure
 from mlh_driver.errors import InputError
+from mlh_driver.results import SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.system import Array
 
 #: Columns of a log and what they are.
@@ -25,6 +26,8 @@ PANELS = {
     "extrapolation": "extrapolation",
     "charge_deviation": "charge deviation (e)",
 }
+#: Where the engine begins to doubt its results.
+DOUBTFUL = {"gap": SMALL_GAP_eV, "extrapolation": 1.0, "charge_deviation": TOLERATED_e}
 RING_SIZES = range(2, 11)
 #: Of pairs that are usually written in another order.
 TITLES = {"O-Si": "Si-O"}
@@ -60,8 +63,8 @@ def draw_thermo(logs: Mapping[str, Mapping[str, Array]]) -> Figure:
                 axis.plot(columns[abscissa], columns[name], lw=1.0, label=run)
         axis.set_ylabel(PANELS[name])
         axis.ticklabel_format(useOffset=False)
-        if name == "extrapolation":
-            axis.axhline(1.0, color="0.5", lw=0.8, ls="--")
+        if name in DOUBTFUL:
+            axis.axhline(DOUBTFUL[name], color="0.5", lw=0.8, ls="--")
     if len(logs) > 1:
         axes[0].legend(frameon=False, fontsize=7, ncols=4)
     axes[-1].set_xlabel("time (ps)" if abscissa == "Time" else "step")

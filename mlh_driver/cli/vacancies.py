@@ -25,8 +25,8 @@ StartsOption = Annotated[
     str,
     typer.Option(
         "--starts",
-        help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are put); "
-        "the lowest minimum wins.",
+        help="Of each relaxation: unmoved, together, apart, puckered (where the two atoms beside the "
+        "site are put); the lowest minimum wins.",
     ),
 ]
 

@@ -48,7 +48,7 @@ def relax(
     folder: Path,
     fmax_eV_A: float,
     steps: int,
-    watch: Callable[[int, Results], None] | None = None,
+    watch: Callable[[int, Results], None] = lambda step, results: None,
 ) -> Relaxed:
     """Move the atoms to a minimum of the energy, by L-BFGS, until no force is above ``fmax_eV_A``.
 
@@ -74,8 +74,7 @@ def relax(
         assert calculator.last_results is not None
         watch(optimizer.nsteps, calculator.last_results)
 
-    if watch is not None:
-        optimizer.attach(show)
+    optimizer.attach(show)
     with optimizer, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
         if before:

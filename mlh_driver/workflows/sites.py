@@ -8,13 +8,16 @@ bridges. Starts of a relaxation are defined by it:
 ``together``  the pair drawn together to the length of a bond, 1.08 times the sum of its covalent radii
               (two Si: 2.40 Å)
 ``apart``     the pair pushed apart to 1.2 times its distance in the host
+``puckered``  one atom of the pair pushed away from the site, through the plane of its three other neighbors,
+              to the length of a long bond (Si-O: 2.12 Å) from a fourth behind it; where the host has a
+              place that breaks none of the three bonds
 ============  ===========================================================================================
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +30,12 @@ from mlh_driver.analysis import OXYGEN, SILICON, Network
 from mlh_driver.analysis.rings import smallest_rings
 from mlh_driver.errors import InputError
 
-STARTS = ("unmoved", "together", "apart")
+STARTS = ("unmoved", "together", "apart", "puckered")
 #: Of the sum of covalent radii. Si-Si: 2.40 Å; in relaxed vacancies it is 2.3 to 2.6 Å.
 BOND, FARTHEST_BOND = 1.08, 1.2
 APART = 1.2
+#: Of the sum of covalent radii. Si-O: 1.59 Å, so a moved Si may meet no more than a fourth O.
+CLEARANCE = 0.9
 #: In Å: how far atoms of a crystal may be from their symmetric places.
 SYMMETRY_A = 0.01
 
@@ -86,8 +91,10 @@ def pair_of(host: Atoms, site: int) -> tuple[int, int]:
     return int(nearest[0]), int(nearest[1])
 
 
-def start_geometry(host: Atoms, site: int, start: str) -> Atoms:
-    """The host without the atom, its pair where ``start`` says."""
+def start_geometry(host: Atoms, site: int, start: str) -> Atoms | None:
+    """The host without the atom, its pair where ``start`` says; None where it has no place for that."""
+    if start == "puckered":
+        return _puckered(host, site)
     i, j = pair_of(host, site)
     vector = host.get_distance(i, j, mic=True, vector=True)
     distance = np.linalg.norm(vector)
@@ -97,6 +104,39 @@ def start_geometry(host: Atoms, site: int, start: str) -> Atoms:
     atoms.positions[j] += (target / distance - 1.0) * vector / 2.0
     atoms.positions[i] -= (target / distance - 1.0) * vector / 2.0
     return without(atoms, site)
+
+
+def _puckered(host: Atoms, site: int) -> Atoms | None:
+    """That atom of the pair moved, and to that fourth neighbor, which need the shortest move."""
+    moves = [(atom, move) for atom in pair_of(host, site) for move in _moves_behind(host, site, atom)]
+    if not moves:
+        return None
+    atom, move = min(moves, key=lambda each: np.linalg.norm(each[1]))
+    moved = host.copy()
+    moved.positions[atom] += move
+    return without(moved, site)
+
+
+def _moves_behind(host: Atoms, site: int, atom: int) -> Iterator[NDArray[np.float64]]:
+    """Moves of an atom of the pair to a long bond from one more atom, that break none of those to its three
+    neighbors, and end too near to none.
+    """
+    vectors = host.get_distances(atom, range(len(host)), mic=True, vector=True)
+    sums = covalent_radii[host.numbers] + covalent_radii[host.numbers[atom]]
+    others = ~np.isin(np.arange(len(host)), [atom, site])
+    like_site = others & (host.numbers == host.numbers[site])
+    bonded = like_site & (np.linalg.norm(vectors, axis=1) < FARTHEST_BOND * sums)
+    if bonded.sum() != 3:
+        return
+    middle = vectors[bonded].mean(axis=0)
+    for other in np.flatnonzero(like_site & ~bonded):
+        way = vectors[other] - middle
+        move = middle + way * (1.0 - FARTHEST_BOND * sums[other] / np.linalg.norm(way))
+        distances = np.linalg.norm(vectors - move, axis=1) / sums
+        is_beyond = (move - middle) @ vectors[site] < 0.0
+        holds = (distances[bonded] < FARTHEST_BOND).all()
+        if is_beyond and holds and (distances[others & ~bonded] > CLEARANCE).all():
+            yield move
 
 
 def without(atoms: Atoms, site: int) -> Atoms:

@@ -57,6 +57,7 @@ from mlh_driver.workflows.sites import (
     pair_of,
     rings_of,
     start_geometry,
+    without,
 )
 from mlh_driver.workflows.task_inputs import atoms_fields, atoms_from, engine_fields, engine_for
 
@@ -79,7 +80,7 @@ class VacancySettings:
     sites: tuple[int, ...] = ()
     sample: int = 0
     seed: int = 0
-    starts: tuple[str, ...] = STARTS
+    starts: tuple[str, ...] = ("unmoved", "together", "apart")
     fmax_eV_A: float = 0.02
     steps: int = 300
 
@@ -90,6 +91,8 @@ class VacancySettings:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
         if not self.starts or not set(self.starts) <= set(STARTS):
             raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(STARTS)}")
+        if self.starts == ("puckered",):
+            raise InputError("not every site can start puckered; give another start, too, such as unmoved")
         if not self.fmax_eV_A > 0.0 or self.steps < 1 or self.sample < 0:
             raise InputError(
                 f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
@@ -116,7 +119,7 @@ class Vacancy:
     bonds, bond_1_A, bond_2_A, angle_deg, ring: see :func:`~mlh_driver.workflows.sites.describe_site`
     charge_before_e, extrapolation_before: of the atom that was removed, in the host
     extrapolation, charge_deviation, band_gap_eV, steps, largest_force_eV_A: of this minimum
-    starts:   of each start the difference_eV and pair_A, or why it failed
+    starts:   of each start the difference_eV and pair_A, or why it failed or was impossible
     doubts:   reasons not to trust these numbers, by kind
     """
 
@@ -240,12 +243,16 @@ def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
 
 
 def relax_vacancy(inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """The task of a vacancy from one start; the host's task, done, is beside it."""
+    """The task of a vacancy from one start; the host's task, done, is beside it. Where the host has no place
+    for that start, the result says so.
+    """
     engine = engine_for(inputs["engine"])
     host, host_levels = _host(folder.parent / inputs["host"], engine)
     site = inputs["site"]
-    unmoved = engine.compute(System.from_ase(start_geometry(host, site, "unmoved"))).energy
     start = start_geometry(host, site, inputs["start"])
+    if start is None:
+        return {"impossible": f"the host has no place for start {inputs['start']}"}
+    unmoved = engine.compute(System.from_ase(without(host, site))).energy
     found = relax(start, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
     found.write(folder / RELAXED)
     i, j = index_without(site, pair_of(host, site))
@@ -420,7 +427,7 @@ class _Collector:
 
 
 def _of_start(result: dict[str, Any], host_eV: float) -> dict[str, Any]:
-    if "failed" in result:
+    if "energy_eV" not in result:
         return result
     return {"difference_eV": result["energy_eV"] - host_eV, "pair_A": result["pair_A"]}
 
