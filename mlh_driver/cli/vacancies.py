@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 MOST_ROWS = 20
 
 StartsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--starts",
         help="Of each relaxation: unmoved, together, apart, puckered (where the two atoms beside the "
-        "site are put); the lowest minimum wins.",
+        "site are put); the lowest minimum wins. Default: the first three. Interstitials: peroxy.",
     ),
 ]
 
@@ -39,25 +39,26 @@ def vacancies(
     every_frame: Annotated[
         bool, typer.Option("--all", help="Every frame of a file is a host, not only its last one.")
     ] = False,
-    element: Annotated[str, typer.Option("--element", help="What is removed.")] = "O",
-    sites: Annotated[
-        str, typer.Option("--sites", metavar="I,J,...", help="Atoms to remove, counted from 0.")
-    ] = "",
+    element: Annotated[str, typer.Option("--element", help="What is removed, or put in.")] = "O",
+    defect: Annotated[
+        str, typer.Option("--defect", help="vacancy, or interstitial: Si-O-O-Si in place of Si-O-Si.")
+    ] = "vacancy",
+    sites: Annotated[str, typer.Option("--sites", metavar="I,J,...", help="Atoms, counted from 0.")] = "",
     sample: Annotated[
         int, typer.Option("--sample", min=0, help="So many random sites of each host; 0 means all.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
-    starts: StartsOption = "unmoved,together,apart",
+    starts: StartsOption = None,
     fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of a relaxation.")] = 300,
     mu: Annotated[
         float | None,
-        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the removed element."),
+        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the element."),
     ] = None,
     workers: WorkersOption = 1,
     scheduler: SchedulerOption = "",
 ) -> None:
-    """Formation energies and levels of the neutral vacancies of glasses and crystals.
+    """Formation energies and levels of neutral vacancies, or interstitials, of glasses and crystals.
 
     All O sites of the hosts, one of each symmetry orbit in crystals. Killed and started again, the same
     command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE database and
@@ -70,9 +71,9 @@ def vacancies(
     from mlh_driver.workflows.vacancies import VacancySettings, run_vacancies
     from mlh_driver.workflows.vacancy_files import write_files
 
-    chosen = VacancySettings(
-        element, _integers(sites), sample, seed, tuple(starts.replace(",", " ").split()), fmax, steps
-    )
+    starts = starts or ("peroxy" if defect == "interstitial" else "unmoved,together,apart")
+    words = tuple(starts.replace(",", " ").split())
+    chosen = VacancySettings(element, _integers(sites), sample, seed, words, fmax, steps, defect)
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
     with campaign_pool(workers, settings.threads, scheduler) as pool, campaign_bars() as progress:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.optimize import LBFGS
 
@@ -56,11 +57,26 @@ def relax(
     the last of them as if it had not been interrupted. ``watch`` gets each step and the results there.
     Raises MLHError if ``steps`` steps are not enough.
     """
+    atoms, calculator = atoms.copy(), MLHCalculator(engine=engine)
+    atoms.calc = calculator
+
+    def show(step: int) -> None:
+        assert calculator.last_results is not None
+        watch(step, calculator.last_results)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
+        taken = descend(atoms, folder, fmax_eV_A, steps, show)
+    assert calculator.last_results is not None
+    return Relaxed(atoms, calculator.last_results, taken)
+
+
+def descend(
+    atoms: Atoms, folder: Path, fmax_eV_A: float, steps: int, watch: Callable[[int], None] = lambda step: None
+) -> int:
+    """The relaxation of :func:`relax` with the atoms' own calculator; returns the number of steps."""
     path = folder / CHECKPOINT
     before = _frames(path)
-    atoms = atoms.copy()
-    calculator = MLHCalculator(engine=engine)
-    atoms.calc = calculator
     if before:
         atoms.positions = before[-1].positions
     optimizer = LBFGS(
@@ -69,26 +85,18 @@ def relax(
         trajectory=str(path),
         append_trajectory=bool(before),
     )
-
-    def show() -> None:
-        assert calculator.last_results is not None
-        watch(optimizer.nsteps, calculator.last_results)
-
-    optimizer.attach(show)
-    with optimizer, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
+    optimizer.attach(lambda: watch(optimizer.nsteps))
+    with optimizer:
         if before:
             optimizer.replay_trajectory(before)
             optimizer.nsteps = len(before) - 1
-        converged = optimizer.run(fmax=fmax_eV_A, steps=steps)
-    assert calculator.last_results is not None
-    relaxed = Relaxed(atoms, calculator.last_results, optimizer.nsteps)
-    if not converged:
-        raise MLHError(
-            f"the largest force is {relaxed.largest_force_eV_A:.3f} eV/Å after {relaxed.steps} steps, above "
-            f"{fmax_eV_A}; started again, the relaxation goes on from there"
-        )
-    return relaxed
+        if not optimizer.run(fmax=fmax_eV_A, steps=steps):
+            largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
+            raise MLHError(
+                f"the largest force is {largest:.3f} eV/Å after {optimizer.nsteps} steps, above "
+                f"{fmax_eV_A}; started again, the relaxation goes on from there"
+            )
+    return optimizer.nsteps
 
 
 def read_relaxed(folder: Path) -> Atoms:

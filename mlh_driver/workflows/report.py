@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.pages import REPORT, as_script, embedded, number, render, text
 from mlh_driver.workflows.run_folder import flattened, read_json, replacing
-from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
+from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect
 from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
+from mlh_driver.workflows.verify_relaxed import RELAXATIONS
 
 SCRIPTS = ("vendored/plotly-basic.min.js", "vendored/3Dmol-min.js", "report.js")
 #: Around the vacancy, in Å: atoms and images of atoms within are drawn as balls.
@@ -73,6 +74,7 @@ def write_report(folder: Path) -> Path:
     """
     found = read_results(folder)
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
+    defect = found["campaign"]["settings"]["defect"]
     columns = _columns(energy)
     verification = _optional_json(folder / VERIFICATION)
     structures = _structures(folder, found, energy)
@@ -91,6 +93,9 @@ def write_report(folder: Path) -> Path:
     content = {
         "run": folder.resolve().name,
         "element": found["campaign"]["settings"]["element"],
+        "defect": defect,
+        "defects": "vacancies" if defect == "vacancy" else f"{defect}s",
+        "sign": "+" if defect == "vacancy" else "−",
         "found": found,
         "campaign": found["campaign"],
         "settings": _settings(found["campaign"], verification),
@@ -100,6 +105,7 @@ def write_report(folder: Path) -> Path:
         "reach_A": f"{REACH_A:g}",
         "figure": embedded((folder / FIGURE).read_bytes()),
         "verification": verification,
+        "relaxations": _optional_json(folder / RELAXATIONS),
         "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
         "verification_figure": embedded((folder / VERIFICATION_FIGURE).read_bytes()) if verification else "",
         "scripts": [as_script(text(name)) for name in SCRIPTS],
@@ -166,19 +172,20 @@ def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, d
     hosts = read_frames([folder / HOSTS])
     minima = read_frames([folder / STRUCTURES])
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
-    shown = [_shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered]
+    defect = found["campaign"]["settings"]["defect"]
+    shown = [_shown(minima[site["name"]], hosts[site["host"]], site, defect) for site in ordered]
     average = np.mean([len(one["symbols"]) for one in shown])
     count = max(1, min(len(ordered), int(MOST_ATOMS / average)))
     spread = np.linspace(0, len(ordered) - 1, count).round().astype(int)
     return {ordered[k]["name"]: shown[k] for k in spread}
 
 
-def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any]) -> dict[str, Any]:
-    """A vacancy as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
+def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any], defect: str) -> dict[str, Any]:
+    """A defect as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
     it lies along x, below the origin. ``pair`` are its indices.
     """
     symbols, positions = surroundings(minimum, host.positions[site["site"]])
-    pair = index_without(site["site"], site["pair"])
+    pair = index_in_defect(site["site"], site["pair"], defect)
     i, j = positions[pair]
     axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
     axes *= np.sign([(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0])
