@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,18 @@ import typer
 from mlh_driver.cli.campaigns import holds_melt_quenches
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of vacancies or of melt-quenches.")]) -> None:
+class Export(StrEnum):
+    """Formats of other programs."""
+
+    chemiscope = "chemiscope"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of vacancies or of melt-quenches.")],
+    export: Annotated[
+        Export | None, typer.Option("--export", help="Of vacancies, also a file for chemiscope.org.")
+    ] = None,
+) -> None:
     """One page of all results of a run: plots, tables, settings; of vacancies also structures in 3D.
 
     The file, [bold]report.html[/] in the folder, needs neither network nor this program. Of vacancies it has
@@ -28,4 +40,8 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of vacancies or of m
         from mlh_driver.workflows.report import write_report
 
         write_report(run)
+        if export:
+            from mlh_driver.workflows.vacancy_files import export_chemiscope
+
+            typer.echo(f"written: {export_chemiscope(run)}")
     typer.echo(f"written: {run / 'report.html'}")
