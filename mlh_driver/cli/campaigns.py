@@ -21,15 +21,24 @@ WorkersOption = Annotated[
 SchedulerOption = Annotated[
     str, typer.Option("--scheduler", help="Instead, address or scheduler file of a running dask.")
 ]
+SlurmOption = Annotated[
+    int,
+    typer.Option(
+        "--slurm", min=0, metavar="N", help="Instead, N jobs of SLURM; see mlh-driver slurm-script."
+    ),
+]
 
 
 @contextmanager
-def campaign_pool(workers: int, threads: int, scheduler: str) -> Iterator[Pool]:
+def campaign_pool(workers: int, threads: int, scheduler: str, slurm: int) -> Iterator[Pool]:
     """Where the tasks run."""
     from mlh_driver.workflows.campaign import in_this_process
-    from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
+    from mlh_driver.workflows.cluster import existing_scheduler, slurm_jobs, worker_processes
 
-    if scheduler:
+    if slurm:
+        with slurm_jobs(slurm, threads) as pool:
+            yield pool
+    elif scheduler:
         with existing_scheduler(scheduler) as pool:
             yield pool
     elif workers > 1:

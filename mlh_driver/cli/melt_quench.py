@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.campaigns import SchedulerOption, WorkersOption, campaign_bars, campaign_pool
+from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
 from mlh_driver.cli.options import build_engine, option, with_engine_options, with_options
 from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
@@ -87,6 +87,7 @@ def melt_quench(
     ] = 1,
     workers: WorkersOption = 1,
     scheduler: SchedulerOption = "",
+    slurm: SlurmOption = 0,
 ) -> None:
     """Make a glass: melt, quench, anneal, relax, analyze.
 
@@ -103,8 +104,8 @@ def melt_quench(
     chosen = settings_of(preset, changes)
     start = _start(structure, random)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if (workers > 1 or scheduler) and copies == 1:
-        raise InputError("--workers and --scheduler share out copies; ask for several by --copies")
+    if (workers > 1 or scheduler or slurm) and copies == 1:
+        raise InputError("--workers, --scheduler and --slurm share out copies; ask for several by --copies")
     engine = build_engine(settings)
     first = prepare(out if copies == 1 else out / copy_name(chosen), start, chosen, engine)
     _tell_time(first, engine, console)
@@ -116,7 +117,10 @@ def melt_quench(
             _one(first, engine, console)
         else:
             console.print(f"{copies} copies, each some such time; mlh-driver status {out} looks at them")
-            with campaign_pool(workers, settings.threads, scheduler) as pool, campaign_bars() as progress:
+            with (
+                campaign_pool(workers, settings.threads, scheduler, slurm) as pool,
+                campaign_bars() as progress,
+            ):
                 run_copies(out, start, chosen, settings, copies, pool=pool, progress=progress)
             _print_copies(out, copies)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlh_driver.cli.campaigns import SchedulerOption, WorkersOption, campaign_bars, campaign_pool
+from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
 from mlh_driver.cli.options import with_engine_options
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -57,6 +57,7 @@ def vacancies(
     ] = None,
     workers: WorkersOption = 1,
     scheduler: SchedulerOption = "",
+    slurm: SlurmOption = 0,
 ) -> None:
     """Formation energies and levels of neutral vacancies, or interstitials, of glasses and crystals.
 
@@ -76,7 +77,7 @@ def vacancies(
     chosen = VacancySettings(element, _integers(sites), sample, seed, words, fmax, steps, defect)
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
-    with campaign_pool(workers, settings.threads, scheduler) as pool, campaign_bars() as progress:
+    with campaign_pool(workers, settings.threads, scheduler, slurm) as pool, campaign_bars() as progress:
         found = run_vacancies(frames, out, chosen, settings, mu_eV=mu, pool=pool, progress=progress)
     written = write_files(found)
     _print(found)
