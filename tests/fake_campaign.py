@@ -33,7 +33,9 @@ def write_campaign(
         for name, host in hosts.items()
     }
     with open_campaign(
-        folder, {"model": {"name": "dice", "reference": "none"}, "settings": {"element": "O"}}, 1
+        folder,
+        {"model": {"name": "dice", "reference": "none"}, "settings": {"element": "O", "defect": "vacancy"}},
+        1,
     ) as run:
         for name, host in hosts.items():
             _write_minimum(run.folder / "tasks" / name, host, energy_eV(host))
@@ -48,7 +50,7 @@ def write_campaign(
     results: dict[str, dict[str, Any]] = {
         name: {"key": name, "energy_eV": energy_eV(host), **MINIMUM} for name, host in hosts.items()
     }
-    found = VacancyCampaign(folder, "O", vacancies, results, [], [], mu_eV, -431.6)
+    found = VacancyCampaign(folder, "O", "vacancy", vacancies, results, [], [], mu_eV, -431.6)
     write_files(found)
     return found
 

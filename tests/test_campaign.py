@@ -11,7 +11,7 @@ from pathlib import Path
 
 import campaign_tasks
 import pytest
-from processes import eventually
+from processes import REPOSITORY, eventually
 from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
@@ -26,7 +26,7 @@ from mlh_driver.workflows.campaign import (
     open_campaign,
     states,
 )
-from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
+from mlh_driver.workflows.cluster import existing_scheduler, slurm_jobs, worker_processes
 from mlh_driver.workflows.run_folder import read_json, write_json
 
 
@@ -140,6 +140,39 @@ def test_a_running_scheduler_carries_out_tasks(tmp_path: Path) -> None:
         assert set(campaign.run(squares(1, 0, 2), pool)) == {"square 1", "square 2"}
     with pytest.raises(InputError, match="no dask scheduler at nonsense"), existing_scheduler("nonsense"):
         pass
+
+
+SBATCH = """#!/bin/sh
+cp "$1" "{folder}/job.sh"
+bash "{folder}/job.sh" > "{folder}/job.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+def test_jobs_of_slurm_carry_out_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for SLURM that starts a job at once; its script is the one that is printed."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    import dask
+
+    for name, text in {"sbatch": SBATCH.format(folder=tmp_path), "scancel": "#!/bin/sh\nkill $1\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"), prepend=os.pathsep)
+    with pytest.raises(InputError, match=r"memory.*jobqueue.yaml"), slurm_jobs(1):
+        pass
+    with dask.config.set({"jobqueue.slurm.memory": "2GB", "jobqueue.slurm.queue": "batch"}):
+        printed = CliRunner().invoke(app, ["slurm-script", "--threads", "2"])
+        with slurm_jobs(1, threads=2) as pool, open_campaign(tmp_path / "run", {}, 3) as campaign:
+            results = campaign.run(squares(1, 0, 2), pool)
+    assert set(results) == {"square 1", "square 2"}
+    for result in results.values():
+        assert result["process"] != os.getpid() and set(result["threads"].values()) == {"2"}
+    assert "#SBATCH -p batch" in printed.output and "#SBATCH --cpus-per-task=2" in printed.output
+    submitted = (tmp_path / "job.sh").read_text()
+    for line in printed.output.splitlines():
+        assert line in submitted or "dask_worker" in line
 
 
 def test_without_dask_several_workers_are_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

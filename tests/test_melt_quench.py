@@ -17,7 +17,7 @@ from processes import DRIVER, ENVIRONMENT, REPOSITORY, Launcher, eventually, lau
 
 from mlh_driver import Engine, Results, System
 from mlh_driver.analysis import read_log
-from mlh_driver.errors import InputError, NonFiniteError
+from mlh_driver.errors import InputError, MLHError, NonFiniteError
 from mlh_driver.system import mass_density
 from mlh_driver.workflows.melt_quench import (
     PRESETS,
@@ -28,6 +28,7 @@ from mlh_driver.workflows.melt_quench import (
     find_runs,
     prepare,
     preset,
+    relax_glass,
     seconds_per_step,
 )
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Status
@@ -237,6 +238,25 @@ def test_a_run_that_leaves_the_range_says_what_to_do_and_goes_on_from_its_restar
     assert run.glass is not None and run.columns()["Step"][-1] == 6
 
 
+def test_a_relaxation_that_is_stopped_goes_on_and_one_without_end_makes_no_glass(
+    tmp_path: Path, glass: Atoms, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(relax_eV_A=1.0), engine)
+    run.md.carry_out(engine)
+    monkeypatch.setattr("mlh_driver.workflows.melt_quench.run.MOST_RELAXATION_STEPS", 1)
+    seen: list[Status] = []
+    with pytest.raises(MLHError, match=r"after 1 steps, above 1.0; started again, .* goes on from there"):
+        relax_glass(run, engine, seen.append)
+    assert run.glass is None
+    monkeypatch.undo()
+    with pytest.raises(NonFiniteError):
+        relax_glass(run, Failing(engine, 3), seen.append)
+    relax_glass(run, engine, seen.append)
+    assert [status.step for status in seen] == list(range(len(seen))) and len(seen) > 4
+    assert seen[-1].results.largest_force < 1.0
+    assert run.glass.get_potential_energy() == seen[-1].results.energy < seen[0].results.energy
+
+
 def test_temperature_that_is_shown_is_that_of_lammps(tmp_path: Path, glass: Atoms, engine: Engine) -> None:
     """Of velocities between two steps, so between the two temperatures that LAMMPS writes, nearly."""
     seen: list[Status] = []
@@ -255,7 +275,7 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
 ) -> None:
     run = prepare(tmp_path / "run", glass, tiny(), engine)
     assert prepare(run.folder, glass, tiny(), engine) == run
-    with pytest.raises(InputError, match=r"seed 1 \(now 2\); repeat those to go on with it, or give another"):
+    with pytest.raises(InputError, match=r"settings.seed is 1 there and 2 now. Give the same ones"):
         prepare(run.folder, glass, tiny(seed=2), engine)
     moved = glass.copy()
     moved.positions[0] += 0.01
@@ -264,7 +284,7 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     with pytest.raises(InputError, match="n_atoms"):
         prepare(run.folder, RandomStart(), tiny(), engine)
     warm = Engine(engine.model, electronic_temperature_K=2000.0)
-    with pytest.raises(InputError, match=r"electronic_temperature_K 300.0 \(now 2000.0\)"):
+    with pytest.raises(InputError, match="electronic_temperature_K is 300"):
         prepare(run.folder, glass, tiny(), warm)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -21,7 +22,8 @@ from typer.testing import CliRunner
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.workflows import report
-from mlh_driver.workflows.report import PAGE, surroundings, write_report
+from mlh_driver.workflows.pages import PAGE
+from mlh_driver.workflows.report import surroundings, write_report
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import VacancyCampaign
 
@@ -151,6 +153,17 @@ def test_the_command_writes_the_page_and_refuses_other_folders(
     assert shown.exit_code == 0 and "report.html" in shown.output
     with pytest.raises(InputError, match=r"has no vacancies.json"):
         write_report(tmp_path)
+
+
+def test_chemiscope_gets_structures_and_numbers(found: VacancyCampaign) -> None:
+    pytest.importorskip("chemiscope", reason="chemiscope is not installed")
+    shown = CliRunner().invoke(app, ["report", str(found.folder), "--export", "chemiscope"])
+    assert shown.exit_code == 0, shown.output
+    data = json.loads(gzip.decompress((found.folder / "vacancies.chemiscope.json.gz").read_bytes()))
+    energies = data["properties"]["formation_eV"]
+    assert energies["values"] == [vacancy.formation_eV for vacancy in found.vacancies]
+    assert energies["units"] == "eV" and data["properties"]["angle_deg"]["units"] == "degree"
+    assert [one["size"] for one in data["structures"]] == [95] * 64
 
 
 @needs_browser

@@ -215,7 +215,8 @@ def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign
     engine, vacancy = Engine(), found.vacancies[0]
     host = ase.io.read(found.folder / "hosts.extxyz")
     atoms = ase.io.read(found.folder / "vacancies.extxyz", 0)
-    place = (vacancy.site, distances_from(host, vacancy.site), atoms.numbers, index_without(40, vacancy.pair))
+    kept = np.delete(np.arange(len(host)), vacancy.site)
+    place = (kept, distances_from(host, vacancy.site, kept), atoms.numbers, index_without(40, vacancy.pair))
     before, after = Levels.of(host, engine), Levels.of(atoms, engine)
     level = defect_level(before, after, *place)
     lifted = replace(after, energies=after.energies + 2.5, onsite=after.onsite + 2.5)
@@ -246,7 +247,8 @@ def test_energies_and_levels_agree_with_dft_on_vacancies_never_trained_on() -> N
             ],
         }
         pair = index_without(site, pair_of(atoms, site))
-        place = (site, distances_from(atoms, site), label.system.numbers, pair)
+        kept = np.delete(np.arange(len(atoms)), site)
+        place = (kept, distances_from(atoms, site, kept), label.system.numbers, pair)
         model, dft = (defect_level(*cells[kind], *place) for kind in ("model", "dft"))
         assert model.above_vbm_eV == pytest.approx(dft.above_vbm_eV, abs=0.15)
         assert model.on_pair == pytest.approx(dft.on_pair, abs=0.02)
@@ -292,6 +294,79 @@ def test_starts_move_the_pair_along_its_line_and_nothing_else(glass: Atoms) -> N
         assert moved.sum() == pytest.approx(abs(distance - before))
 
 
+def test_an_interstitial_starts_as_a_peroxy_bridge_with_room(glass: Atoms) -> None:
+    for site in np.flatnonzero(glass.symbols == "O").tolist():
+        atoms = start_geometry(glass, site, "peroxy")
+        assert len(atoms) == 97 and atoms.symbols[-1] == "O"
+        assert atoms.get_distance(site, 96, mic=True) == pytest.approx(1.47)
+        i, j = pair_of(glass, site)
+        bond = glass.get_distances(site, [i, j], mic=True).mean()
+        assert atoms.get_distance(i, site, mic=True) == pytest.approx(bond)
+        assert atoms.get_distance(j, 96, mic=True) == pytest.approx(bond)
+        others = [k for k in range(96) if k not in (i, j, site)]
+        assert np.array_equal(atoms.positions[others], glass.positions[others])
+        assert min(atoms.get_distances(k, others, mic=True).min() for k in (site, 96)) > 1.7
+
+
+@pytest.mark.slow
+def test_an_interstitial_is_one_oxygen_more_and_the_shipped_model_says_that_it_does_not_know_it(
+    glass: Atoms, tmp_path: Path
+) -> None:
+    """It has never seen an O-O bond, and drives the two atoms apart."""
+    command = ["vacancies", str(GLASS), "--defect", "interstitial", "--sites", "40", "--fmax", "0.3"]
+    done = CliRunner().invoke(app, [*command, "--mu-O", "-434.0", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    (site,) = json.loads((tmp_path / "vacancies.json").read_text())["vacancies"]
+    (host,), atoms = ase.io.read(tmp_path / "hosts.extxyz", ":"), ase.io.read(tmp_path / "vacancies.extxyz")
+    assert site["name"] == "glass_i_O_site40" and len(atoms) == 97
+    difference = atoms.get_potential_energy() - host.get_potential_energy()
+    assert site["formation_eV"] == pytest.approx(difference + 434.0, abs=1e-5)
+    assert {"extrapolation", "charge_deviation"} <= site["doubts"].keys()
+    assert site["relaxation_eV"] > 0.3 and abs(site["deep_residual_eV"]) < ALIGNMENT_eV
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Neutral O interstitials" in page and "(interstitial) − <i>E</i>(host) − μ" in page
+
+
+def test_a_puckered_start_has_one_silicon_behind_its_three_oxygens(glass: Atoms) -> None:
+    """Through their plane, near a fourth O, and still bonded to the three."""
+    oxygen = [int(site) for site in np.flatnonzero(glass.symbols == "O")]
+    starts = {site: start_geometry(glass, site, "puckered") for site in oxygen}
+    possible = {site: atoms for site, atoms in starts.items() if atoms is not None}
+    assert len(possible) == 32  # docs/vacancies.md
+    for site, atoms in possible.items():
+        before = without(glass, site)
+        (moved,) = np.flatnonzero(np.linalg.norm(atoms.positions - before.positions, axis=1))
+        assert moved in index_without(site, pair_of(glass, site))
+        was, now = (each.get_distances(moved, range(95), mic=True) for each in (before, atoms))
+        oxygen = atoms.symbols == "O"
+        three = np.flatnonzero(oxygen & (was < 2.0))
+        assert len(three) == 3 and now[three].max() < 2.125
+        fourth = np.flatnonzero(oxygen & (was > 2.0) & (now < 2.125))
+        assert len(fourth) > 0 and now[fourth].min() > 1.59
+        assert side_of_plane(before, moved, three) * side_of_plane(atoms, moved, three) < 0
+
+
+def side_of_plane(atoms: Atoms, atom: int, three: np.ndarray) -> float:
+    a, b, c = atoms.get_distances(atom, three, mic=True, vector=True)
+    return float(a @ np.cross(b, c))
+
+
+@pytest.mark.slow
+def test_a_site_without_a_place_for_a_puckered_start_has_its_other_minima(
+    glass: Atoms, tmp_path: Path
+) -> None:
+    sites = [int(k) for k in np.flatnonzero(glass.symbols == "O")]
+    site = next(k for k in sites if start_geometry(glass, k, "puckered") is None)
+    settings = VacancySettings(sites=(site,), starts=("unmoved", "puckered"), fmax_eV_A=2.0)
+    found = run_vacancies({"glass": glass}, tmp_path, settings)
+    (vacancy,) = found.vacancies
+    assert vacancy.start == "unmoved" and not found.failed and not found.missing
+    assert vacancy.starts["puckered"] == {"impossible": "the host has no place for start puckered"}
+    assert not any("puckered" in doubt for doubt in vacancy.doubts)
+    write_files(found)
+
+
 def test_a_site_is_described_before_the_atom_goes() -> None:
     quartz = QUARTZ * (2, 2, 2)
     rings = smallest_rings(Network.of(quartz))
@@ -318,6 +393,9 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"element": "Xx"},
         {"sites": (1,), "sample": 1},
         {"starts": ("puckered",)},
+        {"starts": ("sideways",)},
+        {"defect": "antisite"},
+        {"defect": "interstitial"},
         {"starts": ()},
         {"fmax_eV_A": 0.0},
     ):

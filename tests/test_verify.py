@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
+from ase.optimize import LBFGS
 from fake_campaign import write_campaign
 from fake_labeler import SomeLabeler
 from processes import REPOSITORY
@@ -177,6 +178,45 @@ def test_the_command_prints_a_plan_and_then_the_errors(
     calls = labeler.calls
     again = CliRunner().invoke(app, [*command, "--dry-run"], env={"COLUMNS": "120"})
     assert "0 structures to label" in again.output and labeler.calls == calls
+
+
+def test_dft_relaxes_the_minima_of_the_model_and_goes_on_where_it_was(
+    found: VacancyCampaign, labeler: SomeLabeler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlh_driver.reference.make_labeler", lambda *_: labeler)
+    command = ["verify", str(found.folder), "--n", "2", "--relax", "--fmax", "0.01"]
+    some = CliRunner().invoke(app, [*command, "--steps", "2"], env={"COLUMNS": "150"})
+    assert some.exit_code == 1 and "after 2 steps, above 0.01" in some.output
+    labels = len(plan_verification(found.folder, labeler, 2).frames)
+    assert labeler.calls == labels + 2 * labels  # a label is the first step
+    done = CliRunner().invoke(app, [*command, "--steps", "100"], env={"COLUMNS": "150"})
+    assert done.exit_code == 0, done.output
+    calls = labeler.calls
+    again = CliRunner().invoke(app, command, env={"COLUMNS": "150"})
+    assert again.exit_code == 0 and labeler.calls == calls
+    sites = json.loads((found.folder / "verify_relaxed.json").read_text())["sites"]
+    assert len(sites) == 2
+    for site in sites:
+        vacancy = next(v for v in found.vacancies if v.name == site["name"])
+        host = small_host({"a": 1, "b": 2}[vacancy.host])
+        atoms = host[[k for k in range(6) if k != vacancy.site]]
+        energies = {}
+        for kind, start in (("host", host), ("vacancy", atoms)):
+            start.calc = LennardJones(sigma=1.5, epsilon=0.1)
+            before = start.get_potential_energy()
+            LBFGS(start, logfile=None).run(fmax=0.01, steps=100)
+            energies[kind] = (before, start.get_potential_energy())
+        difference = energies["vacancy"][1] - energies["host"][1]
+        assert site["dft_difference_eV"] == pytest.approx(difference, abs=1e-3)
+        assert site["error_eV"] == pytest.approx(vacancy.difference_eV - difference, abs=1e-3)
+        for kind, key in (("host", "host_relaxation_eV"), ("vacancy", "relaxation_eV")):
+            before, after = energies[kind]
+            assert site[key] == pytest.approx(before - after, abs=1e-3)
+        assert site["largest_displacement_A"] > site["rms_displacement_A"] > 0.01
+        assert site["steps"] > 2
+    assert "Relaxed by DFT from there" in write_report(found.folder).read_text()
+    refused = CliRunner().invoke(app, [*command, "--fmax", "0.02"])
+    assert "fmax_eV_A is 0.01 there and 0.02 now" in str(refused.exception)
 
 
 @pytest.mark.slow

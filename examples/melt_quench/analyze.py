@@ -21,14 +21,14 @@ from mlh_driver import Engine
 from mlh_driver.analysis import summary, write_report
 from mlh_driver.analysis.plots import plot_thermo
 from mlh_driver.analysis.report import table
-from mlh_driver.workflows.melt_quench import Run, find_runs, relax
+from mlh_driver.workflows.melt_quench import Run, find_runs, relax_glass
 from mlh_driver.workflows.melt_quench.run import glass_figures
 
 
 def glass_of(run: Run, engine: Engine) -> Atoms:
     """The relaxed glass of a finished run, with a line about it."""
     if run.glass is None:
-        relax(run, engine, lambda status: None)
+        relax_glass(run, engine, lambda status: None)
     glass = run.glass
     print(f"{run.folder.name}: " + ", ".join(f"{name} {x:.4f}" for name, x in glass_figures(glass).items()))
     return glass

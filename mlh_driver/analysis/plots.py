@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mlh_driver.analysis.published import Published
 from mlh_driver.analysis.structure import SiliconOxygen, Structure
 from mlh_driver.errors import InputError
+from mlh_driver.results import SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.system import Array
 
 #: Columns of a log and what they are.
@@ -25,6 +26,8 @@ PANELS = {
     "extrapolation": "extrapolation",
     "charge_deviation": "charge deviation (e)",
 }
+#: Where the engine begins to doubt its results.
+DOUBTFUL = {"gap": SMALL_GAP_eV, "extrapolation": 1.0, "charge_deviation": TOLERATED_e}
 RING_SIZES = range(2, 11)
 #: Of pairs that are usually written in another order.
 TITLES = {"O-Si": "Si-O"}
@@ -39,6 +42,11 @@ Ranges = Mapping[str, Published]
 
 
 def plot_thermo(logs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
+    """Write the picture of :func:`draw_thermo`."""
+    draw_thermo(logs).savefig(path, dpi=150)
+
+
+def draw_thermo(logs: Mapping[str, Mapping[str, Array]]) -> Figure:
     """Columns of logs (such as :func:`mlh_driver.analysis.read_log` returns) by the name of the run.
 
     Against ``Time`` in ps, where all have it, or else against ``Step``; other columns are those of PANELS.
@@ -55,12 +63,12 @@ def plot_thermo(logs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
                 axis.plot(columns[abscissa], columns[name], lw=1.0, label=run)
         axis.set_ylabel(PANELS[name])
         axis.ticklabel_format(useOffset=False)
-        if name == "extrapolation":
-            axis.axhline(1.0, color="0.5", lw=0.8, ls="--")
+        if name in DOUBTFUL:
+            axis.axhline(DOUBTFUL[name], color="0.5", lw=0.8, ls="--")
     if len(logs) > 1:
         axes[0].legend(frameon=False, fontsize=7, ncols=4)
     axes[-1].set_xlabel("time (ps)" if abscissa == "Time" else "step")
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
@@ -87,6 +95,36 @@ def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def draw_spread(structures: Sequence[Structure]) -> Figure:
+    """Mean and spread (standard deviation) over structures of one composition: g(r), and of Si-O networks
+    coordination and rings; published ranges are gray.
+    """
+    pairs, published = sorted(structures[0].distribution.g), structures[0].published
+    networks = [structure.network for structure in structures if structure.network is not None]
+    n_panels = len(pairs) + (2 if networks else 0)
+    n_columns = min(3, n_panels)
+    n_rows = -(-n_panels // n_columns)
+    figure = Figure(figsize=(3.6 * n_columns, 3.3 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axis, pair in zip(axes, pairs, strict=False):
+        _plot_distribution(axis, pair, {}, published)
+        g = np.array([structure.distribution.g[pair] for structure in structures])
+        r, mean, spread = structures[0].distribution.r_A, g.mean(axis=0), g.std(axis=0)
+        axis.fill_between(r, mean - spread, mean + spread, color="C0", alpha=0.3, lw=0)
+        axis.plot(r, mean, color="C0", lw=1.0)
+    if networks:
+        shares = np.array([[network.figures()[key] for key in ENVIRONMENTS] for network in networks])
+        rings = np.array([[network.rings.get(size, 0.0) for size in RING_SIZES] for network in networks])
+        coordination, sizes = axes[len(pairs) : len(pairs) + 2]
+        coordination.bar(range(len(ENVIRONMENTS)), shares.mean(axis=0), yerr=shares.std(axis=0), capsize=2)
+        _label_environments(coordination)
+        sizes.bar(RING_SIZES, rings.mean(axis=0), yerr=rings.std(axis=0), capsize=2)
+        _label_rings(sizes, published)
+    for axis in axes[n_panels:]:
+        axis.set_visible(False)
+    return figure
+
+
 def _plot_distribution(axis: Axes, pair: str, structures: Mapping[str, Structure], published: Ranges) -> None:
     title = TITLES.get(pair, pair)
     _band(axis, published.get(f"{title} (Å)"))
@@ -111,13 +149,21 @@ def _plot_factor(axis: Axes, structures: Mapping[str, Structure], published: Ran
 def _plot_network(axes: Sequence[Axes], networks: Mapping[str, SiliconOxygen], published: Ranges) -> None:
     _plot_angles(axes[0], networks, published)
     rings = {name: [n.rings.get(size, 0.0) for size in RING_SIZES] for name, n in networks.items()}
-    _band(axes[1], published.get("most frequent ring (Si)"))
     _bars(axes[1], RING_SIZES, rings)
-    axes[1].set(xticks=RING_SIZES, xlabel="Si in a primitive ring", ylabel="rings per cell")
+    _label_rings(axes[1], published)
     shares = {name: [n.figures()[key] for key in ENVIRONMENTS] for name, n in networks.items()}
     _bars(axes[2], range(len(ENVIRONMENTS)), shares)
-    axes[2].set_xticks(range(len(ENVIRONMENTS)), [key.split(",")[0] for key in ENVIRONMENTS], rotation=45)
-    axes[2].set(ylabel="share of the element")
+    _label_environments(axes[2])
+
+
+def _label_rings(axis: Axes, published: Ranges) -> None:
+    _band(axis, published.get("most frequent ring (Si)"))
+    axis.set(xticks=RING_SIZES, xlabel="Si in a primitive ring", ylabel="rings per cell")
+
+
+def _label_environments(axis: Axes) -> None:
+    axis.set_xticks(range(len(ENVIRONMENTS)), [key.split(",")[0] for key in ENVIRONMENTS], rotation=45)
+    axis.set(ylabel="share of the element")
 
 
 def _plot_angles(axis: Axes, networks: Mapping[str, SiliconOxygen], published: Ranges) -> None:
@@ -135,7 +181,7 @@ def _plot_angles(axis: Axes, networks: Mapping[str, SiliconOxygen], published: R
 def _band(axis: Axes, published: Published | None) -> None:
     """Shade the published range, if there is one; a line marks one that is a single value."""
     if published is not None:
-        axis.axvspan(published.low, published.high, color="0.8", lw=1.5)
+        axis.axvspan(published.low, published.high, color="0.8", lw=1.5, zorder=0)
 
 
 def _bars(axis: Axes, places: Sequence[int], heights: Mapping[str, Sequence[float]]) -> None:

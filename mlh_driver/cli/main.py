@@ -28,6 +28,7 @@ COMMANDS = (
     "status",
     "report",
     "verify",
+    "slurm-script",
     "ipi",
     "lammps",
     "serve",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli.campaigns import holds_melt_quenches
 from mlh_driver.cli.options import JsonOption
 
 
@@ -34,12 +35,14 @@ def status(
     counts = Counter(dict.fromkeys(STATUSES, 0))
     counts.update(state.status for state in found)
     counts["waiting"] += total - len(found)  # the tasks of a host that is not relaxed have no folder yet
+    where = _how_far(run) if holds_melt_quenches(run) else {}
     console = Console(soft_wrap=True)
     console.print(", ".join(f"{n} {name}" for name, n in counts.items() if n) + f"; {total} tasks in all")
     table = Table("task", "state", "failed attempts", "")
     for state in found:
         if state.status not in ("done", "waiting"):
-            table.add_row(escape(state.name), state.status, str(state.attempts), escape(state.note))
+            notes = [text for text in (where.get(state.name), state.note) if text]
+            table.add_row(escape(state.name), state.status, str(state.attempts), escape("; ".join(notes)))
     if table.row_count:
         console.print(table)
     if counts["failed"]:
@@ -47,3 +50,10 @@ def status(
             f"the same command tries failed tasks again, {MOST_ATTEMPTS} times in all; error.json in the "
             "folder of a task says more, and without it the task starts afresh"
         )
+
+
+def _how_far(folder: Path) -> dict[str, str]:
+    """Stage and step of each copy."""
+    from mlh_driver.workflows.melt_quench import find_runs, how_far
+
+    return {run.folder.name: how_far(run) for run in find_runs([folder])}

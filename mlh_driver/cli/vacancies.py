@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,24 +10,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
 from mlh_driver.cli.options import with_engine_options
-from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
-    from mlh_driver.workflows.campaign import Pool, Progress
     from mlh_driver.workflows.vacancies import VacancyCampaign
     from mlh_driver.workflows.vacancy_files import Distribution
 
 MOST_ROWS = 20
 
 StartsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--starts",
-        help="Of each relaxation: unmoved, together, apart (where the two atoms beside the site are put); "
-        "the lowest minimum wins.",
+        help="Of each relaxation: unmoved, together, apart, puckered (where the two atoms beside the "
+        "site are put); the lowest minimum wins. Default: the first three. Interstitials: peroxy.",
     ),
 ]
 
@@ -42,29 +39,27 @@ def vacancies(
     every_frame: Annotated[
         bool, typer.Option("--all", help="Every frame of a file is a host, not only its last one.")
     ] = False,
-    element: Annotated[str, typer.Option("--element", help="What is removed.")] = "O",
-    sites: Annotated[
-        str, typer.Option("--sites", metavar="I,J,...", help="Atoms to remove, counted from 0.")
-    ] = "",
+    element: Annotated[str, typer.Option("--element", help="What is removed, or put in.")] = "O",
+    defect: Annotated[
+        str, typer.Option("--defect", help="vacancy, or interstitial: Si-O-O-Si in place of Si-O-Si.")
+    ] = "vacancy",
+    sites: Annotated[str, typer.Option("--sites", metavar="I,J,...", help="Atoms, counted from 0.")] = "",
     sample: Annotated[
         int, typer.Option("--sample", min=0, help="So many random sites of each host; 0 means all.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
-    starts: StartsOption = "unmoved,together,apart",
+    starts: StartsOption = None,
     fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of a relaxation.")] = 300,
     mu: Annotated[
         float | None,
-        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the removed element."),
+        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the element."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes, each with its share of the cores (dask).")
-    ] = 1,
-    scheduler: Annotated[
-        str, typer.Option("--scheduler", help="Instead, address or scheduler file of a running dask.")
-    ] = "",
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = "",
+    slurm: SlurmOption = 0,
 ) -> None:
-    """Formation energies and levels of the neutral vacancies of glasses and crystals.
+    """Formation energies and levels of neutral vacancies, or interstitials, of glasses and crystals.
 
     All O sites of the hosts, one of each symmetry orbit in crystals. Killed and started again, the same
     command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE database and
@@ -77,12 +72,12 @@ def vacancies(
     from mlh_driver.workflows.vacancies import VacancySettings, run_vacancies
     from mlh_driver.workflows.vacancy_files import write_files
 
-    chosen = VacancySettings(
-        element, _integers(sites), sample, seed, tuple(starts.replace(",", " ").split()), fmax, steps
-    )
+    starts = starts or ("peroxy" if defect == "interstitial" else "unmoved,together,apart")
+    words = tuple(starts.replace(",", " ").split())
+    chosen = VacancySettings(element, _integers(sites), sample, seed, words, fmax, steps, defect)
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
-    with _pool(workers, settings.threads, scheduler) as pool, _bars() as progress:
+    with campaign_pool(workers, settings.threads, scheduler, slurm) as pool, campaign_bars() as progress:
         found = run_vacancies(frames, out, chosen, settings, mu_eV=mu, pool=pool, progress=progress)
     written = write_files(found)
     _print(found)
@@ -98,32 +93,6 @@ def _integers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
         raise InputError(f"--sites is {text!r}; give indices of atoms, such as 3,17") from None
-
-
-@contextmanager
-def _pool(workers: int, threads: int, scheduler: str) -> Iterator[Pool]:
-    from mlh_driver.workflows.campaign import in_this_process
-    from mlh_driver.workflows.cluster import existing_scheduler, worker_processes
-
-    if scheduler:
-        with existing_scheduler(scheduler) as pool:
-            yield pool
-    elif workers > 1:
-        with worker_processes(workers, threads) as pool:
-            yield pool
-    else:
-        yield in_this_process
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for the hosts and one for the vacancies."""
-    with progress_bars(Console(stderr=True), elapsed=True) as draw:
-
-        def show(stage: str, done: int, failed: int, total: int) -> None:
-            draw(stage, stage, done + failed, total, f"{failed} failed" if failed else "")
-
-        yield show
 
 
 def _print(found: VacancyCampaign) -> None:

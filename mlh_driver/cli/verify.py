@@ -14,6 +14,7 @@ from mlh_driver.cli.options import ReferenceCode
 
 if TYPE_CHECKING:
     from mlh_driver.workflows.verify import Plan, Verification
+    from mlh_driver.workflows.verify_relaxed import RelaxedByDft
 
 
 def verify(
@@ -24,6 +25,11 @@ def verify(
     number: Annotated[int, typer.Option("--n", min=1, help="So many sites.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sites picked at random.")] = 0,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the reference code.")] = 1,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Then relax hosts and vacancies by DFT, from there.")
+    ] = False,
+    fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force of --relax.")] = 0.05,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of --relax for a structure.")] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be computed.")] = False,
 ) -> None:
     """Compare energies of vacancies with DFT (PBE), at the minima of the model.
@@ -31,7 +37,8 @@ def verify(
     Picks the sites of lowest and highest energy, highest extrapolation and smallest gap, quantiles, and some
     at random; labels host and vacancy of each; and writes the errors to [bold]verify.json[/],
     [bold]verify.csv[/] and [bold]verify.png[/]. Labels are kept: killed and started again, or with a larger
-    [bold]--n[/], the command computes what is missing.
+    [bold]--n[/], the command computes what is missing. [bold]--relax[/] costs a DFT calculation for each
+    step; it goes on after a kill, and writes [bold]verify_relaxed.json[/] and [bold]verify_relaxed.csv[/].
 
     Example: [bold]mlh-driver verify v1 --engine cp2k --n 8[/]
     """
@@ -49,8 +56,14 @@ def verify(
     if found.sites:
         _print(found)
         typer.echo(f"written: {run / VERIFICATION}, and as a table and a figure; mlh-driver report shows it")
-    if found.left_out:
-        typer.echo(f"left out: {', '.join(found.left_out)}", err=True)
+    left_out = found.left_out
+    if relax and found.sites:
+        from mlh_driver.workflows.verify_relaxed import relax_by_dft
+
+        sites, left_out = relax_by_dft(plan, labeler, fmax, steps, progress.print)
+        _print_relaxed(sites)
+    if left_out:
+        typer.echo(f"left out: {', '.join(left_out)}", err=True)
         raise typer.Exit(1)
 
 
@@ -91,3 +104,20 @@ def _print(found: Verification) -> None:
         f"mean {1e3 * of.mean_eV:+.0f}{ranks}",
         highlight=False,
     )
+
+
+def _print_relaxed(sites: list[RelaxedByDft]) -> None:
+    table = Table(title="relaxed by DFT from there (meV, Å)")
+    table.add_column("site", no_wrap=True)
+    for column in ("error of E_f", "DFT gains", "in host", "largest move", "pair", "pair, DFT", "steps"):
+        table.add_column(column, justify="right")
+    for site in sites:
+        energies = (site.error_eV, site.relaxation_eV, site.host_relaxation_eV)
+        lengths = (site.largest_displacement_A, site.pair_A, site.dft_pair_A)
+        table.add_row(
+            escape(site.name),
+            *(f"{1e3 * energy:+.0f}" for energy in energies),
+            *(f"{length:.3f}" for length in lengths),
+            str(site.steps),
+        )
+    Console(soft_wrap=True).print(table)

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, reason
-from mlh_driver.workflows.run_folder import alone_in, read_json, write_json
+from mlh_driver.workflows.run_folder import alone_in, check_same, read_json, write_json
 
 MOST_ATTEMPTS = 3
 CAMPAIGN, TASKS = "campaign.json", "tasks"
@@ -133,32 +133,11 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
         path = folder / CAMPAIGN
         described = json.loads(json.dumps({"version": version("mlh-driver"), **settings}))
         if path.exists():
-            _check_same(folder, read_json(path), described)
-        else:
-            write_json(path, {**described, "n_tasks": n_tasks})
+            before = read_json(path)
+            del before["n_tasks"]
+            check_same(folder, before, described)
+        write_json(path, {**described, "n_tasks": n_tasks})
         yield Campaign(folder)
-
-
-def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = flattened(before), flattened(now)
-    changed = [
-        f"{name} is {old.get(name)} there and {new.get(name)} now"
-        for name in {**old, **new}
-        if name != "n_tasks" and old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise InputError(
-            f"{folder} holds a campaign with other settings: {'; '.join(changed)}. Give the same ones to go "
-            "on with it, or name another folder by --out"
-        )
-
-
-def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Settings of settings by one name each."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= flattened(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return flat
 
 
 def in_this_process(jobs: Sequence[Job]) -> Iterator[Job]:

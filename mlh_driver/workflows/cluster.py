@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import RUNNING, Job, Pool, attempt, is_due, record_failure
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: What reads its number of threads from the environment: torch, numba, and BLAS beside them.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+#: Settings of dask, see above.
+SCHEDULER = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
 
 
 @contextmanager
@@ -42,8 +45,7 @@ def worker_processes(workers: int, threads: int = 0) -> Iterator[Pool]:
         dask.config.set(
             {
                 "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, threads),
-                "distributed.scheduler.allowed-failures": 0,
-                "distributed.scheduler.worker-ttl": None,
+                **SCHEDULER,
             }
         ),
         LocalCluster(
@@ -56,6 +58,57 @@ def worker_processes(workers: int, threads: int = 0) -> Iterator[Pool]:
         Client(cluster) as client,
     ):
         yield lambda jobs: _finished(client, jobs)
+
+
+@contextmanager
+def slurm_jobs(jobs: int, threads: int = 0) -> Iterator[Pool]:
+    """A pool of so many jobs of SLURM, each a worker with so many threads (0: one).
+
+    Partition, memory, walltime and the like are those of ``jobqueue.yaml`` (dask-jobqueue). The jobs end with
+    this block; they need this package, and to see the folder of the campaign under the same path.
+    """
+    _check_dask()
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set(SCHEDULER),
+        _slurm_cluster(threads) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.scale(jobs=jobs)
+        yield lambda jobs: _finished(client, jobs)
+
+
+def slurm_script(threads: int = 0) -> str:
+    """The script of a job of :func:`slurm_jobs`; needs no SLURM."""
+    with _slurm_cluster(threads) as cluster:
+        return str(cluster.job_script())
+
+
+def _slurm_cluster(threads: int) -> Any:
+    """Raises InputError where dask-jobqueue is not there, or not configured."""
+    try:
+        import dask
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise InputError(
+            "jobs of SLURM need dask-jobqueue, which is not installed: pip install 'mlh-driver[cluster]'"
+        ) from None
+    if dask.config.get("jobqueue.slurm.memory") is None:
+        raise InputError(
+            "dask-jobqueue does not know the memory of a job; name it, and queue and walltime, under "
+            "jobqueue: slurm: in ~/.config/dask/jobqueue.yaml"
+        )
+    threads = max(1, threads)
+    return SLURMCluster(
+        cores=1,
+        processes=1,
+        job_cpu=threads,
+        job_script_prologue=[f"export {name}={threads}" for name in THREADS],
+        worker_extra_args=["--memory-limit", "0"],
+        scheduler_options={"dashboard_address": None},
+    )
 
 
 @contextmanager

@@ -104,19 +104,20 @@ class DefectLevel:
     deep_residual_eV: float
 
 
-def defect_level(host: Levels, defect: Levels, site: int, distances: Array, numbers: NDArray[np.int64],
-                 pair: list[int]) -> DefectLevel:  # fmt: skip
-    """Compare a cell without atom ``site`` with its host.
+def defect_level(host: Levels, defect: Levels, kept: NDArray[np.int64], distances: Array,
+                 numbers: NDArray[np.int64], pair: list[int]) -> DefectLevel:  # fmt: skip
+    """Compare a cell with a defect with its host.
 
-    distances, numbers: (N - 1,) of the other atoms: from the site in Å, and atomic numbers
+    kept: (M,) the atoms of the host with which the defect cell begins, in its order
+    distances, numbers: (M,) of these: from the defect in Å, and atomic numbers
     pair: two of them, as the defect cell counts
     """
-    kept = np.delete(np.arange(len(host.onsite)), site)
     far = _distant(host.onsite[kept], distances, numbers)
     shift = float((defect.onsite[far] - host.onsite[kept[far]]).mean())
     shares = defect.shares(defect.n_occupied - 1)
     n = host.n_occupied
-    overlaps = (defect.orbitals.T @ host.orbitals[host.atoms != site, :n]) ** 2
+    in_host, in_defect = np.isin(host.atoms, kept), defect.atoms < len(kept)
+    overlaps = (defect.orbitals[in_defect].T @ host.orbitals[in_host, :n]) ** 2
     again = np.flatnonzero(overlaps.max(axis=0) > FOUND_AGAIN)
     changes = defect.energies[overlaps[:, again].argmax(axis=0)] - host.energies[again]
     return DefectLevel(

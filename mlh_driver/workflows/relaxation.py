@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.optimize import LBFGS
 
-from mlh_driver.engine import Engine
-from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import MLHError
+from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
 from mlh_driver.results import Results
+from mlh_driver.workflows.run_folder import replacing
 
 CHECKPOINT = "relaxation.traj"
 RELAXED = "relaxed.extxyz"
@@ -35,29 +35,48 @@ class Relaxed:
     def largest_force_eV_A(self) -> float:
         return self.results.largest_force
 
-
-def engine_for(settings: Mapping[str, Any]) -> Engine:
-    """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
-    return _engine(EngineSettings(**settings))
-
-
-@lru_cache(maxsize=1)
-def _engine(settings: EngineSettings) -> Engine:
-    return Engine(**vars(settings))
+    def write(self, path: Path, **info: Any) -> None:
+        """The atoms with all results and ``info``, as extended XYZ."""
+        labelled = labelled_atoms(self.atoms, self.results)
+        labelled.info |= info
+        with replacing(path) as partial:
+            ase.io.write(partial, labelled, format="extxyz")
 
 
-def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: int) -> Relaxed:
+def relax(
+    atoms: Atoms,
+    engine: ForceEngine,
+    folder: Path,
+    fmax_eV_A: float,
+    steps: int,
+    watch: Callable[[int, Results], None] = lambda step, results: None,
+) -> Relaxed:
     """Move the atoms to a minimum of the energy, by L-BFGS, until no force is above ``fmax_eV_A``.
 
-    All steps are in ``relaxation.traj`` in ``folder``, and the minimum, with all results, in
-    ``relaxed.extxyz``. If there are steps of a run before, it goes on from the last of them as if it had not
-    been interrupted. Raises MLHError if ``steps`` steps are not enough.
+    All steps are in ``relaxation.traj`` in ``folder``. If there are steps of a run before, it goes on from
+    the last of them as if it had not been interrupted. ``watch`` gets each step and the results there.
+    Raises MLHError if ``steps`` steps are not enough.
     """
+    atoms, calculator = atoms.copy(), MLHCalculator(engine=engine)
+    atoms.calc = calculator
+
+    def show(step: int) -> None:
+        assert calculator.last_results is not None
+        watch(step, calculator.last_results)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
+        taken = descend(atoms, folder, fmax_eV_A, steps, show)
+    assert calculator.last_results is not None
+    return Relaxed(atoms, calculator.last_results, taken)
+
+
+def descend(
+    atoms: Atoms, folder: Path, fmax_eV_A: float, steps: int, watch: Callable[[int], None] = lambda step: None
+) -> int:
+    """The relaxation of :func:`relax` with the atoms' own calculator; returns the number of steps."""
     path = folder / CHECKPOINT
     before = _frames(path)
-    atoms = atoms.copy()
-    calculator = MLHCalculator(engine=engine)
-    atoms.calc = calculator
     if before:
         atoms.positions = before[-1].positions
     optimizer = LBFGS(
@@ -66,25 +85,22 @@ def relax(atoms: Atoms, engine: Engine, folder: Path, fmax_eV_A: float, steps: i
         trajectory=str(path),
         append_trajectory=bool(before),
     )
-    with optimizer, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of doubts on the way; those at its end are results
+    optimizer.attach(lambda: watch(optimizer.nsteps))
+    with optimizer:
         if before:
             optimizer.replay_trajectory(before)
             optimizer.nsteps = len(before) - 1
-        converged = optimizer.run(fmax=fmax_eV_A, steps=steps)
-    assert calculator.last_results is not None
-    relaxed = Relaxed(atoms, calculator.last_results, optimizer.nsteps)
-    if not converged:
-        raise MLHError(
-            f"the largest force is {relaxed.largest_force_eV_A:.3f} eV/Å after {relaxed.steps} steps, above "
-            f"{fmax_eV_A}; started again, the relaxation goes on from there"
-        )
-    ase.io.write(folder / RELAXED, labelled_atoms(atoms, relaxed.results))
-    return relaxed
+        if not optimizer.run(fmax=fmax_eV_A, steps=steps):
+            largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
+            raise MLHError(
+                f"the largest force is {largest:.3f} eV/Å after {optimizer.nsteps} steps, above "
+                f"{fmax_eV_A}; started again, the relaxation goes on from there"
+            )
+    return optimizer.nsteps
 
 
 def read_relaxed(folder: Path) -> Atoms:
-    """The minimum that :func:`relax` left in a folder."""
+    """The minimum in the folder of a task."""
     atoms = ase.io.read(folder / RELAXED)
     assert isinstance(atoms, Atoms)
     return atoms

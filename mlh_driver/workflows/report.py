@@ -10,12 +10,8 @@ A structure is shown with the vacancy in the middle of the cell. Images of atoms
 
 from __future__ import annotations
 
-import base64
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,19 +19,17 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mlh_driver.structures import read_frames
-from mlh_driver.workflows.campaign import flattened
-from mlh_driver.workflows.run_folder import read_json, replacing
-from mlh_driver.workflows.sites import FARTHEST_BOND, index_without
+from mlh_driver.workflows.pages import REPORT, as_script, embedded, number, render, text
+from mlh_driver.workflows.run_folder import flattened, read_json, replacing
+from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect
 from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
+from mlh_driver.workflows.verify_relaxed import RELAXATIONS
 
-PAGE = files(__package__) / "page"
-REPORT = "report.html"
+SCRIPTS = ("vendored/plotly-basic.min.js", "vendored/3Dmol-min.js", "report.js")
 #: Around the vacancy, in Å: atoms and images of atoms within are drawn as balls.
 REACH_A = 6.0
 #: In all structures of a page together, images included: half a MB.
@@ -80,6 +74,7 @@ def write_report(folder: Path) -> Path:
     """
     found = read_results(folder)
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
+    defect = found["campaign"]["settings"]["defect"]
     columns = _columns(energy)
     verification = _optional_json(folder / VERIFICATION)
     structures = _structures(folder, found, energy)
@@ -98,6 +93,9 @@ def write_report(folder: Path) -> Path:
     content = {
         "run": folder.resolve().name,
         "element": found["campaign"]["settings"]["element"],
+        "defect": defect,
+        "defects": "vacancies" if defect == "vacancy" else f"{defect}s",
+        "sign": "+" if defect == "vacancy" else "−",
         "found": found,
         "campaign": found["campaign"],
         "settings": _settings(found["campaign"], verification),
@@ -105,57 +103,19 @@ def write_report(folder: Path) -> Path:
         "cards": _cards(found, energy),
         "structures": structures,
         "reach_A": f"{REACH_A:g}",
-        "figure": _embedded(folder / FIGURE),
+        "figure": embedded((folder / FIGURE).read_bytes()),
         "verification": verification,
+        "relaxations": _optional_json(folder / RELAXATIONS),
         "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
-        "verification_figure": _embedded(folder / VERIFICATION_FIGURE) if verification else "",
-        "data": _as_script(json.dumps(data, separators=(",", ":"))),
+        "verification_figure": embedded((folder / VERIFICATION_FIGURE).read_bytes()) if verification else "",
+        "scripts": [as_script(text(name)) for name in SCRIPTS],
+        "licenses": [text(f"vendored/LICENSE.{name}") for name in ("plotly", "3dmol")],
+        "data": as_script(json.dumps(data, separators=(",", ":"))),
     }
     path = folder / REPORT
     with replacing(path) as partial:
-        partial.write_text(_render(content), encoding="utf-8")
+        partial.write_text(render("report.html", content), encoding="utf-8")
     return path
-
-
-def _render(content: Mapping[str, Any]) -> str:
-    """The page. Text is escaped, but for scripts and styles, which may not be."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    vendored = [_text(f"vendored/{name}") for name in ("plotly-basic.min.js", "3Dmol-min.js")]
-    return environment.from_string(_text("report.html")).render(
-        content,
-        css=Markup(_text("report.css")),
-        scripts=[_as_script(script) for script in (*vendored, _text("report.js"))],
-        licenses=[_text(f"vendored/LICENSE.{name}") for name in ("plotly", "3dmol")],
-        citation=_text("CITATION.cff"),
-    )
-
-
-def _text(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
-
-
-def _as_script(text: str) -> Markup:
-    """Text within a ``script`` element, which ``</script`` would end, and ``<!--`` confuse.
-
-    Both can only stand in strings, where ``\\u003c`` means the same.
-    """
-    return Markup(re.sub(r"<(?=/script|!--)", r"\\u003c", text, flags=re.IGNORECASE))
-
-
-def _number(value: Any, digits: int) -> str:
-    """A number as the tables show it, with a true minus, and names as they are."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, str):
-        return value
-    return f"{value:z.{digits}f}".replace("-", "−")
-
-
-def _embedded(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _optional_json(path: Path) -> Any:
@@ -176,24 +136,24 @@ def _cards(found: dict[str, Any], energy: str) -> list[tuple[str, str, str, str]
     doubtful = sum(bool(site["doubts"]) for site in found["vacancies"])
     return [
         ("sites", str(every["sites"]), "", "equivalent ones counted"),
-        ("mean energy", _number(every["mean_eV"], 3), "eV", counted_from),
-        ("spread over sites", _number(every["spread_eV"], 3), "eV", "standard deviation"),
-        ("lowest", _number(every["lowest_eV"], 3), "eV", every["lowest"]),
-        ("highest", _number(every["highest_eV"], 3), "eV", every["highest"]),
+        ("mean energy", number(every["mean_eV"], 3), "eV", counted_from),
+        ("spread over sites", number(every["spread_eV"], 3), "eV", "standard deviation"),
+        ("lowest", number(every["lowest_eV"], 3), "eV", every["lowest"]),
+        ("highest", number(every["highest_eV"], 3), "eV", every["highest"]),
         ("doubtful", str(doubtful), "", "reasons beside each site"),
     ]
 
 
 def _verification_cards(statistics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     def in_meV(name: str) -> str:
-        return _number(1e3 * statistics[name], 0)
+        return number(1e3 * statistics[name], 0)
 
     return [
         ("MAE", in_meV("mae_eV"), "meV", "of energies of formation"),
         ("RMSE", in_meV("rmse_eV"), "meV", ""),
         ("largest error", in_meV("largest_eV"), "meV", ""),
         ("mean error", in_meV("mean_eV"), "meV", "model minus DFT"),
-        ("rank correlation", _number(statistics["spearman"], 2), "", "Spearman"),
+        ("rank correlation", number(statistics["spearman"], 2), "", "Spearman"),
     ]
 
 
@@ -212,19 +172,20 @@ def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, d
     hosts = read_frames([folder / HOSTS])
     minima = read_frames([folder / STRUCTURES])
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
-    shown = [_shown(minima[site["name"]], hosts[site["host"]], site) for site in ordered]
+    defect = found["campaign"]["settings"]["defect"]
+    shown = [_shown(minima[site["name"]], hosts[site["host"]], site, defect) for site in ordered]
     average = np.mean([len(one["symbols"]) for one in shown])
-    number = max(1, min(len(ordered), int(MOST_ATOMS / average)))
-    spread = np.linspace(0, len(ordered) - 1, number).round().astype(int)
+    count = max(1, min(len(ordered), int(MOST_ATOMS / average)))
+    spread = np.linspace(0, len(ordered) - 1, count).round().astype(int)
     return {ordered[k]["name"]: shown[k] for k in spread}
 
 
-def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any]) -> dict[str, Any]:
-    """A vacancy as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
+def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any], defect: str) -> dict[str, Any]:
+    """A defect as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
     it lies along x, below the origin. ``pair`` are its indices.
     """
     symbols, positions = surroundings(minimum, host.positions[site["site"]])
-    pair = index_without(site["site"], site["pair"])
+    pair = index_in_defect(site["site"], site["pair"], defect)
     i, j = positions[pair]
     axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
     axes *= np.sign([(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0])

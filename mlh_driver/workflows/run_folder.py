@@ -1,9 +1,9 @@
-"""The folder of a run: one process at a time, and files that are there as a whole or not at all."""
+"""The folder of a run: one process at a time, one set of settings, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,3 +46,26 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InputError that names what differs between the settings in a folder and those asked for now."""
+    old, new = flattened(before), flattened(now)
+    changed = [
+        f"{name} is {old.get(name)} there and {new.get(name)} now"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with other settings: {'; '.join(changed)}. Give the same ones to go on "
+            "with it, or name another folder by --out"
+        )
+
+
+def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings of settings by one name each."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flattened(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return flat

@@ -1,4 +1,4 @@
-"""Where an atom can be removed, what the place is like before, and where its neighbors may go then.
+"""Where an atom can be removed or put in, what the place is like before, and where its neighbors may go then.
 
 The **pair** of a site are the two atoms of other elements next to it: in silica, the two Si that an O
 bridges. Starts of a relaxation are defined by it:
@@ -8,29 +8,42 @@ bridges. Starts of a relaxation are defined by it:
 ``together``  the pair drawn together to the length of a bond, 1.08 times the sum of its covalent radii
               (two Si: 2.40 Å)
 ``apart``     the pair pushed apart to 1.2 times its distance in the host
+``puckered``  one atom of the pair pushed away from the site, through the plane of its three other neighbors,
+              to the length of a long bond (Si-O: 2.12 Å) from a fourth behind it; where the host has a
+              place that breaks none of the three bonds
 ============  ===========================================================================================
+
+An **interstitial** is a second atom beside the site, in the bridge between the pair: Si-O-O-Si. It has one
+start, ``peroxy``, in which the two are 1.47 Å apart and as far from the pair as the site was in the host,
+turned about the line of the pair to where there is most room. The new atom is the last one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import spglib
-from ase import Atoms
+from ase import Atom, Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
+from scipy.linalg import null_space
 
 from mlh_driver.analysis import OXYGEN, SILICON, Network
 from mlh_driver.analysis.rings import smallest_rings
 from mlh_driver.errors import InputError
 
-STARTS = ("unmoved", "together", "apart")
+DEFECTS = {"vacancy": ("unmoved", "together", "apart", "puckered"), "interstitial": ("peroxy",)}
+"""Kinds of defects, and their starts."""
 #: Of the sum of covalent radii. Si-Si: 2.40 Å; in relaxed vacancies it is 2.3 to 2.6 Å.
 BOND, FARTHEST_BOND = 1.08, 1.2
 APART = 1.2
+#: Of the sum of covalent radii. Si-O: 1.59 Å, so a moved Si may meet no more than a fourth O.
+CLEARANCE = 0.9
+#: In Å, of a peroxy bridge; and in how many steps its turn is tried.
+PEROXY_A, TURNS = 1.47, 36
 #: In Å: how far atoms of a crystal may be from their symmetric places.
 SYMMETRY_A = 0.01
 
@@ -86,8 +99,12 @@ def pair_of(host: Atoms, site: int) -> tuple[int, int]:
     return int(nearest[0]), int(nearest[1])
 
 
-def start_geometry(host: Atoms, site: int, start: str) -> Atoms:
-    """The host without the atom, its pair where ``start`` says."""
+def start_geometry(host: Atoms, site: int, start: str) -> Atoms | None:
+    """The host with the defect, its pair where ``start`` says; None where it has no place for that."""
+    if start == "peroxy":
+        return _peroxy(host, site)
+    if start == "puckered":
+        return _puckered(host, site)
     i, j = pair_of(host, site)
     vector = host.get_distance(i, j, mic=True, vector=True)
     distance = np.linalg.norm(vector)
@@ -97,6 +114,73 @@ def start_geometry(host: Atoms, site: int, start: str) -> Atoms:
     atoms.positions[j] += (target / distance - 1.0) * vector / 2.0
     atoms.positions[i] -= (target / distance - 1.0) * vector / 2.0
     return without(atoms, site)
+
+
+def _puckered(host: Atoms, site: int) -> Atoms | None:
+    """That atom of the pair moved, and to that fourth neighbor, which need the shortest move."""
+    moves = [(atom, move) for atom in pair_of(host, site) for move in _moves_behind(host, site, atom)]
+    if not moves:
+        return None
+    atom, move = min(moves, key=lambda each: np.linalg.norm(each[1]))
+    moved = host.copy()
+    moved.positions[atom] += move
+    return without(moved, site)
+
+
+def _moves_behind(host: Atoms, site: int, atom: int) -> Iterator[NDArray[np.float64]]:
+    """Moves of an atom of the pair to a long bond from one more atom, that break none of those to its three
+    neighbors, and end too near to none.
+    """
+    vectors = host.get_distances(atom, range(len(host)), mic=True, vector=True)
+    sums = covalent_radii[host.numbers] + covalent_radii[host.numbers[atom]]
+    others = ~np.isin(np.arange(len(host)), [atom, site])
+    like_site = others & (host.numbers == host.numbers[site])
+    bonded = like_site & (np.linalg.norm(vectors, axis=1) < FARTHEST_BOND * sums)
+    if bonded.sum() != 3:
+        return
+    middle = vectors[bonded].mean(axis=0)
+    for other in np.flatnonzero(like_site & ~bonded):
+        way = vectors[other] - middle
+        move = middle + way * (1.0 - FARTHEST_BOND * sums[other] / np.linalg.norm(way))
+        distances = np.linalg.norm(vectors - move, axis=1) / sums
+        is_beyond = (move - middle) @ vectors[site] < 0.0
+        holds = (distances[bonded] < FARTHEST_BOND).all()
+        if is_beyond and holds and (distances[others & ~bonded] > CLEARANCE).all():
+            yield move
+
+
+def _peroxy(host: Atoms, site: int) -> Atoms:
+    pair = list(pair_of(host, site))
+    to_pair = host.get_distances(site, pair, mic=True, vector=True)
+    along = to_pair[1] - to_pair[0]
+    distance = np.linalg.norm(along)
+    bond = np.linalg.norm(to_pair, axis=1).mean()
+    height = np.sqrt(max(bond**2 - ((distance - PEROXY_A) / 2.0) ** 2, 0.0))
+    half = along / distance * PEROXY_A / 2.0
+    middle = host.positions[site] + to_pair.mean(axis=0)
+    others = [k for k in range(len(host)) if k not in (site, *pair)]
+    across = null_space(half[None]).T
+    atoms = Atoms(host.numbers, positions=host.positions, cell=host.cell, pbc=True)
+    atoms.append(Atom(host.symbols[site]))
+    rooms = []
+    for angle in np.linspace(0.0, 2.0 * np.pi, TURNS, endpoint=False):
+        place = middle + height * (np.cos(angle) * across[0] + np.sin(angle) * across[1])
+        turned = atoms.copy()
+        turned.positions[[site, -1]] = place - half, place + half
+        room = min(turned.get_distances(k, others, mic=True).min() for k in (site, len(host)))
+        rooms.append((room, turned))
+    return max(rooms, key=lambda each: each[0])[1]
+
+
+def kept_atoms(n_atoms: int, site: int, defect: str) -> NDArray[np.int64]:
+    """Of a host of so many atoms, those that a cell with the defect begins with, in its order."""
+    every = np.arange(n_atoms)
+    return every if defect == "interstitial" else np.delete(every, site)
+
+
+def index_in_defect(site: int, atoms: Sequence[int], defect: str) -> list[int]:
+    """What atoms of the host are called in a cell with the defect."""
+    return list(atoms) if defect == "interstitial" else index_without(site, atoms)
 
 
 def without(atoms: Atoms, site: int) -> Atoms:
@@ -137,6 +221,6 @@ def rings_of(host: Atoms) -> dict[int, int]:
     return smallest_rings(Network.of(host))
 
 
-def distances_from(host: Atoms, site: int) -> NDArray[np.float64]:
-    """(N - 1,) distance in Å of the other atoms from a site."""
-    return np.delete(host.get_distances(site, range(len(host)), mic=True), site)
+def distances_from(host: Atoms, site: int, atoms: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(M,) distance in Å of atoms from a site."""
+    return np.asarray(host.get_distances(site, atoms, mic=True))

@@ -1,8 +1,8 @@
-"""Neutral vacancies of one or several hosts: every site, or a sample, relaxed from several starts.
+"""Neutral vacancies, or interstitials, of one or several hosts: every site, or a sample, from several starts.
 
     hosts --relax--> relaxed hosts --choose sites, starts--> vacancies --relax--> the lowest of each site
 
-    E_f = E(defect) - E(host) + mu,     relaxation energy = E(unmoved) - E(defect)
+    E_f = E(defect) - E(host) + mu  (interstitials: - mu),     relaxation energy = E(unmoved) - E(defect)
 
 Each arrow called *relax* is a task of a :mod:`~mlh_driver.workflows.campaign`: one for each host, and one for
 each start of each site. A task of a vacancy names that of its host, whose relaxed structure it reads; it
@@ -47,17 +47,20 @@ from mlh_driver.workflows.campaign import (
     states,
 )
 from mlh_driver.workflows.defect_levels import Levels, defect_level
-from mlh_driver.workflows.relaxation import Relaxed, engine_for, read_relaxed, relax
+from mlh_driver.workflows.relaxation import RELAXED, Relaxed, read_relaxed, relax
 from mlh_driver.workflows.sites import (
-    STARTS,
+    DEFECTS,
     choose_sites,
     describe_site,
     distances_from,
-    index_without,
+    index_in_defect,
+    kept_atoms,
     pair_of,
     rings_of,
     start_geometry,
+    without,
 )
+from mlh_driver.workflows.task_inputs import atoms_fields, atoms_from, engine_fields, engine_for
 
 #: In eV: an alignment that is off by more is a reason to doubt a level.
 ALIGNMENT_eV = 0.02
@@ -67,8 +70,9 @@ ALIGNMENT_eV = 0.02
 class VacancySettings:
     """What is computed, beside the hosts and the engine.
 
-    element: symbol of what is removed
-    sites:   atoms of every host to remove, counted from 0; none means one of each symmetry orbit
+    element: symbol of what is removed or put in
+    defect:  ``vacancy``, or ``interstitial``: a second atom beside the site, in a peroxy bridge
+    sites:   atoms of every host, counted from 0; none means one of each symmetry orbit
     sample:  so many of them only, drawn at random in each host by ``seed``; 0 means all
     starts:  of the relaxation of each site, see :mod:`mlh_driver.workflows.sites`; the lowest minimum wins
     fmax_eV_A, steps: a relaxation ends when no force is larger, and fails after so many steps
@@ -78,17 +82,23 @@ class VacancySettings:
     sites: tuple[int, ...] = ()
     sample: int = 0
     seed: int = 0
-    starts: tuple[str, ...] = STARTS
+    starts: tuple[str, ...] = ("unmoved", "together", "apart")
     fmax_eV_A: float = 0.02
     steps: int = 300
+    defect: str = "vacancy"
 
     def __post_init__(self) -> None:
         if self.element not in atomic_numbers:
             raise InputError(f"element is {self.element!r}; give a chemical symbol, such as O")
         if self.sites and self.sample:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
-        if not self.starts or not set(self.starts) <= set(STARTS):
-            raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(STARTS)}")
+        if self.defect not in DEFECTS:
+            raise InputError(f"defect is {self.defect!r}; choose {' or '.join(DEFECTS)}")
+        known = DEFECTS[self.defect]
+        if not self.starts or not set(self.starts) <= set(known):
+            raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(known)}")
+        if self.starts == ("puckered",):
+            raise InputError("not every site can start puckered; give another start, too, such as unmoved")
         if not self.fmax_eV_A > 0.0 or self.steps < 1 or self.sample < 0:
             raise InputError(
                 f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
@@ -98,24 +108,25 @@ class VacancySettings:
 
 @dataclass(frozen=True)
 class Vacancy:
-    """A site, and the lowest of its minima.
+    """A site with a vacancy or an interstitial, and the lowest of its minima.
 
-    name:     unique: host, what is missing, and where, such as ``glass_v_O_site32``
+    name:     unique: host, what is missing or too much, and where: ``glass_v_O_site32``, ``glass_i_O_site32``
     equivalent: how many sites of the host it stands for, by symmetry
     start, key: which start led here, and the folder of its task
     energy_eV, difference_eV: E(defect) and E(defect) - E(host)
     from_atom_eV: the same with mu the model's energy of an isolated atom
     formation_eV: the same with the mu that was given, None without
-    relaxation_eV: energy of the host's geometry without the atom, minus ``energy_eV``
+    relaxation_eV: energy of the host's geometry without the atom, or of the start of an interstitial, minus
+              ``energy_eV``
     pair:     the two atoms beside the site, as the host counts
     pair_before_A, pair_A: their distance in the host and here
     charge_1_e, charge_2_e: of the pair, here
     level_eV, level_on_pair, level_participation: see :class:`~mlh_driver.workflows.defect_levels.DefectLevel`
     levels_residual_eV, deep_residual_eV: what the checks of the alignment leave
     bonds, bond_1_A, bond_2_A, angle_deg, ring: see :func:`~mlh_driver.workflows.sites.describe_site`
-    charge_before_e, extrapolation_before: of the atom that was removed, in the host
+    charge_before_e, extrapolation_before: of the atom of the site, in the host
     extrapolation, charge_deviation, band_gap_eV, steps, largest_force_eV_A: of this minimum
-    starts:   of each start the difference_eV and pair_A, or why it failed
+    starts:   of each start the difference_eV and pair_A, or why it failed or was impossible
     doubts:   reasons not to trust these numbers, by kind
     """
 
@@ -174,6 +185,7 @@ class VacancyCampaign:
 
     folder: Path
     element: str
+    defect: str
     vacancies: list[Vacancy]
     hosts: dict[str, dict[str, Any]]
     failed: list[State]
@@ -194,43 +206,49 @@ def run_vacancies(
 ) -> VacancyCampaign:
     """Relax hosts and their vacancies, or go on with that in ``folder``, and put the results together.
 
-    mu_eV: chemical potential of the removed element, on the energy scale of the model's reference
+    mu_eV: chemical potential of the element, on the energy scale of the model's reference
 
     A task that fails is left out and listed. Raises InputError, before anything is computed, for hosts, sites
     or settings that cannot be used, and for a folder with a campaign of other settings.
     """
     settings, engine = settings or VacancySettings(), engine or EngineSettings()
-    used = _engine_fields(engine)
+    used = engine_fields(engine)
     model = engine_for(used)
     sites = {name: _sites(name, atoms, k, settings, model) for k, (name, atoms) in enumerate(hosts.items())}
     number = len(hosts) + len(settings.starts) * sum(map(len, sites.values()))
     with open_campaign(folder, _described(hosts, sites, settings, used, model), number) as campaign:
         convergence = {"engine": used, "fmax_eV_A": settings.fmax_eV_A, "steps": settings.steps}
         host_tasks = {
-            name: Task(name, relax_host, {"host": _plain(atoms), **convergence})
+            name: Task(name, relax_host, {"host": atoms_fields(atoms), **convergence})
             for name, atoms in hosts.items()
         }
         found = campaign.run(list(host_tasks.values()), pool, "hosts", progress)
         tasks = {
             (name, site, start): Task(
-                f"{_name(name, settings.element, site)}_{start}",
+                f"{_name(name, settings, site)}_{start}",
                 relax_vacancy,
-                {"host": host_tasks[name].key, "site": site, "start": start, **convergence},
+                {
+                    "host": host_tasks[name].key,
+                    "site": site,
+                    "defect": settings.defect,
+                    "start": start,
+                    **convergence,
+                },
             )
             for name in found
             for site in sites[name]
             for start in settings.starts
         }
-        results = campaign.run(list(tasks.values()), pool, "vacancies", progress)
+        results = campaign.run(list(tasks.values()), pool, "defects", progress)
         collector = _Collector(campaign, settings, model, mu_eV, host_tasks, tasks, found, results)
         return collector.campaign(sites)
 
 
 def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
     """The task of a host."""
-    host = inputs["host"]
-    atoms = Atoms(host["numbers"], positions=host["positions"], cell=host["cell"], pbc=True)
-    found = relax(atoms, engine_for(inputs["engine"]), folder, inputs["fmax_eV_A"], inputs["steps"])
+    atoms, engine = atoms_from(inputs["host"]), engine_for(inputs["engine"])
+    found = relax(atoms, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
+    found.write(folder / RELAXED)
     return {
         **_summary(found),
         "charges": found.results.charges.tolist(),
@@ -239,20 +257,32 @@ def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
 
 
 def relax_vacancy(inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """The task of a vacancy from one start; the host's task, done, is beside it."""
+    """The task of a vacancy or an interstitial from one start; the host's task, done, is beside it. Where the
+    host has no place for that start, the result says so.
+    """
     engine = engine_for(inputs["engine"])
     host, host_levels = _host(folder.parent / inputs["host"], engine)
-    site = inputs["site"]
-    unmoved = engine.compute(System.from_ase(start_geometry(host, site, "unmoved"))).energy
+    site, defect = inputs["site"], inputs["defect"]
     start = start_geometry(host, site, inputs["start"])
+    if start is None:
+        return {"impossible": f"the host has no place for start {inputs['start']}"}
+    unmoved = start if defect == "interstitial" else without(host, site)
+    unmoved_eV = engine.compute(System.from_ase(unmoved)).energy
     found = relax(start, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
-    i, j = index_without(site, pair_of(host, site))
+    found.write(folder / RELAXED)
+    i, j = index_in_defect(site, pair_of(host, site), defect)
+    kept = kept_atoms(len(host), site, defect)
     level = defect_level(
-        host_levels, Levels.of(found.atoms, engine), site, distances_from(host, site), start.numbers, [i, j]
+        host_levels,
+        Levels.of(found.atoms, engine),
+        kept,
+        distances_from(host, site, kept),
+        host.numbers[kept],
+        [i, j],
     )
     return {
         **_summary(found),
-        "unmoved_eV": unmoved,
+        "unmoved_eV": unmoved_eV,
         "pair_A": float(found.atoms.get_distance(i, j, mic=True)),
         "charges_e": found.results.charges[[i, j]].tolist(),
         "level": asdict(level),
@@ -295,16 +325,6 @@ def _sites(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: E
         raise InputError(f"host {name}: {error}") from error
 
 
-def _engine_fields(engine: EngineSettings) -> dict[str, Any]:
-    """Those that results depend on; a model file by its full path, since workers may run elsewhere."""
-    fields = {name: value for name, value in vars(engine).items() if name != "threads"}
-    if not isinstance(engine.model, str | Path):
-        raise InputError(f"model is {engine.model!r}; give its name or path, for tasks load it by that")
-    if Path(engine.model).is_file():
-        fields["model"] = str(Path(engine.model).resolve())
-    return fields
-
-
 def _described(
     hosts: Mapping[str, Atoms],
     sites: Mapping[str, dict[int, int]],
@@ -326,7 +346,7 @@ def _described(
         "hosts": {
             name: {
                 "formula": atoms.get_chemical_formula(),
-                "sha256": hashlib.sha256(repr(_plain(atoms)).encode()).hexdigest(),
+                "sha256": hashlib.sha256(repr(atoms_fields(atoms)).encode()).hexdigest(),
                 "sites": list(sites[name]),
             }
             for name, atoms in hosts.items()
@@ -334,16 +354,8 @@ def _described(
     }
 
 
-def _plain(atoms: Atoms) -> dict[str, Any]:
-    return {
-        "numbers": atoms.numbers.tolist(),
-        "positions": atoms.positions.tolist(),
-        "cell": atoms.cell.array.tolist(),
-    }
-
-
-def _name(host: str, element: str, site: int) -> str:
-    return f"{host}_v_{element}_site{site}"
+def _name(host: str, settings: VacancySettings, site: int) -> str:
+    return f"{host}_{settings.defect[0]}_{settings.element}_site{site}"
 
 
 @dataclass(frozen=True)
@@ -370,10 +382,11 @@ class _Collector:
                     place = describe_site(relaxed, site, rings)
                     vacancies.append(self._vacancy(host, site, equivalent, starts, place))
         there = {vacancy.name for vacancy in vacancies}
-        names = [_name(host, self.settings.element, site) for host in self.hosts for site in sites[host]]
+        names = [_name(host, self.settings, site) for host in self.hosts for site in sites[host]]
         return VacancyCampaign(
             self.run.folder,
             self.settings.element,
+            self.settings.defect,
             vacancies,
             {host: {"key": self.host_tasks[host].key, **result} for host, result in self.hosts.items()},
             [task for task in states(self.run.folder) if task.status == "failed"],
@@ -401,9 +414,10 @@ class _Collector:
         start = min(starts, key=lambda name: starts[name].get("energy_eV", np.inf))
         best, before = starts[start], self.hosts[host]
         difference = best["energy_eV"] - before["energy_eV"]
+        missing = -1 if self.settings.defect == "interstitial" else 1
         level = best["level"]
         return Vacancy(
-            name=_name(host, self.settings.element, site),
+            name=_name(host, self.settings, site),
             host=host,
             site=site,
             equivalent=equivalent,
@@ -411,8 +425,8 @@ class _Collector:
             key=self.tasks[host, site, start].key,
             energy_eV=best["energy_eV"],
             difference_eV=difference,
-            from_atom_eV=difference + self._atom_eV,
-            formation_eV=None if self.mu_eV is None else difference + self.mu_eV,
+            from_atom_eV=difference + missing * self._atom_eV,
+            formation_eV=None if self.mu_eV is None else difference + missing * self.mu_eV,
             relaxation_eV=best["unmoved_eV"] - best["energy_eV"],
             pair_A=best["pair_A"],
             charge_1_e=best["charges_e"][0],
@@ -436,7 +450,7 @@ class _Collector:
 
 
 def _of_start(result: dict[str, Any], host_eV: float) -> dict[str, Any]:
-    if "failed" in result:
+    if "energy_eV" not in result:
         return result
     return {"difference_eV": result["energy_eV"] - host_eV, "pair_A": result["pair_A"]}
 

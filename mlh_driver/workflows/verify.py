@@ -102,9 +102,11 @@ class Plan:
     picked: why, by the names of vacancies, in the order in which they are computed
     frames: the structures to label, each host before its first vacancy
     labels: the data set that they are put into
+    defect: ``vacancy`` or ``interstitial``
     """
 
     folder: Path
+    defect: str
     vacancies: dict[str, Vacancy]
     hosts_eV: dict[str, float]
     picked: dict[str, str]
@@ -132,6 +134,7 @@ def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0
         frames[name] = minima[name]
     return Plan(
         folder=folder,
+        defect=results["campaign"]["settings"]["defect"],
         vacancies=vacancies,
         hosts_eV={name: host["energy_eV"] for name, host in results["hosts"].items()},
         picked=picked,

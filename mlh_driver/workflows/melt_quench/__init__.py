@@ -12,6 +12,8 @@
 ``ipi``        the same in i-PI
 ``monitor``    between the model and the MD engine: says how a run goes
 ``run``        the folder of a run, and the way through it
+``ensemble``   several runs by seeds, as a campaign
+``comparison`` mean and spread over their glasses, and a page
 =============  ==========================================================================================
 
 **Inputs.** The templates in ``inputs/`` are ordinary inputs of LAMMPS and i-PI with default values, which
@@ -32,18 +34,32 @@ after the restart is cut off.
 some of those far out of the range that the run came through.
 """
 
-from mlh_driver.workflows.melt_quench.run import Run, carry_out, find_runs, prepare, relax, seconds_per_step
+from mlh_driver.workflows.melt_quench.comparison import Comparison, write_comparison
+from mlh_driver.workflows.melt_quench.ensemble import copy_name, how_far, run_copies
+from mlh_driver.workflows.melt_quench.run import (
+    Run,
+    carry_out,
+    find_runs,
+    prepare,
+    relax_glass,
+    seconds_per_step,
+)
 from mlh_driver.workflows.melt_quench.settings import PRESETS, MeltQuenchSettings, RandomStart, preset
 
 __all__ = [
     "PRESETS",
+    "Comparison",
     "MeltQuenchSettings",
     "RandomStart",
     "Run",
     "carry_out",
+    "copy_name",
     "find_runs",
+    "how_far",
     "prepare",
     "preset",
-    "relax",
+    "relax_glass",
+    "run_copies",
     "seconds_per_step",
+    "write_comparison",
 ]

@@ -4,6 +4,7 @@
 ``settings.json``         what was asked for; another request is refused here
 ``start.xyz``             the structure to start from
 inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI (``*.xml``, ``init.xyz``)
+``relaxation.traj``       the steps of the relaxation
 ``glass.xyz``             the relaxed glass, with energy, forces, stress and observables
 ``mlh_guard.xyz``         structures out of the model's range, and the last good one before, if there were any
 ``report.json``           how the run went, the glass, its structure
@@ -18,7 +19,6 @@ import hashlib
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +28,6 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.optimize import LBFGS
 from numpy.typing import NDArray
 
 from mlh_driver.analysis import Structure, summary, write_report
@@ -37,7 +36,6 @@ from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError, NonFiniteError, SolverError, StructureError
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
 from mlh_driver.model_files import model_digest
@@ -49,7 +47,8 @@ from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
-from mlh_driver.workflows.run_folder import alone_in, replacing
+from mlh_driver.workflows.relaxation import relax
+from mlh_driver.workflows.run_folder import alone_in, check_same, read_json
 
 SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
@@ -71,7 +70,7 @@ class Run:
         path = folder / SETTINGS
         if not path.is_file():
             raise InputError(f"{folder} holds no run of 'mlh-driver melt-quench' ({SETTINGS} is missing)")
-        return cls(folder, MeltQuenchSettings.model_validate(json.loads(path.read_text())["settings"]))
+        return cls(folder, MeltQuenchSettings.model_validate(read_json(path)["settings"]))
 
     @property
     def md(self) -> LammpsRun | IpiRun:
@@ -114,10 +113,10 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
 
     Raises InputError where the folder holds a run of other settings, or something else.
     """
-    request = _request(start, settings, engine)
+    asked = request(start, settings, engine)
     path = folder / SETTINGS
     if path.exists():
-        _check_same(json.loads(path.read_text()), request, folder)
+        check_same(folder, read_json(path), asked)
         return Run(folder, settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
@@ -131,12 +130,12 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     run = Run(partial, settings)
     run.md.write_inputs(atoms)
     ase.io.write(partial / START, atoms, format="extxyz")
-    (partial / SETTINGS).write_text(json.dumps(request, indent=2))
+    (partial / SETTINGS).write_text(json.dumps(asked, indent=2))
     partial.replace(folder)
     return Run(folder, settings)
 
 
-def _request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> dict[str, Any]:
+def request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> dict[str, Any]:
     """Everything that decides on the result."""
     if isinstance(start, RandomStart):
         given: dict[str, Any] = start.model_dump()
@@ -152,21 +151,6 @@ def _request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: E
         "dtype": chosen.dtype,
     }
     return {"settings": settings.model_dump(), "start": given, "model": model}
-
-
-def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    """Raise InputError that names what differs."""
-    differences = [
-        f"{name} {old[part].get(name)} (now {new[part].get(name)})"
-        for part in new
-        for name in dict.fromkeys([*old[part], *new[part]])
-        if old[part].get(name) != new[part].get(name)
-    ]
-    if differences:
-        raise InputError(
-            f"{folder} holds a run with other settings: {', '.join(differences)}; repeat those to go on with "
-            "it, or give another folder by --out"
-        )
 
 
 def seconds_per_step(engine: ForceEngine, atoms: Atoms) -> tuple[float, Results]:
@@ -188,7 +172,7 @@ def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
     with alone_in(run.folder):
         if run.glass is None:
             _move(run, engine, progress)
-            relax(run, engine, progress)
+            relax_glass(run, engine, progress)
         return _report(run)
 
 
@@ -214,26 +198,16 @@ def _left_range(settings: MeltQuenchSettings, monitor: Monitor, error: MLHError)
     )
 
 
-def relax(run: Run, engine: ForceEngine, progress: Progress) -> None:
-    """Relax the end of the dynamics at fixed cell, to ``glass.xyz``."""
-    atoms = run.md.final()
-    calculator = MLHCalculator(engine=engine)
-    atoms.calc = calculator
-    with warnings.catch_warnings(), LBFGS(atoms, logfile=None) as optimizer:  # type: ignore[arg-type]
+def relax_glass(run: Run, engine: ForceEngine, progress: Progress) -> None:
+    """Relax the end of the dynamics at fixed cell, to ``glass.xyz``; raises MLHError if that has no end."""
 
-        def show() -> None:
-            results = calculator.last_results
-            assert results is not None
-            progress(Status("relaxation", optimizer.nsteps, MOST_RELAXATION_STEPS, None, None, results))
+    def show(step: int, results: Results) -> None:
+        progress(Status("relaxation", step, MOST_RELAXATION_STEPS, None, None, results))
 
-        optimizer.attach(show)
-        warnings.simplefilter("ignore", UserWarning)  # doubts are in the report
-        optimizer.run(fmax=run.settings.relax_eV_A, steps=MOST_RELAXATION_STEPS)
-    assert calculator.last_results is not None
-    glass = labelled_atoms(plain(atoms), calculator.last_results)
-    glass.info["name"] = f"{run.folder.name}_relaxed_T0"
-    with replacing(run.folder / GLASS) as partial:
-        ase.io.write(partial, glass, format="extxyz")
+    found = relax(
+        plain(run.md.final()), engine, run.folder, run.settings.relax_eV_A, MOST_RELAXATION_STEPS, show
+    )
+    found.write(run.folder / GLASS, name=f"{run.folder.name}_relaxed_T0")
 
 
 def _report(run: Run) -> Structure:
@@ -244,7 +218,7 @@ def _report(run: Run) -> Structure:
     write_report({"glass": structure}, run.folder)
     plot_thermo({run.folder.name: columns}, run.folder / "run.png")
     report = {
-        **json.loads((run.folder / SETTINGS).read_text()),
+        **read_json(run.folder / SETTINGS),
         "version": version("mlh-driver"),
         "run": run_figures(columns),
         "glass": glass_figures(glass),

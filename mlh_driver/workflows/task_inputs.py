@@ -1,0 +1,51 @@
+"""What tasks get of engines and structures: JSON, since they may run in other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import InputError
+
+
+def engine_fields(engine: EngineSettings) -> dict[str, Any]:
+    """Those that results depend on; a model file by its full path, since workers may run elsewhere.
+
+    Raises InputError for a model without a name or path.
+    """
+    fields = {name: value for name, value in vars(engine).items() if name != "threads"}
+    if not isinstance(engine.model, str | Path):
+        raise InputError(f"model is {engine.model!r}; give its name or path, for tasks load it by that")
+    if Path(engine.model).is_file():
+        fields["model"] = str(Path(engine.model).resolve())
+    return fields
+
+
+def engine_for(fields: Mapping[str, Any]) -> Engine:
+    """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
+    return _engine(EngineSettings(**fields))
+
+
+@lru_cache(maxsize=1)
+def _engine(settings: EngineSettings) -> Engine:
+    return Engine(**vars(settings))
+
+
+def atoms_fields(atoms: Atoms) -> dict[str, Any]:
+    """Elements, positions and cell."""
+    return {
+        "numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.tolist(),
+        "cell": atoms.cell.array.tolist(),
+    }
+
+
+def atoms_from(fields: Mapping[str, Any]) -> Atoms:
+    """The periodic structure of :func:`atoms_fields`."""
+    return Atoms(fields["numbers"], positions=fields["positions"], cell=fields["cell"], pbc=True)

@@ -1,0 +1,145 @@
+"""Melt-quenches by seeds: a campaign of ordinary runs, and mean and spread over their glasses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from processes import DRIVER, REPOSITORY, launching
+from typer.testing import CliRunner
+
+from mlh_driver import EngineSettings
+from mlh_driver.analysis import summary
+from mlh_driver.cli.main import app
+from mlh_driver.errors import InputError
+from mlh_driver.workflows.campaign import states
+from mlh_driver.workflows.melt_quench import (
+    MeltQuenchSettings,
+    find_runs,
+    preset,
+    run_copies,
+    write_comparison,
+)
+from mlh_driver.workflows.melt_quench.comparison import Spread
+
+GLASS = REPOSITORY / "examples" / "glass.xyz"
+ENGINE = EngineSettings()
+
+
+@pytest.fixture(scope="module")
+def glass() -> Atoms:
+    return ase.io.read(GLASS)
+
+
+def tiny(**changes: object) -> MeltQuenchSettings:
+    short = {"melt_ps": 0.002, "quench_K_ps": 1.6e6, "anneal_ps": 0.002, "frame_steps": 1, "restart_steps": 2}
+    return preset("quick", {**short, "relax_eV_A": 50.0, "seed": 7, **changes})
+
+
+@pytest.fixture(scope="module")
+def ensemble(glass: Atoms, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two copies, then three; the second fails at first, for something lies in its folder."""
+    folder = tmp_path_factory.mktemp("ensemble") / "run"
+    foreign = folder / "seed8" / "thesis.tex"
+    foreign.parent.mkdir(parents=True)
+    foreign.touch()
+    (failed,) = run_copies(folder, glass, tiny(), ENGINE, 2)
+    assert failed.name == "seed8" and "exists and holds no run" in failed.note
+    found = write_comparison(folder)
+    assert list(found.structures) == ["seed7"] and [state.name for state in found.failed] == ["seed8"]
+    assert "seed8 failed, attempt 1: " in (folder / "report.html").read_text()
+    foreign.unlink()
+    stamp = (folder / "seed7" / "glass.xyz").stat().st_mtime_ns
+    assert run_copies(folder, glass, tiny(), ENGINE, 3) == []
+    assert (folder / "seed7" / "glass.xyz").stat().st_mtime_ns == stamp
+    return folder
+
+
+def test_copies_differ_in_their_seed_and_one_that_fails_stops_no_other(ensemble: Path, glass: Atoms) -> None:
+    runs = find_runs([ensemble])
+    assert [run.folder.name for run in runs] == ["seed7", "seed8", "seed9"]
+    assert [run.settings for run in runs] == [tiny(seed=seed) for seed in (7, 8, 9)]
+    positions = [run.glass.positions for run in runs]
+    assert all(abs(one - other).max() > 0.01 for one, other in pairwise(positions))
+    assert [state.status for state in states(ensemble)] == ["done"] * 3
+    with pytest.raises(InputError, match=r"settings.melt_ps is 0.002 there and 0.003 now"):
+        run_copies(ensemble, glass, tiny(melt_ps=0.003), ENGINE, 3)
+    with pytest.raises(InputError, match="holds a single melt-quench"):
+        run_copies(ensemble / "seed7", glass, tiny(), ENGINE, 2)
+
+
+def test_mean_and_spread_are_those_of_the_glasses(ensemble: Path) -> None:
+    found = write_comparison(ensemble)
+    assert not found.unfinished and not found.failed
+    glasses = ase.io.read(ensemble / "glasses.xyz", ":")
+    each = [summary([atoms]) for atoms in glasses]
+    lengths = [one.figures()["Si-O (Å)"] for one in each]
+    rings = [float(one.network.rings.get(6, 0.0)) for one in each]
+    energies = [atoms.get_potential_energy() / len(atoms) for atoms in glasses]
+    written = json.loads((ensemble / "glasses.json").read_text())
+    with open(ensemble / "glasses.csv") as file:
+        table = {row["quantity"]: row for row in csv.DictReader(file)}
+    names = {"Si-O (Å)": lengths, "rings of 6 Si per cell": rings, "energy (eV/atom)": energies}
+    for name, values in names.items():
+        assert list(written["copies"]) == ["seed7", "seed8", "seed9"]
+        assert [copy[name] for copy in written["copies"].values()] == pytest.approx(values, abs=1e-6)
+        for held in (written["figures"][name], table[name]):
+            assert float(held["mean"]) == pytest.approx(np.mean(values), abs=1e-6)
+            assert float(held["spread"]) == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+            assert float(held["lowest"]) == pytest.approx(min(values), abs=1e-6)
+    pooled = summary(glasses).distribution
+    with open(ensemble / "glasses-g.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["O-Si mean"]) for row in rows] == pytest.approx(pooled.g["O-Si"])
+    assert max(float(row["O-Si spread"]) for row in rows) > 0.1
+    for name in ("glasses.png", "runs.png"):
+        assert (ensemble / name).stat().st_size > 10_000
+
+
+def test_a_spread_needs_two_values_and_leaves_out_what_is_none() -> None:
+    assert Spread.of([np.nan]) is None
+    assert Spread.of([2.0, np.nan]) == Spread(2.0, None, 2.0, 2.0, 1)
+    assert Spread.of([1.0, 3.0]) == Spread(2.0, 2.0**0.5, 1.0, 3.0, 2)
+
+
+def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path: Path) -> None:
+    """A single run has the curves along it in its page, without a glass, too, and no files beside its own."""
+    shown = CliRunner().invoke(app, ["report", str(ensemble)])
+    assert shown.exit_code == 0, shown.output
+    page = (ensemble / "report.html").read_text()
+    assert page.count("<img") == 2 and "<td>Si-O (Å)</td>" in page and "Spreads are standard" in page
+    assert "asio2-minimal" in page and "Without a glass" not in page
+    single = ensemble / "seed7"
+    before = {path.name for path in single.iterdir()}
+    assert CliRunner().invoke(app, ["report", str(single)]).exit_code == 0
+    assert {path.name for path in single.iterdir()} == before | {"report.html"}
+    page = (single / "report.html").read_text()
+    assert page.count("<img") == 2 and "1 glass," in page and "Along the run<" in page
+    other = tmp_path / "other"
+    shutil.copytree(single, other, ignore=shutil.ignore_patterns("glass.xyz"))
+    assert CliRunner().invoke(app, ["report", str(other)]).exit_code == 0
+    page = (other / "report.html").read_text()
+    assert page.count("<img") == 1 and "other: anneal, step 6 of 6" in page
+    shown = CliRunner().invoke(app, ["status", str(ensemble)])
+    assert shown.output.startswith("3 done; 3 tasks in all")
+
+
+@pytest.mark.slow
+def test_the_command_shares_out_copies_among_processes(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="dask is not installed: pip install 'mlh-driver[cluster]'")
+    short = ["--melt", "0.002", "--rate", "1600000", "--anneal", "0.002", "--fmax", "50"]
+    command = [*DRIVER, "melt-quench", "--structure", str(GLASS), *short, "--out", "run"]
+    with launching(tmp_path) as launch:
+        program = launch(*command, "--copies", "2", "--workers", "2", "--threads", "1")
+        assert program.status(500) == 0, program.output
+        assert "2 of 2 glasses" in program.output and "published" in program.output
+        refused = launch(*command, "--workers", "2")
+        assert refused.status() == 1 and "ask for several by --copies" in refused.output
+    assert len(find_runs([tmp_path / "run"])) == 2
