@@ -52,7 +52,7 @@ BIN_A = 0.1
 OF_PAIRS = ("bonds", "legs")
 OF_ATOMS = ("tensors", "bonds_of_atom", "legs_of_atom", "onsite", "electrons", "dipoles", "energies")
 #: Features come back to this value of the extrapolation indicator, if there are so many training atoms of the
-#: species for each feature: few draw no edge. At 2 a melt could stay between 1 and 2, where it binds too strongly.
+#: species for each feature: few draw no edge. With 2 a melt stayed between 1 and 2, bound too strongly.
 FEATURES_EDGE = 1.0
 ATOMS_PER_FEATURE = 10
 EDGE_STRENGTH_eV = 2.0
