@@ -42,7 +42,7 @@ class Watch:
         return value < self._limit if self._low else value > self._limit
 
     def is_news(self, value: float) -> bool:
-        """Whether it is beyond the limit for the first time, or over twice as far as when this last was true."""
+        """Whether it is beyond the limit for the first time, or over twice as far as at the last news."""
         excess = 1.0 / max(value, 1e-3) if self._low else value
         if not self.is_beyond(value) or excess <= 2.0 * self._told:
             return False
