@@ -194,17 +194,18 @@ def a_start(
     return Start(folder / f"run_{seed}", atoms, temperature_K, n_frames, (seed,))
 
 
+@pytest.mark.filterwarnings("ignore:structure")  # on the way out there are doubts
 def test_dynamics_end_at_the_edge_and_keep_the_strangest_frame_before(tmp_path: Path, host: Atoms) -> None:
     model = load_model("asio2-minimal")
     (calm,), outcome = explore(a_start(tmp_path, host, temperature_K=100.0), model, ExploreSettings(steps=10))
     assert outcome.finished
     assert outcome.steps == 10
     assert f"Langevin dynamics, run_0, step {np.argmax(outcome.extrapolations) + 1}" in calm.info["note"]
-    hot = a_start(tmp_path, host, seed=1, temperature_K=20000.0)
-    (frame,), outcome = explore(hot, model, ExploreSettings(steps=1000, timestep_fs=2.0))
+    hot = a_start(tmp_path, host, seed=1, temperature_K=10000.0)
+    (frame,), outcome = explore(hot, model, ExploreSettings(steps=1000, timestep_fs=0.5))
     assert 0.7 < max(outcome.extrapolations) <= 1.5
     assert outcome.end.startswith("extrapolation ") or "the model has no answer" in outcome.end
-    assert f"20000 K, extrapolation {max(outcome.extrapolations):.2f}" in frame.info["note"]
+    assert f"10000 K, extrapolation {max(outcome.extrapolations):.2f}" in frame.info["note"]
 
 
 def test_a_seed_beyond_the_edge_is_displaced(tmp_path: Path, host: Atoms) -> None:

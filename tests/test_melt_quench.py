@@ -356,7 +356,7 @@ def test_starts_and_settings_that_cannot_be_are_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="knows only"):
         random_start(RandomStart(composition="GeO2", density_g_cm3=3.6), tiny(), engine)
     with pytest.raises(InputError, match="the density is too high"):
-        random_start(RandomStart(n_atoms=24, density_g_cm3=9.0), tiny(), engine)
+        random_start(RandomStart(n_atoms=24, density_g_cm3=12.0), tiny(), engine)
     with pytest.raises(InputError, match="there is no preset 'fast'; choose quick, standard, slow"):
         preset("fast", {})
     with pytest.raises(InputError, match="npt runs in LAMMPS only"):

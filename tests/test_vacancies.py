@@ -204,7 +204,9 @@ def test_a_relaxation_without_end_is_a_failure_with_its_reason(glass: Atoms, tmp
 def test_the_hosts_levels_come_back_in_the_defect_cells(found: VacancyCampaign, tmp_path: Path) -> None:
     for vacancy in found.vacancies:
         assert abs(vacancy.deep_residual_eV) < ALIGNMENT_eV
-        assert abs(vacancy.levels_residual_eV) < ALIGNMENT_eV + 0.005  # these are relaxed loosely
+        off = abs(vacancy.levels_residual_eV)
+        assert off < 2.0 * ALIGNMENT_eV  # these are relaxed loosely
+        assert ("alignment" in vacancy.doubts) == (off > ALIGNMENT_eV)
         assert 0.1 < vacancy.level_eV < 1.0
         assert vacancy.level_on_pair > 0.25
         assert 1 / 95 < vacancy.level_participation < 1
@@ -321,7 +323,7 @@ def test_an_interstitial_is_one_oxygen_more_and_the_shipped_model_says_that_it_d
     assert site["name"] == "glass_i_O_site40" and len(atoms) == 97
     difference = atoms.get_potential_energy() - host.get_potential_energy()
     assert site["formation_eV"] == pytest.approx(difference + 434.0, abs=1e-5)
-    assert {"extrapolation", "charge_deviation"} <= site["doubts"].keys()
+    assert "charge_deviation" in site["doubts"]
     assert site["relaxation_eV"] > 0.3 and abs(site["deep_residual_eV"]) < ALIGNMENT_eV
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
     page = (tmp_path / "report.html").read_text()
