@@ -7,7 +7,7 @@
 Every run is that of ``mlh-driver melt-quench --structure lammps_inputs/melt_quench/host.data``, in a folder
 ``OUT/ENGINE-SEED``. Steps are 1 fs. ``vashishta`` is the same input in LAMMPS with the classical potential of
 that name. Runs that have ended are not repeated; those that were killed go on. Shares and extremes are those
-of every tenth step.
+of every tenth step. A second table has medians of each picosecond.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -73,6 +74,26 @@ def figures(run: Run) -> list[str]:
     return [steps, *electrons, f"{found['temperature at the end (K)']:.0f}"]
 
 
+def course(runs: list[Run]) -> Table:
+    """Medians over each picosecond of the runs with the model, and the largest extrapolation."""
+    rows = Table("run", "ps")
+    for title in ("T (K)", "gap (eV)", "extrapolation", "largest", "charge deviation"):
+        rows.add_column(title, justify="right")
+    for run in runs:
+        columns = run.columns()
+        if "gap" not in columns:
+            continue
+        picosecond = columns["Step"].astype(int) // 1000
+        for ps in np.unique(picosecond[picosecond < run.settings.steps // 1000]):
+            now = {name: values[picosecond == ps] for name, values in columns.items()}
+            medians = [np.median(now[name]) for name in ("gap", "extrapolation", "charge_deviation")]
+            gap, extrapolation, deviation = (f"{median:.2f}" for median in medians)
+            largest = f"{now['extrapolation'].max():.2f}"
+            temperature = f"{now['Temp'].mean():.0f}"
+            rows.add_row(run.folder.name, f"{ps}", temperature, gap, extrapolation, largest, deviation)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,7 +131,7 @@ def main() -> None:
                 carry_out(runs[-1], engine, lambda status: None)
         except MLHError as error:
             print(error, flush=True)
-    Console(width=100).print(table(runs))
+    Console(width=100).print(table(runs), course(runs))
     raise SystemExit(not all(map(is_finished, runs)))
 
 

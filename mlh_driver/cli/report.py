@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mlh_driver.cli.campaigns import holds_melt_quenches
+from mlh_driver.errors import InputError
 
 
 class Export(StrEnum):
@@ -33,6 +34,10 @@ def report(
     Example: [bold]mlh-driver report v1[/]
     """
     if holds_melt_quenches(run):
+        if export:
+            raise InputError(
+                f"{run} holds melt-quenches, and --export {export} is for vacancies; leave it out"
+            )
         from mlh_driver.workflows.melt_quench import write_comparison
 
         write_comparison(run)

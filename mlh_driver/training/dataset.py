@@ -119,21 +119,25 @@ def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[La
 
     learn: ``all`` gives those with energies and forces of the reference, ``hamiltonian`` the others
     """
-    return [label for source in settings.data if source.learn == learn for label in _labels(source, role)]
+    return [label for _, label in _labels(settings, role, learn)]
 
 
-def _labels(source: DataSettings, role: str) -> Iterator[LabelledStructure]:
-    for split in getattr(source, role):
-        yield from (label for label in read_split(source.path, split) if fnmatch(label.name, source.names))
+def _labels(
+    settings: TrainSettings, role: str, learn: str
+) -> Iterator[tuple[DataSettings, LabelledStructure]]:
+    """With the section that names each."""
+    for source in settings.data:
+        for split in getattr(source, role) if source.learn == learn else ():
+            for label in read_split(source.path, split):
+                if fnmatch(label.name, source.names):
+                    yield source, label
 
 
 def _samples(settings: TrainSettings, role: str, learn: str = "all") -> list[Sample]:
     basis, energies, cutoff = settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A
     return [
         replace(make_sample(label, basis, energies, cutoff), repeat=source.repeat)
-        for source in settings.data
-        if source.learn == learn
-        for label in _labels(source, role)
+        for source, label in _labels(settings, role, learn)
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 PAGE = files(__package__) / "page"
@@ -18,10 +18,14 @@ REPORT = "report.html"
 def render(template: str, content: Mapping[str, Any]) -> str:
     """A page of ``page/``, with its style. Text is escaped, but for scripts and styles, which may not be."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.from_string(text(template)).render(
+    return environment.get_template(template).render(
         content, css=Markup(text("report.css")), citation=text("CITATION.cff")
     )
 

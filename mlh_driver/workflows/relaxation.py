@@ -31,10 +31,6 @@ class Relaxed:
     results: Results
     steps: int
 
-    @property
-    def largest_force_eV_A(self) -> float:
-        return self.results.largest_force
-
     def write(self, path: Path, **info: Any) -> None:
         """The atoms with all results and ``info``, as extended XYZ."""
         labelled = labelled_atoms(self.atoms, self.results)

@@ -300,7 +300,7 @@ def _summary(found: Relaxed) -> dict[str, Any]:
     return {
         "energy_eV": found.results.energy,
         "steps": found.steps,
-        "largest_force_eV_A": found.largest_force_eV_A,
+        "largest_force_eV_A": found.results.largest_force,
         **found.results.observables(),
         "doubts": found.results.doubts(),
     }

@@ -135,9 +135,8 @@ def export_chemiscope(folder: Path) -> Path:
     frames = [minima[vacancy["name"]] for vacancy in vacancies]
     metadata = {"name": folder.resolve().name, "description": "neutral defects by mlh-driver"}
     path = folder / CHEMISCOPE
-    partial = path.with_name(f"partial-{CHEMISCOPE}")
-    chemiscope.write_input(str(partial), frames, properties=properties, metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        chemiscope.write_input(str(partial), frames, properties=properties, metadata=metadata)
     return path
 
 

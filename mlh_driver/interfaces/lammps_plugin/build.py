@@ -48,9 +48,9 @@ def folder_for_lmp() -> str:
     program that imports LAMMPS, such as ``mlh-driver lammps``, gets the library if there is one, and does not
     wait for a compiler.
     """
-    if Path(sys.argv[0]).name != "lmp" and not (folder() / LIBRARY).exists():
-        return os.devnull
     try:
+        if Path(sys.argv[0]).name != "lmp" and not (folder() / LIBRARY).exists():
+            return os.devnull
         return str(plugin().parent)
     except Exception as error:  # whatever it is
         if os.environ.get("PMI_RANK", "0") == "0":
