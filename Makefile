@@ -1,5 +1,5 @@
 # make demo    set everything up, then run LAMMPS and i-PI with the shipped model
-# make test    set everything up, then run all tests
+# make test    set everything up, then run all tests, a process on each core (four at most)
 # make check   lint and types
 # make docs    the documentation, in docs/_build/html
 # make figures everything that the documentation quotes, printed anew into figures/ (hours)
@@ -15,7 +15,7 @@ demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py
 
 test: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

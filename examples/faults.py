@@ -39,10 +39,6 @@ STOPPED_S = 2.0
 STEPS = 10
 #: In eV and K; float32 sums in another order after a restart.
 TOLERANCE = 5e-3
-IPI_CHANGES = (
-    ("<total_steps>4000", f"<total_steps>{STEPS}"),
-    (' stride="10" filename="out"', ' stride="1" filename="out"'),
-)
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,9 @@ FAULTS = (
 class Trial:
     """The processes of one run in a folder of its own: what serves, what the MD engine is, what it writes."""
 
-    def __init__(self, engine: str, folder: Path) -> None:
+    def __init__(self, engine: str, folder: Path, n_steps: int = STEPS) -> None:
         self.folder = folder
+        self.n_steps = n_steps
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         if engine == "i-PI":
             self._start_ipi()
@@ -95,7 +92,12 @@ class Trial:
         shutil.copytree(INPUTS / "ipi_inputs" / "nve", self.folder, dirs_exist_ok=True)
         address = f"faults{os.getpid()}_{self.folder.name}"
         text = (self.folder / "input.xml").read_text()
-        for old, new in (*IPI_CHANGES, ("<address>asio2", f"<address>{address}")):
+        changes = (
+            ("<total_steps>4000", f"<total_steps>{self.n_steps}"),
+            (' stride="10" filename="out"', ' stride="1" filename="out"'),
+            ("<address>asio2", f"<address>{address}"),
+        )
+        for old, new in changes:
             assert old in text
             text = text.replace(old, new)
         (self.folder / "input.xml").write_text(text)
@@ -104,7 +106,8 @@ class Trial:
 
     def _start_lammps(self, with_server: bool) -> None:
         shutil.copytree(INPUTS / "lammps_inputs" / "nve", self.folder, dirs_exist_ok=True)
-        options = ["-in", "in.nve", "-var", "settle", "1", "-var", "steps", str(STEPS), "-var", "every", "1"]
+        options = ["-in", "in.nve", "-var", "settle", "1", "-var", "steps", str(self.n_steps)]
+        options += ["-var", "every", "1"]
         if with_server:
             self._start("server", *DRIVER, "serve", "--unix", f"{self.folder}/socket")
             while "listening" not in (self.folder / "server.log").read_text():
@@ -128,9 +131,17 @@ class Trial:
     def is_running(self) -> bool:
         return self._programs["engine"].poll() is None
 
+    def processes(self) -> dict[str, int]:
+        """All of the run that live, by name."""
+        found = {name: program.pid for name, program in self._programs.items() if program.poll() is None}
+        for name in ("model", "guardian"):
+            if pid := self.victim(name):
+                found[name] = pid
+        return found
+
     def finished(self) -> bool:
         """Wait for the MD engine; whether it came to its end. Raises TimeoutExpired if it hangs."""
-        return self._programs["engine"].wait(HANG_S) == 0 and len(self.steps()) == STEPS + 1
+        return self._programs["engine"].wait(HANG_S) == 0 and len(self.steps()) == self.n_steps + 1
 
     def steps(self) -> NDArray[np.float64]:
         """Potential energy and temperature as the MD engine wrote them, a row for each step."""
