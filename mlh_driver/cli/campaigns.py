@@ -62,9 +62,9 @@ def campaign_bars() -> Iterator[Progress]:
 def holds_melt_quenches(run: Path) -> bool:
     """Whether the folder is that of ``mlh-driver melt-quench``, with copies or without."""
     from mlh_driver.workflows.campaign import CAMPAIGN
-    from mlh_driver.workflows.run_folder import read_json
+    from mlh_driver.workflows.run_folder import SETTINGS, read_json
 
     path = run / CAMPAIGN
     if path.exists():
         return bool(read_json(path).get("workflow") == "melt-quench")
-    return (run / "settings.json").exists()
+    return (run / SETTINGS).exists()

@@ -33,9 +33,9 @@ from mlh_driver.system import Array
 from mlh_driver.workflows.campaign import CAMPAIGN, State, states
 from mlh_driver.workflows.melt_quench.ensemble import how_far
 from mlh_driver.workflows.melt_quench.lammps import plain
-from mlh_driver.workflows.melt_quench.run import SETTINGS, Run, find_runs, glass_figures
+from mlh_driver.workflows.melt_quench.run import Run, find_runs, glass_figures
 from mlh_driver.workflows.pages import REPORT, embedded, render
-from mlh_driver.workflows.run_folder import flattened, read_json, replacing, write_json
+from mlh_driver.workflows.run_folder import SETTINGS, flattened, read_json, replacing, write_json
 
 
 @dataclass(frozen=True)

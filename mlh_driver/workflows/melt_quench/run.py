@@ -48,9 +48,9 @@ from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 from mlh_driver.workflows.relaxation import relax
-from mlh_driver.workflows.run_folder import alone_in, check_same, read_json
+from mlh_driver.workflows.run_folder import SETTINGS, alone_in, check_same, read_json
 
-SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
+START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
 #: Of the columns of a run, those that have to be read with it.
