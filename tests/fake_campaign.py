@@ -17,7 +17,7 @@ from mlh_driver.workflows.sites import describe_site, index_without, rings_of, w
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.vacancy_files import write_files
 
-MINIMUM = {"band_gap": 7.0, "extrapolation": 0.2, "charge_deviation": 0.01, "doubts": {}, "steps": 5}
+MINIMUM = {"band_gap": 7.0, "homo": -4.5, "extrapolation": 0.2, "charge_deviation": 0.01, "doubts": {}, "steps": 5}
 
 
 def write_campaign(

@@ -9,7 +9,7 @@
 ``vacancies.png``     energies and levels of all sites
 ====================  =====================================================================================
 
-On demand, ``vacancies.chemiscope.json.gz``: minima and numbers for the viewer of https://chemiscope.org.
+Files of other programs: :mod:`~mlh_driver.workflows.vacancy_exports`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
-from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.run_folder import read_json, replacing, write_json
@@ -34,7 +33,6 @@ from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 
 TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"
 DATABASE, FIGURE, HOSTS = "vacancies.db", "vacancies.png", "hosts.extxyz"
-CHEMISCOPE = "vacancies.chemiscope.json.gz"
 #: Columns of the table that are numbers or names; the others are in the JSON file alone.
 COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
 
@@ -113,37 +111,6 @@ def read_results(folder: Path) -> dict[str, Any]:
         )
     results: dict[str, Any] = read_json(path)
     return results
-
-
-def export_chemiscope(folder: Path) -> Path:
-    """Write the minima of a campaign with the columns that all of them have; returns the path.
-
-    Raises InputError for a campaign without results, and without chemiscope.
-    """
-    try:
-        import chemiscope
-    except ImportError:
-        raise InputError("chemiscope is not installed: pip install 'mlh-driver[chemiscope]'") from None
-    vacancies = read_results(folder)["vacancies"]
-    minima = read_frames([folder / STRUCTURES])
-    columns = {name: [vacancy[name] for vacancy in vacancies] for name in COLUMNS}
-    properties = {
-        name: {"target": "structure", "values": values, "units": units_of(name)}
-        for name, values in columns.items()
-        if None not in values
-    }
-    frames = [minima[vacancy["name"]] for vacancy in vacancies]
-    metadata = {"name": folder.resolve().name, "description": "neutral defects by mlh-driver"}
-    path = folder / CHEMISCOPE
-    with replacing(path) as partial:
-        chemiscope.write_input(str(partial), frames, properties=properties, metadata=metadata)
-    return path
-
-
-def units_of(column: str) -> str:
-    """From the end of its name; none for numbers without."""
-    units = {"_eV_A": "eV/Å", "_eV": "eV", "_A": "Å", "_e": "e", "_deg": "degree"}
-    return next((unit for end, unit in units.items() if column.endswith(end)), "")
 
 
 def _read(folder: Path, key: str) -> Atoms:
