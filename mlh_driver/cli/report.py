@@ -22,7 +22,8 @@ class Export(StrEnum):
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of vacancies or of melt-quenches.")],
     export: Annotated[
-        Export | None, typer.Option("--export", help="Of vacancies, also a file for chemiscope.org, or for doped.")
+        Export | None,
+        typer.Option("--export", help="Of vacancies, also a file for another program."),
     ] = None,
 ) -> None:
     """One page of all results of a run: plots, tables, settings; of vacancies also structures in 3D.
