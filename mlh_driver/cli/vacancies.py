@@ -173,7 +173,7 @@ def _pairs(found: VacancyCampaign) -> Table:
     table = Table(title=f"{len(shown)} of {len(ordered)} pairs of vacancies (eV, Å)")
     table.add_column("sites", no_wrap=True)
     energy = "E from atoms" if found.mu_eV is None else "E_f"
-    for column in ("apart", energy, "interaction", "relaxed by", "level", "on them"):
+    for column in ("apart", energy, "interaction", "relaxed by", "level", "on both"):
         table.add_column(column, justify="right")
     table.add_column("doubts")
     for pair in shown:

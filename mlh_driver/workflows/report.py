@@ -82,10 +82,10 @@ def _pair_columns(energy: str) -> list[Column]:
         Column("interaction_eV", "interaction (eV)"),
         Column("formation_eV" if energy == "formation_eV" else "from_atoms_eV", title),
         Column("relaxation_eV", "relaxed by (eV)"),
-        Column("pair_1_A", "atoms beside the first (Å)"),
-        Column("pair_2_A", "beside the second (Å)"),
+        Column("pair_1_A", "pair at the first (Å)"),
+        Column("pair_2_A", "at the second (Å)"),
         Column("level_eV", "level above VBM (eV)"),
-        Column("level_on_pair", "level on them", 2),
+        Column("level_on_pair", "level on both", 2),
         Column("band_gap_eV", "gap (eV)", 2),
         Column("extrapolation", "extrapolation", 2),
     ]

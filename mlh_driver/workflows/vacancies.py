@@ -93,7 +93,7 @@ class VacancySettings:
         if self.sites and self.sample:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
         if self.defect not in DEFECTS:
-            raise InputError(f"defect is {self.defect!r}; choose {' or '.join(DEFECTS)}")
+            raise InputError(f"defect is {self.defect!r}; choose {', '.join(DEFECTS)} or, as a command, pair")
         known = DEFECTS[self.defect]
         if not self.starts or not set(self.starts) <= set(known):
             raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(known)}")
@@ -384,7 +384,10 @@ class _Collector:
                     sites,
                     relaxed,
                     minima,
-                    {vacancy.name: (vacancy.difference_eV, bool(vacancy.doubts)) for vacancy in alone},
+                    {
+                        vacancy.name: (vacancy.difference_eV, bool(vacancy.doubts.keys() - {"alignment"}))
+                        for vacancy in alone
+                    },
                     self.mu_eV,
                     self._atom_eV,
                 )

@@ -89,13 +89,13 @@ def vacancy_pair(
 ) -> VacancyPair:
     """From what its starts led to; ``host`` is relaxed.
 
-    alone: of each single vacancy that has a minimum E(vacancy) - E(host) in eV, and whether it is doubtful
+    alone: of each single vacancy that has a minimum E(vacancy) - E(host) in eV, and whether that is in doubt
     """
     difference = minima.difference_eV
     doubtful = [each for each, (_, is_doubtful) in alone.items() if is_doubtful]
     doubts = minima.doubts()
     if doubtful:
-        doubts["singles"] = f"the interaction energy counts from {' and '.join(doubtful)}, which is doubtful"
+        doubts["singles"] = f"the interaction counts from {' and '.join(doubtful)}, with energies in doubt"
     return VacancyPair(
         name=name,
         sites=list(sites),

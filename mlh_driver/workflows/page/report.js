@@ -20,12 +20,15 @@ const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: [
 
 function drawHistogram() {
   const { edges, counts } = data.histogram;
+  const most = Math.max(...edges.slice(1).map((_, k) => hosts.reduce((sum, host) => sum + counts[host][k], 0)));
   const traces = hosts.map((host) => ({
     type: "bar", name: host, x: edges.slice(1).map((edge, k) => (edge + edges[k]) / 2), y: counts[host], width: edges[1] - edges[0],
     marker: { color: hostColor(host), line: { color: "white", width: 1 } },
     hovertemplate: edges.slice(1).map((edge, k) => `${edges[k].toFixed(3)} to ${edge.toFixed(3)} eV: %{y}<extra></extra>`),
   }));
-  Plotly.newPlot("histogram", traces, layout(data.axes[data.energy], "sites", { barmode: "stack" }), CONFIG);
+  const shape = layout(data.axes[data.energy], "sites", { barmode: "stack" });
+  if (most < 6) shape.yaxis.dtick = 1; // or there are ticks at halves
+  Plotly.newPlot("histogram", traces, shape, CONFIG);
 }
 
 let shown = null;
@@ -173,7 +176,7 @@ function show(name) {
   element("facts").replaceChildren(...facts.flatMap(([title, value]) => {
     const [term, fact] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = title;
-    fact.textContent = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : value ?? "–";
+    fact.textContent = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3).replace("-", "−") : value ?? "–";
     return [term, fact];
   }));
   element("reasons").replaceChildren(...Object.values(site.doubts).map((reason) => {
