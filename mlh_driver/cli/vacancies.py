@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20
 
+DefectOption = Annotated[
+    str,
+    typer.Option(
+        "--defect",
+        help="vacancy; pair: two vacancies together, and each alone; or interstitial: Si-O-O-Si in place of "
+        "Si-O-Si.",
+    ),
+]
+WithinOption = Annotated[
+    float,
+    typer.Option(
+        "--within",
+        min=0,
+        metavar="A",
+        help="Pairs: of sites at most so far apart; default: each site with its nearest one.",
+    ),
+]
 StartsOption = Annotated[
     str | None,
     typer.Option(
@@ -40,23 +57,8 @@ def vacancies(
         bool, typer.Option("--all", help="Every frame of a file is a host, not only its last one.")
     ] = False,
     element: Annotated[str, typer.Option("--element", help="What is removed, or put in.")] = "O",
-    defect: Annotated[
-        str,
-        typer.Option(
-            "--defect",
-            help="vacancy; pair: two vacancies together, and each alone; or interstitial: Si-O-O-Si in place "
-            "of Si-O-Si.",
-        ),
-    ] = "vacancy",
-    within: Annotated[
-        float,
-        typer.Option(
-            "--within",
-            min=0,
-            metavar="A",
-            help="Pairs: of sites at most so far apart; default: each site with its nearest one.",
-        ),
-    ] = 0.0,
+    defect: DefectOption = "vacancy",
+    within: WithinOption = 0.0,
     sites: Annotated[str, typer.Option("--sites", metavar="I,J,...", help="Atoms, counted from 0.")] = "",
     sample: Annotated[
         int,
