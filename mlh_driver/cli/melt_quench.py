@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
+from mlh_driver.cli.campaigns import (
+    SchedulerOption,
+    SlurmOption,
+    WorkersOption,
+    campaign_bars,
+    campaign_engine,
+    campaign_pool,
+)
 from mlh_driver.cli.options import option, with_engine_options, with_options
 from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
@@ -98,18 +105,15 @@ def melt_quench(
 
     Example: [bold]mlh-driver melt-quench --preset quick --seed 7 --out glass7[/]
     """
-    from mlh_driver.runtime import configure
     from mlh_driver.workflows.melt_quench import copy_name, prepare, run_copies
     from mlh_driver.workflows.melt_quench import preset as settings_of
-    from mlh_driver.workflows.task_inputs import engine_fields, engine_for
 
     chosen = settings_of(preset, changes)
     start = _start(structure, random)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if (workers > 1 or scheduler or slurm) and copies == 1:
         raise InputError("--workers, --scheduler and --slurm share out copies; ask for several by --copies")
-    configure(settings.threads)
-    engine = engine_for(engine_fields(settings))
+    engine = campaign_engine(settings)
     first = prepare(out if copies == 1 else out / copy_name(chosen), start, chosen, engine)
     _tell_time(first, engine, console)
     if dry_run:
