@@ -10,6 +10,7 @@ import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -22,6 +23,7 @@ from mlh_driver import Engine, EngineSettings, System
 from mlh_driver.analysis import summary
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
+from mlh_driver.model import Model, load_model
 from mlh_driver.workflows.campaign import states
 from mlh_driver.workflows.melt_quench import (
     MeltQuenchSettings,
@@ -32,6 +34,7 @@ from mlh_driver.workflows.melt_quench import (
 )
 from mlh_driver.workflows.melt_quench.comparison import Spread
 from mlh_driver.workflows.run_folder import read_json
+from mlh_driver.workflows.task_inputs import _engine
 
 GLASS = REPOSITORY / "examples" / "glass.xyz"
 ENGINE = EngineSettings()
@@ -153,6 +156,28 @@ def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path:
     assert shown.output.startswith("3 done; 3 tasks in all")
 
 
+def test_the_command_loads_the_model_once_for_all_copies_in_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that stop where their dynamics would begin."""
+    loaded = []
+
+    def counting(model: str, *rest: Any) -> Model:
+        loaded.append(model)
+        return load_model(model, *rest)
+
+    def stop(*_: object) -> None:
+        raise InputError("enough")
+
+    monkeypatch.setattr("mlh_driver.engine.load_model", counting)
+    monkeypatch.setattr("mlh_driver.workflows.melt_quench.ensemble.carry_out", stop)
+    _engine.cache_clear()
+    command = ["melt-quench", "--structure", str(GLASS), "--copies", "2", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, command)
+    assert "seed1 failed: enough" in done.output and "seed2 failed: enough" in done.output
+    assert loaded == ["asio2-minimal"]
+
+
 @pytest.mark.slow
 def test_a_copy_whose_worker_is_killed_goes_on_from_its_restart_and_stops_no_other(tmp_path: Path) -> None:
     """SIGKILL to one of two workers in the middle of its run."""
@@ -165,8 +190,8 @@ def test_a_copy_whose_worker_is_killed_goes_on_from_its_restart_and_stops_no_oth
         assert refused.status() == 1 and "ask for several by --copies" in refused.output
         program = launch(*command, "--copies", "2", "--workers", "2", "--threads", "1")
         log = run / "seed2" / "log.0.lammps"
-        for written in (log.parent, log):
-            assert eventually(written.exists), program.output
+        for written in (run / "tasks", log.parent, log):
+            assert eventually(written.exists) or eventually(written.exists), program.output
         assert eventually(lambda: re.search(r"(?m)^ +6 +\d", log.read_text()) is not None), program.output
         (task,) = (path for path in run.glob("tasks/*") if read_json(path / "task.json")["name"] == "seed2")
         os.kill(read_json(task / "running.json")["process"], signal.SIGKILL)
