@@ -17,7 +17,8 @@ from mlh_driver.workflows.sites import describe_site, index_without, rings_of, w
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.vacancy_files import write_files
 
-MINIMUM = {"band_gap": 7.0, "extrapolation": 0.2, "charge_deviation": 0.01, "doubts": {}, "steps": 5}
+OBSERVABLES = {"band_gap": 7.0, "homo": -4.5, "extrapolation": 0.2, "charge_deviation": 0.01}
+MINIMUM = {**OBSERVABLES, "doubts": {}, "steps": 5}
 
 
 def write_campaign(
@@ -50,7 +51,7 @@ def write_campaign(
     results: dict[str, dict[str, Any]] = {
         name: {"key": name, "energy_eV": energy_eV(host), **MINIMUM} for name, host in hosts.items()
     }
-    found = VacancyCampaign(folder, "O", "vacancy", vacancies, results, [], [], mu_eV, -431.6)
+    found = VacancyCampaign(folder, "O", "vacancy", vacancies, results, [], [], mu_eV, -431.6, [])
     write_files(found)
     return found
 

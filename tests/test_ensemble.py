@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from processes import DRIVER, REPOSITORY, launching
+from processes import DRIVER, REPOSITORY, eventually, launching
 from typer.testing import CliRunner
 
-from mlh_driver import EngineSettings
+from mlh_driver import Engine, EngineSettings, System
 from mlh_driver.analysis import summary
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
+from mlh_driver.model import Model, load_model
 from mlh_driver.workflows.campaign import states
 from mlh_driver.workflows.melt_quench import (
     MeltQuenchSettings,
@@ -28,6 +33,8 @@ from mlh_driver.workflows.melt_quench import (
     write_comparison,
 )
 from mlh_driver.workflows.melt_quench.comparison import Spread
+from mlh_driver.workflows.run_folder import read_json
+from mlh_driver.workflows.task_inputs import _engine
 
 GLASS = REPOSITORY / "examples" / "glass.xyz"
 ENGINE = EngineSettings()
@@ -99,8 +106,26 @@ def test_mean_and_spread_are_those_of_the_glasses(ensemble: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["O-Si mean"]) for row in rows] == pytest.approx(pooled.g["O-Si"])
     assert max(float(row["O-Si spread"]) for row in rows) > 0.1
-    for name in ("glasses.png", "runs.png"):
+    for name in ("glasses.png", "runs.png", "levels.png"):
         assert (ensemble / name).stat().st_size > 10_000
+
+
+def test_levels_along_a_run_count_from_the_lowest_band_and_span_the_gap_of_the_log(ensemble: Path) -> None:
+    run = find_runs([ensemble])[0]
+    levels, logged = run.levels(), run.columns()
+    assert levels["step"].tolist() == logged["Step"].tolist() == list(range(7))
+    assert levels["time_ps"].tolist() == logged["Time"].tolist()
+    assert levels["lumo_eV"] - levels["homo_eV"] == pytest.approx(logged["gap"], abs=2e-3)
+    assert (levels["homo_eV"] > 15.0).all() and (levels["homo_eV"] < 25.0).all()  # O 2s to the top of O 2p
+    engine = Engine()
+    step, atoms = list(run.md.frames())[3]
+    H = engine.hamiltonian(System.from_ase(atoms))
+    occupied = np.linalg.eigvalsh(H + 2.5 * np.eye(len(H)))[:256]
+    bottom = occupied[: np.diff(occupied).argmax() + 1]
+    assert len(bottom) == 64  # one O 2s for each O
+    assert levels["homo_eV"][step] == pytest.approx(occupied[-1] - bottom.mean(), abs=2e-3)
+    written = json.loads((run.folder / "report.json").read_text())
+    assert written["levels"]["homo_eV"] == pytest.approx(levels["homo_eV"])
 
 
 def test_a_spread_needs_two_values_and_leaves_out_what_is_none() -> None:
@@ -114,16 +139,16 @@ def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path:
     shown = CliRunner().invoke(app, ["report", str(ensemble)])
     assert shown.exit_code == 0, shown.output
     page = (ensemble / "report.html").read_text()
-    assert page.count("<img") == 2 and "<td>Si-O (Å)</td>" in page and "Spreads are standard" in page
+    assert page.count("<img") == 3 and "<td>Si-O (Å)</td>" in page and "Spreads are standard" in page
     assert "asio2-minimal" in page and "Without a glass" not in page
     single = ensemble / "seed7"
     before = {path.name for path in single.iterdir()}
     assert CliRunner().invoke(app, ["report", str(single)]).exit_code == 0
     assert {path.name for path in single.iterdir()} == before | {"report.html"}
     page = (single / "report.html").read_text()
-    assert page.count("<img") == 2 and "1 glass," in page and "Along the run<" in page
+    assert page.count("<img") == 3 and "1 glass," in page and "Along the run<" in page
     other = tmp_path / "other"
-    shutil.copytree(single, other, ignore=shutil.ignore_patterns("glass.xyz"))
+    shutil.copytree(single, other, ignore=shutil.ignore_patterns("glass.xyz", "levels.*"))
     assert CliRunner().invoke(app, ["report", str(other)]).exit_code == 0
     page = (other / "report.html").read_text()
     assert page.count("<img") == 1 and "other: anneal, step 6 of 6" in page
@@ -131,15 +156,52 @@ def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path:
     assert shown.output.startswith("3 done; 3 tasks in all")
 
 
+def test_the_command_loads_the_model_once_for_all_copies_in_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that stop where their dynamics would begin."""
+    loaded = []
+
+    def counting(model: str, *rest: Any) -> Model:
+        loaded.append(model)
+        return load_model(model, *rest)
+
+    def stop(*_: object) -> None:
+        raise InputError("enough")
+
+    monkeypatch.setattr("mlh_driver.engine.load_model", counting)
+    monkeypatch.setattr("mlh_driver.workflows.melt_quench.ensemble.carry_out", stop)
+    _engine.cache_clear()
+    command = ["melt-quench", "--structure", str(GLASS), "--copies", "2", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, command)
+    assert "seed1 failed: enough" in done.output and "seed2 failed: enough" in done.output
+    assert loaded == ["asio2-minimal"]
+
+
 @pytest.mark.slow
-def test_the_command_shares_out_copies_among_processes(tmp_path: Path) -> None:
+def test_a_copy_whose_worker_is_killed_goes_on_from_its_restart_and_stops_no_other(tmp_path: Path) -> None:
+    """SIGKILL to one of two workers in the middle of its run."""
     pytest.importorskip("distributed", reason="dask is not installed: pip install 'mlh-driver[cluster]'")
-    short = ["--melt", "0.002", "--rate", "1600000", "--anneal", "0.002", "--fmax", "50"]
-    command = [*DRIVER, "melt-quench", "--structure", str(GLASS), *short, "--out", "run"]
+    short = ["--melt", "0.012", "--rate", "640000", "--anneal", "0.004", "--save", "4", "--fmax", "50"]
+    command = [*DRIVER, "melt-quench", "--structure", str(GLASS), *short, "--every", "1", "--out", "run"]
+    run = tmp_path / "run"
     with launching(tmp_path) as launch:
-        program = launch(*command, "--copies", "2", "--workers", "2", "--threads", "1")
-        assert program.status(500) == 0, program.output
-        assert "2 of 2 glasses" in program.output and "published" in program.output
         refused = launch(*command, "--workers", "2")
         assert refused.status() == 1 and "ask for several by --copies" in refused.output
-    assert len(find_runs([tmp_path / "run"])) == 2
+        program = launch(*command, "--copies", "2", "--workers", "2", "--threads", "1")
+        log = run / "seed2" / "log.0.lammps"
+        for written in (run / "tasks", log.parent, log):
+            assert eventually(written.exists) or eventually(written.exists), program.output
+        assert eventually(lambda: re.search(r"(?m)^ +6 +\d", log.read_text()) is not None), program.output
+        (task,) = (path for path in run.glob("tasks/*") if read_json(path / "task.json")["name"] == "seed2")
+        os.kill(read_json(task / "running.json")["process"], signal.SIGKILL)
+        assert program.status(500) == 0, program.output
+    assert "2 of 2 glasses" in program.output and "published" in program.output
+    assert {state.name: (state.status, state.attempts) for state in states(run)} == {
+        "seed1": ("done", 0),
+        "seed2": ("done", 1),
+    }
+    starts = [int(path.name.split(".")[1]) for path in (run / "seed2").glob("log.*.lammps")]
+    assert min(starts) == 0 and max(starts) >= 4
+    for each in find_runs([run]):
+        assert each.columns()["Step"].tolist() == list(range(each.settings.steps + 1))

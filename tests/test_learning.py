@@ -194,7 +194,6 @@ def a_start(
     return Start(folder / f"run_{seed}", atoms, temperature_K, n_frames, (seed,))
 
 
-@pytest.mark.filterwarnings("ignore:structure")  # on the way out there are doubts
 def test_dynamics_end_at_the_edge_and_keep_the_strangest_frame_before(tmp_path: Path, host: Atoms) -> None:
     model = load_model("asio2-minimal")
     (calm,), outcome = explore(a_start(tmp_path, host, temperature_K=100.0), model, ExploreSettings(steps=10))
@@ -206,6 +205,9 @@ def test_dynamics_end_at_the_edge_and_keep_the_strangest_frame_before(tmp_path: 
     assert 0.7 < max(outcome.extrapolations) <= 1.5
     assert outcome.end.startswith("extrapolation ") or "the model has no answer" in outcome.end
     assert f"10000 K, extrapolation {max(outcome.extrapolations):.2f}" in frame.info["note"]
+    log = (hot.folder / "langevin.log").read_text()
+    assert log.startswith("Time[ps]") and len(log.splitlines()) > outcome.steps
+    assert "warning: structure" in log
 
 
 def test_a_seed_beyond_the_edge_is_displaced(tmp_path: Path, host: Atoms) -> None:

@@ -166,6 +166,27 @@ def test_chemiscope_gets_structures_and_numbers(found: VacancyCampaign) -> None:
     assert [one["size"] for one in data["structures"]] == [95] * 64
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of doped's own, at its import
+def test_doped_reads_every_site_with_its_energy_and_its_doubts(found: VacancyCampaign) -> None:
+    pytest.importorskip("doped", reason="doped is not installed: pip install 'mlh-driver[doped]'")
+    from monty.serialization import loadfn
+
+    shown = CliRunner().invoke(app, ["report", str(found.folder), "--export", "doped"])
+    assert shown.exit_code == 0, shown.output
+    read = loadfn(found.folder / "vacancies.doped.json.gz")
+    assert type(read).__name__ == "DefectThermodynamics"
+    assert list(read.defect_entries) == [f"{vacancy.name}_0" for vacancy in found.vacancies]
+    for vacancy in found.vacancies[::16]:
+        entry = read.defect_entries[f"{vacancy.name}_0"]
+        energy = read.get_formation_energy(entry, fermi_level=0.0)
+        assert energy == pytest.approx(vacancy.formation_eV, abs=1e-6)
+        assert entry.calculation_metadata["doubts"] == list(vacancy.doubts.values())
+        assert entry.defect.site.distance_from_point(entry.defect.structure[vacancy.site].coords) < 1e-6
+        assert entry.defect.structure.composition.formula == "Si32 O64"
+        assert entry.sc_entry.composition.formula == "Si32 O63"
+
+
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("webgl", [True, False])

@@ -28,16 +28,19 @@ from mlh_driver.workflows.relaxation import CHECKPOINT
 from mlh_driver.workflows.run_folder import read_json
 from mlh_driver.workflows.sites import (
     choose_sites,
+    choose_two_sites,
     describe_site,
     distances_from,
     index_without,
     orbits,
     pair_of,
     start_geometry,
+    start_of_two,
     without,
 )
-from mlh_driver.workflows.vacancies import ALIGNMENT_eV, VacancyCampaign, VacancySettings, run_vacancies
+from mlh_driver.workflows.vacancies import VacancyCampaign, VacancySettings, run_vacancies
 from mlh_driver.workflows.vacancy_files import COLUMNS, between_hosts_eV, distributions, write_files
+from mlh_driver.workflows.vacancy_tasks import ALIGNMENT_eV
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 GLASS = REPOSITORY / "examples" / "glass.xyz"
@@ -330,6 +333,79 @@ def test_an_interstitial_is_one_oxygen_more_and_the_shipped_model_says_that_it_d
     assert "Neutral O interstitials" in page and "(interstitial) − <i>E</i>(host) − μ" in page
 
 
+def test_pairs_are_of_given_sites_of_nearest_ones_or_drawn_within_a_distance(glass: Atoms) -> None:
+    distances = glass.get_all_distances(mic=True)
+    oxygen = np.flatnonzero(glass.symbols == "O")
+    assert choose_two_sites(glass, "O", sites=(45, 33, 40)) == [(33, 40), (33, 45), (40, 45)]
+    nearest = choose_two_sites(glass, "O")
+    assert {site for pair in nearest for site in pair} == set(oxygen)
+    for one, other in nearest:
+        assert any(
+            distances[one, other] == np.delete(distances[k, oxygen], k - 32).min() for k in (one, other)
+        )
+    close = choose_two_sites(glass, "O", within_A=4.0)
+    assert len(close) == (distances[np.ix_(oxygen, oxygen)][np.triu_indices(64, 1)] < 4.0).sum()
+    drawn = choose_two_sites(glass, "O", within_A=4.0, sample=5, seed=(1, 0))
+    assert len(drawn) == 5 and set(drawn) < set(close)
+    assert drawn != choose_two_sites(glass, "O", within_A=4.0, sample=5, seed=(2, 0))
+    quartz = QUARTZ * (2, 2, 2)
+    first = int(np.flatnonzero(quartz.symbols == "O")[0])
+    assert all(first in pair for pair in choose_two_sites(quartz, "O", within_A=3.0))
+    for wrong in ({"sites": (40,)}, {"sites": (0, 40)}, {"sample": 65}, {"within_A": 1.0}):
+        with pytest.raises(InputError):
+            choose_two_sites(glass, "O", **wrong)
+
+
+def test_two_vacancies_start_as_each_alone(glass: Atoms) -> None:
+    assert np.array_equal(
+        start_of_two(glass, (40, 45), "unmoved").positions, np.delete(glass.positions, (40, 45), 0)
+    )
+    apart = start_of_two(glass, (40, 45), "apart")
+    for site in (40, 45):
+        i, j = (atom - (atom > 40) - (atom > 45) for atom in pair_of(glass, site))
+        expected = 1.2 * glass.get_distance(*pair_of(glass, site), mic=True)
+        assert apart.get_distance(i, j, mic=True) == pytest.approx(expected)
+    no_place = next(k for k in range(32, 96) if k != 40 and start_geometry(glass, k, "puckered") is None)
+    assert start_of_two(glass, (min(40, no_place), max(40, no_place)), "puckered") is None
+
+
+@pytest.mark.slow
+def test_a_pair_of_vacancies_has_its_energy_and_that_of_their_interaction(tmp_path: Path) -> None:
+    """By the energies of the structures that are left in the folder."""
+    options = ["--sites", "40,45", "--starts", "unmoved", "--fmax", "0.5", "--mu-O", "-434.0"]
+    command = ["vacancies", str(GLASS), "--defect", "pair", *options, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    assert "1 of 1 pairs" in done.output and "glass 40 45" in done.output
+    report = json.loads((tmp_path / "vacancies.json").read_text())
+    (pair,) = report["pairs"]
+    assert pair["name"] == "glass_vv_O_site40_site45" and pair["sites"] == [40, 45]
+    both = ase.io.read(tmp_path / "pairs.extxyz")
+    host, *singles = (
+        atoms.get_potential_energy()
+        for file in ("hosts.extxyz", "vacancies.extxyz")
+        for atoms in ase.io.read(tmp_path / file, ":")
+    )
+    energy = both.get_potential_energy()
+    assert len(both) == 94 and len(singles) == 2
+    assert pair["formation_eV"] == pytest.approx(energy - host - 2 * 434.0, abs=1e-5)
+    assert pair["interaction_eV"] == pytest.approx(energy + host - sum(singles), abs=1e-5)
+    assert abs(pair["interaction_eV"]) < 1.0 < pair["relaxation_eV"]
+    assert pair["level_eV"] > 0.1 and pair["level_on_pair"] > 0.2
+    off = max(abs(pair[f"{check}_residual_eV"]) for check in ("levels", "deep"))
+    assert off < 0.1 and ("alignment" in pair["doubts"]) == (off > ALIGNMENT_eV)
+    for number, site in enumerate(pair["sites"], start=1):
+        i, j = (atom - (atom > 40) - (atom > 45) for atom in report["vacancies"][number - 1]["pair"])
+        assert report["vacancies"][number - 1]["site"] == site
+        assert pair[f"pair_{number}_A"] == pytest.approx(both.get_distance(i, j, mic=True), abs=1e-5)
+    with open(tmp_path / "pairs.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["interaction_eV"]) == pair["interaction_eV"] == both.info["interaction_eV"]
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Pairs of vacancies" in page and 'data-name="glass_vv_O_site40_site45"' in page
+
+
 def test_a_puckered_start_has_one_silicon_behind_its_three_oxygens(glass: Atoms) -> None:
     """Through their plane, near a fourth O, and still bonded to the three."""
     oxygen = [int(site) for site in np.flatnonzero(glass.symbols == "O")]
@@ -397,6 +473,8 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"starts": ("puckered",)},
         {"starts": ("sideways",)},
         {"defect": "antisite"},
+        {"defect": "interstitial", "starts": ("peroxy",), "pairs": True},
+        {"within_A": 3.0},
         {"defect": "interstitial"},
         {"starts": ()},
         {"fmax_eV_A": 0.0},

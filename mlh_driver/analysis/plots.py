@@ -71,6 +71,19 @@ def draw_thermo(logs: Mapping[str, Mapping[str, Array]]) -> Figure:
     return figure
 
 
+def draw_levels(runs: Mapping[str, Mapping[str, Array]]) -> Figure:
+    """Columns ``homo_eV`` (solid) and ``lumo_eV`` (dashed) against ``time_ps``, by the name of the run."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axis = figure.subplots()
+    for k, (run, levels) in enumerate(runs.items()):
+        axis.plot(levels["time_ps"], levels["homo_eV"], color=f"C{k}", lw=1.0, label=run)
+        axis.plot(levels["time_ps"], levels["lumo_eV"], color=f"C{k}", lw=1.0, ls="--")
+    axis.set(xlabel="time (ps)", ylabel="above the lowest band (eV)")
+    if len(runs) > 1:
+        axis.legend(frameon=False, fontsize=7, ncols=4)
+    return figure
+
+
 def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
     """g(r), S(q), and of Si-O networks angles, rings and coordination; published ranges are gray.
 

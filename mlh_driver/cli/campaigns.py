@@ -13,6 +13,8 @@ from rich.console import Console
 from mlh_driver.cli.progress_bars import progress_bars
 
 if TYPE_CHECKING:
+    from mlh_driver.engine import Engine
+    from mlh_driver.engine_settings import EngineSettings
     from mlh_driver.workflows.campaign import Pool, Progress
 
 WorkersOption = Annotated[
@@ -27,6 +29,15 @@ SlurmOption = Annotated[
         "--slurm", min=0, metavar="N", help="Instead, N jobs of SLURM; see mlh-driver slurm-script."
     ),
 ]
+
+
+def campaign_engine(settings: EngineSettings) -> Engine:
+    """The engine that tasks in this process get, too, so that its model is loaded once."""
+    from mlh_driver.runtime import configure
+    from mlh_driver.workflows.task_inputs import engine_fields, engine_for
+
+    configure(settings.threads)
+    return engine_for(engine_fields(settings))
 
 
 @contextmanager
@@ -62,9 +73,9 @@ def campaign_bars() -> Iterator[Progress]:
 def holds_melt_quenches(run: Path) -> bool:
     """Whether the folder is that of ``mlh-driver melt-quench``, with copies or without."""
     from mlh_driver.workflows.campaign import CAMPAIGN
-    from mlh_driver.workflows.run_folder import read_json
+    from mlh_driver.workflows.run_folder import SETTINGS, read_json
 
     path = run / CAMPAIGN
     if path.exists():
         return bool(read_json(path).get("workflow") == "melt-quench")
-    return (run / "settings.json").exists()
+    return (run / SETTINGS).exists()

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
-from mlh_driver.cli.options import build_engine, option, with_engine_options, with_options
+from mlh_driver.cli.campaigns import (
+    SchedulerOption,
+    SlurmOption,
+    WorkersOption,
+    campaign_bars,
+    campaign_engine,
+    campaign_pool,
+)
+from mlh_driver.cli.options import option, with_engine_options, with_options
 from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -106,7 +113,7 @@ def melt_quench(
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if (workers > 1 or scheduler or slurm) and copies == 1:
         raise InputError("--workers, --scheduler and --slurm share out copies; ask for several by --copies")
-    engine = build_engine(settings)
+    engine = campaign_engine(settings)
     first = prepare(out if copies == 1 else out / copy_name(chosen), start, chosen, engine)
     _tell_time(first, engine, console)
     if dry_run:

@@ -16,12 +16,14 @@ class Export(StrEnum):
     """Formats of other programs."""
 
     chemiscope = "chemiscope"
+    doped = "doped"
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of vacancies or of melt-quenches.")],
     export: Annotated[
-        Export | None, typer.Option("--export", help="Of vacancies, also a file for chemiscope.org.")
+        Export | None,
+        typer.Option("--export", help="Of vacancies, also a file for another program."),
     ] = None,
 ) -> None:
     """One page of all results of a run: plots, tables, settings; of vacancies also structures in 3D.
@@ -46,7 +48,8 @@ def report(
 
         write_report(run)
         if export:
-            from mlh_driver.workflows.vacancy_files import export_chemiscope
+            from mlh_driver.workflows.vacancy_exports import export_chemiscope, export_doped
 
-            typer.echo(f"written: {export_chemiscope(run)}")
+            write = {Export.chemiscope: export_chemiscope, Export.doped: export_doped}[export]
+            typer.echo(f"written: {write(run)}")
     typer.echo(f"written: {run / 'report.html'}")

@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20
 
+DefectOption = Annotated[
+    str,
+    typer.Option(
+        "--defect",
+        help="vacancy; pair: two vacancies together, and each alone; or interstitial: Si-O-O-Si in place of "
+        "Si-O-Si.",
+    ),
+]
+WithinOption = Annotated[
+    float,
+    typer.Option(
+        "--within",
+        min=0,
+        metavar="A",
+        help="Pairs: of sites at most so far apart; default: each site with its nearest one.",
+    ),
+]
 StartsOption = Annotated[
     str | None,
     typer.Option(
@@ -40,12 +57,12 @@ def vacancies(
         bool, typer.Option("--all", help="Every frame of a file is a host, not only its last one.")
     ] = False,
     element: Annotated[str, typer.Option("--element", help="What is removed, or put in.")] = "O",
-    defect: Annotated[
-        str, typer.Option("--defect", help="vacancy, or interstitial: Si-O-O-Si in place of Si-O-Si.")
-    ] = "vacancy",
+    defect: DefectOption = "vacancy",
+    within: WithinOption = 0.0,
     sites: Annotated[str, typer.Option("--sites", metavar="I,J,...", help="Atoms, counted from 0.")] = "",
     sample: Annotated[
-        int, typer.Option("--sample", min=0, help="So many random sites of each host; 0 means all.")
+        int,
+        typer.Option("--sample", min=0, help="So many random sites, or pairs, of each host; 0 means all."),
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
     starts: StartsOption = None,
@@ -59,11 +76,12 @@ def vacancies(
     scheduler: SchedulerOption = "",
     slurm: SlurmOption = 0,
 ) -> None:
-    """Formation energies and levels of neutral vacancies, or interstitials, of glasses and crystals.
+    """Formation energies and levels of neutral vacancies, pairs or interstitials of glasses and crystals.
 
-    All O sites of the hosts, one of each symmetry orbit in crystals. Killed and started again, the same
-    command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE database and
-    a figure are left in the folder.
+    All O sites of the hosts, one of each symmetry orbit in crystals. Of pairs also the energy by which the
+    two vacancies repel each other; of [bold]--sites[/] each two are a pair. Killed and started again, the
+    same command goes on; [bold]mlh-driver status[/] looks at it meanwhile. Tables, structures, an ASE
+    database and a figure are left in the folder.
 
     Example: [bold]mlh-driver vacancies glass.xyz --sample 10 --mu-O -434.2 --out v1[/]
     """
@@ -74,7 +92,9 @@ def vacancies(
 
     starts = starts or ("peroxy" if defect == "interstitial" else "unmoved,together,apart")
     words = tuple(starts.replace(",", " ").split())
-    chosen = VacancySettings(element, _integers(sites), sample, seed, words, fmax, steps, defect)
+    kind, pairs = ("vacancy", True) if defect == "pair" else (defect, False)
+    drawn = (element, _integers(sites), sample, seed)
+    chosen = VacancySettings(*drawn, words, fmax, steps, kind, pairs, within)
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
     with campaign_pool(workers, settings.threads, scheduler, slurm) as pool, campaign_bars() as progress:
@@ -103,12 +123,14 @@ def _print(found: VacancyCampaign) -> None:
         of = distributions(found)
         console.print(_sites(found, of["all hosts"].mean_eV))
         console.print(_hosts(found, of))
-    for vacancy in found.vacancies:
-        for doubt in vacancy.doubts.values():
-            console.print(f"[yellow]{escape(vacancy.name)}: {escape(doubt)}[/]", highlight=False)
-    for name, host in found.hosts.items():
-        for doubt in host["doubts"].values():
-            console.print(f"[yellow]host {escape(name)}: {escape(doubt)}[/]", highlight=False)
+    if found.pairs:
+        console.print(_pairs(found))
+    doubts = {vacancy.name: vacancy.doubts for vacancy in found.vacancies}
+    doubts |= {pair.name: pair.doubts for pair in found.pairs}
+    doubts |= {f"host {name}": host["doubts"] for name, host in found.hosts.items()}
+    for name, reasons in doubts.items():
+        for reason in reasons.values():
+            console.print(f"[yellow]{escape(name)}: {escape(reason)}[/]", highlight=False)
     if found.vacancies and found.mu_eV is None:
         reservoir = "half of O2 (O-rich)" if found.element == "O" else "an atom of its stable solid"
         console.print(
@@ -140,6 +162,32 @@ def _sites(found: VacancyCampaign, mean_eV: float) -> Table:
             f"{v.level_eV:.2f}",
             f"{v.level_on_pair:.2f}",
             ", ".join(v.doubts),
+        )
+    return table
+
+
+def _pairs(found: VacancyCampaign) -> Table:
+    """Those that attract each other most come first."""
+    known = [pair for pair in found.pairs if pair.interaction_eV is not None]
+    ordered = sorted(known, key=lambda pair: pair.interaction_eV or 0.0)
+    ordered += [pair for pair in found.pairs if pair.interaction_eV is None]
+    shown = ordered[:MOST_ROWS]
+    table = Table(title=f"{len(shown)} of {len(ordered)} pairs of vacancies (eV, Å)")
+    table.add_column("sites", no_wrap=True)
+    energy = "E from atoms" if found.mu_eV is None else "E_f"
+    for column in ("apart", energy, "interaction", "relaxed by", "level", "on both"):
+        table.add_column(column, justify="right")
+    table.add_column("doubts")
+    for pair in shown:
+        table.add_row(
+            f"{escape(pair.host)} {pair.sites[0]} {pair.sites[1]}",
+            f"{pair.distance_A:.2f}",
+            f"{pair.reported_eV:.3f}",
+            "-" if pair.interaction_eV is None else f"{pair.interaction_eV:+.3f}",
+            f"{pair.relaxation_eV:.3f}",
+            f"{pair.level_eV:.2f}",
+            f"{pair.level_on_pair:.2f}",
+            ", ".join(pair.doubts),
         )
     return table
 

@@ -17,7 +17,7 @@ from ase import Atoms
 
 from mlh_driver.engine import Engine
 from mlh_driver.errors import LimitReached, MLHError
-from mlh_driver.learning.runs import LARGEST_SEED, run_ipi, run_lammps, run_langevin
+from mlh_driver.learning.runs import LANGEVIN_LOG, LARGEST_SEED, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import Frame, Watch
@@ -136,7 +136,8 @@ def _drive(watch: Watch, start: Start, settings: ExploreSettings, seed: int) -> 
     start.folder.mkdir()
     source = settings.script or settings.ipi
     if source is None:
-        run_langevin(watch, plain(start.atoms), start.temperature_K, settings, seed)
+        log = start.folder / LANGEVIN_LOG
+        run_langevin(watch, plain(start.atoms), start.temperature_K, settings, seed, log)
         return
     for file in source.parent.iterdir():
         if file.is_file():

@@ -6,8 +6,11 @@ Each goes on until its end, or until the watch ends it with LimitReached.
 from __future__ import annotations
 
 import re
-from contextlib import chdir
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import TextIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,6 +27,7 @@ from mlh_driver.learning.settings import SEED, ExploreSettings
 from mlh_driver.learning.watch import Watch
 
 FRICTION_PER_FS = 0.02
+LANGEVIN_LOG = "langevin.log"
 LARGEST_SEED = 900_000_000
 """The largest that every random number generator of LAMMPS takes."""
 
@@ -48,21 +52,35 @@ def check_inputs(settings: ExploreSettings) -> None:
 
 
 def run_langevin(
-    watch: Watch, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int
+    watch: Watch, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int, log: Path
 ) -> None:
-    """Dynamics of ASE from rest: velocities of twice the temperature, half becomes potential energy."""
+    """Dynamics of ASE from rest: velocities of twice the temperature, half becomes potential energy.
+
+    ``log`` gets a line for each step, and the doubts about the model on the way.
+    """
     rng = np.random.default_rng(seed)
     atoms.calc = MLHCalculator(engine=watch)
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature_K, rng=rng)
-    dynamics = Langevin(
-        atoms,
-        settings.timestep_fs * units.fs,
-        temperature_K=temperature_K,
-        friction=FRICTION_PER_FS / units.fs,
-        fixcm=False,
-        rng=rng,
-    )
-    dynamics.run(settings.steps)
+    with open(log, "w") as file, _warnings_to(file):
+        dynamics = Langevin(
+            atoms,
+            settings.timestep_fs * units.fs,
+            temperature_K=temperature_K,
+            friction=FRICTION_PER_FS / units.fs,
+            fixcm=False,
+            rng=rng,
+            logfile=file,
+        )
+        dynamics.run(settings.steps)
+
+
+@contextmanager
+def _warnings_to(file: TextIO) -> Iterator[None]:
+    """Each Python warning is a line of the file, not of the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=file)
+        yield
 
 
 def run_lammps(watch: Watch, script: Path, variables: dict[str, str | int | float], seed: int) -> None:

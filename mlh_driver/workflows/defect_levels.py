@@ -74,6 +74,10 @@ class Levels:
     def homo(self) -> float:
         return float(self.energies[self.n_occupied - 1])
 
+    @property
+    def lumo(self) -> float:
+        return float(self.energies[self.n_occupied])
+
     def shares(self, level: int) -> Array:
         """(N,) share of each atom in a level."""
         return np.asarray(np.bincount(self.atoms, self.orbitals[:, level] ** 2), dtype=np.float64)

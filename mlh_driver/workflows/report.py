@@ -4,8 +4,8 @@ The page is made of the files that :mod:`~mlh_driver.workflows.vacancy_files` wr
 :mod:`~mlh_driver.workflows.verify` where there are any; nothing is computed anew. Its scripts, plotly.js and
 3Dmol.js, are in ``page/vendored``, and are written into each page, as are the data, as JSON.
 
-A structure is shown with the vacancy in the middle of the cell. Images of atoms close to it are added, since
-3Dmol.js draws no bonds across the cell.
+A structure is shown with the vacancy, or the place between two of them, in the middle of the cell. Images of
+atoms close to it are added, since 3Dmol.js draws no bonds across the cell.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from numpy.typing import NDArray
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.pages import REPORT, as_script, embedded, number, render, text
 from mlh_driver.workflows.run_folder import flattened, read_json, replacing
-from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect
-from mlh_driver.workflows.vacancy_files import FIGURE, HOSTS, STRUCTURES, read_results
+from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect, index_without_two
+from mlh_driver.workflows.vacancy_files import (
+    FIGURE,
+    HOSTS,
+    PAIR_STRUCTURES,
+    STRUCTURES,
+    read_results,
+)
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
 from mlh_driver.workflows.verify_relaxed import RELAXATIONS
 
@@ -67,6 +73,24 @@ def _columns(energy: str) -> list[Column]:
     ]
 
 
+def _pair_columns(energy: str) -> list[Column]:
+    """Of the table of pairs."""
+    title = "E_f (eV)" if energy == "formation_eV" else "E from atoms (eV)"
+    return [
+        Column("name", "pair"),
+        Column("distance_A", "apart before (Å)", 2),
+        Column("interaction_eV", "interaction (eV)"),
+        Column("formation_eV" if energy == "formation_eV" else "from_atoms_eV", title),
+        Column("relaxation_eV", "relaxed by (eV)"),
+        Column("pair_1_A", "pair at the first (Å)"),
+        Column("pair_2_A", "at the second (Å)"),
+        Column("level_eV", "level above VBM (eV)"),
+        Column("level_on_pair", "level on both", 2),
+        Column("band_gap_eV", "gap (eV)", 2),
+        Column("extrapolation", "extrapolation", 2),
+    ]
+
+
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into the folder of a campaign of vacancies; returns its path.
 
@@ -75,13 +99,15 @@ def write_report(folder: Path) -> Path:
     found = read_results(folder)
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
     defect = found["campaign"]["settings"]["defect"]
-    columns = _columns(energy)
+    columns, pair_columns = _columns(energy), _pair_columns(energy)
     verification = _optional_json(folder / VERIFICATION)
     structures = _structures(folder, found, energy)
     data = {
         "energy": energy,
         "axes": {column.name: column.title for column in columns if column.name != "name"},
         "sites": found["vacancies"],
+        "pair_axes": {column.name: column.title for column in pair_columns if column.name != "name"},
+        "pairs": found["pairs"],
         "structures": structures,
         "histogram": _histogram(found["vacancies"], energy),
         "radii_A": {s: float(covalent_radii[atomic_numbers[s]]) for s in _symbols(structures)},
@@ -100,6 +126,7 @@ def write_report(folder: Path) -> Path:
         "campaign": found["campaign"],
         "settings": _settings(found["campaign"], verification),
         "columns": columns,
+        "pair_columns": pair_columns,
         "cards": _cards(found, energy),
         "structures": structures,
         "reach_A": f"{REACH_A:g}",
@@ -168,25 +195,42 @@ def _histogram(sites: list[dict[str, Any]], energy: str) -> dict[str, Any]:
 
 
 def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, dict[str, Any]]:
-    """Those that the page shows, by name and in order of their energies."""
+    """Those that the page shows, by name: sites in order of their energies, then pairs."""
     hosts = read_frames([folder / HOSTS])
     minima = read_frames([folder / STRUCTURES])
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
     defect = found["campaign"]["settings"]["defect"]
-    shown = [_shown(minima[site["name"]], hosts[site["host"]], site, defect) for site in ordered]
-    average = np.mean([len(one["symbols"]) for one in shown])
-    count = max(1, min(len(ordered), int(MOST_ATOMS / average)))
-    spread = np.linspace(0, len(ordered) - 1, count).round().astype(int)
-    return {ordered[k]["name"]: shown[k] for k in spread}
+    shown = {
+        site["name"]: _shown(
+            minima[site["name"]],
+            hosts[site["host"]],
+            [site["site"]],
+            index_in_defect(site["site"], site["pair"], defect),
+        )
+        for site in ordered
+    }
+    if found["pairs"]:
+        of_pairs = read_frames([folder / PAIR_STRUCTURES])
+        for pair in found["pairs"]:
+            beside = index_without_two(pair["sites"], pair["neighbors"])
+            host = hosts[pair["host"]]
+            shown[pair["name"]] = _shown(of_pairs[pair["name"]], host, pair["sites"], beside)
+    average = np.mean([len(one["symbols"]) for one in shown.values()])
+    count = max(1, min(len(shown), int(MOST_ATOMS / average)))
+    names = list(shown)
+    return {names[k]: shown[names[k]] for k in np.linspace(0, len(names) - 1, count).round().astype(int)}
 
 
-def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any], defect: str) -> dict[str, Any]:
-    """A defect as it is drawn: where the atom was is the origin, and the middle of the cell; the pair beside
-    it lies along x, below the origin. ``pair`` are its indices.
+def _shown(minimum: Atoms, host: Atoms, sites: list[int], beside: list[int]) -> dict[str, Any]:
+    """A defect as it is drawn: the middle of its sites is the origin, and the middle of the cell; of the
+    atoms ``beside`` it the two that are farthest apart lie along x, below the origin.
     """
-    symbols, positions = surroundings(minimum, host.positions[site["site"]])
-    pair = index_in_defect(site["site"], site["pair"], defect)
-    i, j = positions[pair]
+    first = host.positions[sites[0]]
+    missing = host.get_distances(sites[0], sites, mic=True, vector=True)
+    center = missing.mean(axis=0)
+    symbols, positions = surroundings(minimum, first + center)
+    distances = np.linalg.norm(positions[beside][:, None] - positions[beside], axis=2)
+    i, j = positions[beside][list(np.unravel_index(distances.argmax(), distances.shape))]
     axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
     axes *= np.sign([(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0])
     axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
@@ -194,7 +238,8 @@ def _shown(minimum: Atoms, host: Atoms, site: dict[str, Any], defect: str) -> di
         "symbols": symbols,
         "xyz": (positions @ axes).round(3).ravel().tolist(),
         "cell": (minimum.cell.array @ axes).round(3).tolist(),
-        "pair": pair,
+        "missing": ((missing - center) @ axes).round(3).tolist(),
+        "pair": beside,
     }
 
 

@@ -12,6 +12,9 @@ from filelock import FileLock, Timeout
 
 from mlh_driver.errors import InputError
 
+SETTINGS = "settings.json"
+"""What a single run was asked for; a campaign of runs has another file."""
+
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:

@@ -16,12 +16,15 @@ bridges. Starts of a relaxation are defined by it:
 An **interstitial** is a second atom beside the site, in the bridge between the pair: Si-O-O-Si. It has one
 start, ``peroxy``, in which the two are 1.47 Å apart and as far from the pair as the site was in the host,
 turned about the line of the pair to where there is most room. The new atom is the last one.
+
+Two vacancies together start as each of them alone would, one after the other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -90,6 +93,44 @@ def choose_sites(
     return {site: found[site] for site in sorted(chosen.tolist())}
 
 
+def choose_two_sites(
+    atoms: Atoms,
+    element: str,
+    sites: Sequence[int] = (),
+    within_A: float = 0.0,
+    sample: int = 0,
+    seed: Sequence[int] = (0,),
+) -> list[tuple[int, int]]:
+    """Twos of sites to be empty together: each two of ``sites``; or of all (in crystals one of each orbit
+    with any other) those at most ``within_A`` apart, or where that is 0 each with its nearest one. Of them
+    ``sample`` at random, or all.
+
+    Raises InputError for sites that are not two of the element, and for more than there are.
+    """
+    if sites:
+        chosen = sorted(choose_sites(atoms, element, sites))
+        if len(chosen) < 2:
+            raise InputError(f"site {chosen[0]} alone makes no pair; name two sites or more")
+        return list(combinations(chosen, 2))
+    firsts, every = np.array(list(orbits(atoms, element))), np.flatnonzero(atoms.symbols == element)
+    distances = atoms.get_all_distances(mic=True)[np.ix_(firsts, every)]
+    distances[np.equal.outer(firsts, every)] = np.inf
+    reach = distances.min(axis=1, keepdims=True) if within_A == 0.0 else within_A
+    rows, columns = np.nonzero(distances <= reach)
+    ordered = np.sort([firsts[rows], every[columns]], axis=0)
+    found = [(int(one), int(other)) for one, other in np.unique(ordered.T, axis=0)]
+    if len(found) < max(sample, 1):
+        which = f"at most {within_A:g} Å apart" if within_A else "each with its nearest"
+        raise InputError(
+            f"{max(sample, 1)} pairs were asked for, but {atoms.get_chemical_formula()} has {len(found)} of "
+            f"{element}, {which}; give a larger --within or a smaller --sample"
+        )
+    if not sample:
+        return found
+    drawn = np.random.default_rng(seed).choice(len(found), sample, replace=False)
+    return [found[k] for k in sorted(drawn.tolist())]
+
+
 def pair_of(host: Atoms, site: int) -> tuple[int, int]:
     """The two atoms of other elements next to a site; raises InputError if there are not two."""
     others = np.flatnonzero(host.numbers != host.numbers[site])
@@ -114,6 +155,13 @@ def start_geometry(host: Atoms, site: int, start: str) -> Atoms | None:
     atoms.positions[j] += (target / distance - 1.0) * vector / 2.0
     atoms.positions[i] -= (target / distance - 1.0) * vector / 2.0
     return without(atoms, site)
+
+
+def start_of_two(host: Atoms, sites: tuple[int, int], start: str) -> Atoms | None:
+    """The host without two atoms, the lower one first; None where one has no place for that start."""
+    one, other = sites
+    first = start_geometry(host, other, start)
+    return None if first is None else start_geometry(first, one, start)
 
 
 def _puckered(host: Atoms, site: int) -> Atoms | None:
@@ -192,6 +240,17 @@ def without(atoms: Atoms, site: int) -> Atoms:
 def index_without(site: int, atoms: Sequence[int]) -> list[int]:
     """What atoms of the host are called when ``site`` is gone."""
     return [atom - (atom > site) for atom in atoms]
+
+
+def neighbors_of_two(host: Atoms, sites: tuple[int, int]) -> list[int]:
+    """The atoms of both pairs, as the host counts: three of them where the two have one in common."""
+    return sorted({atom for site in sites for atom in pair_of(host, site)})
+
+
+def index_without_two(sites: tuple[int, int], atoms: Sequence[int]) -> list[int]:
+    """What atoms of the host are called when both sites are gone; the lower one comes first."""
+    one, other = sites
+    return index_without(one, index_without(other, atoms))
 
 
 def describe_site(host: Atoms, site: int, rings: dict[int, int]) -> dict[str, Any]:

@@ -4,12 +4,14 @@
 
     E_f = E(defect) - E(host) + mu  (interstitials: - mu),     relaxation energy = E(unmoved) - E(defect)
 
-Each arrow called *relax* is a task of a :mod:`~mlh_driver.workflows.campaign`: one for each host, and one for
-each start of each site. A task of a vacancy names that of its host, whose relaxed structure it reads; it
-returns energies, the level of the defect (:mod:`~mlh_driver.workflows.defect_levels`) and the engine's
-doubts. So :func:`run_vacancies` only puts together what the tasks left: it can be called again at any time,
-and :mod:`~mlh_driver.workflows.vacancy_files` writes its tables from that alone. mu is no part of any task,
-and may be another one each time.
+Each arrow called *relax* is a task (:mod:`~mlh_driver.workflows.vacancy_tasks`) of a
+:mod:`~mlh_driver.workflows.campaign`: one for each host, one for each start of each site, and one for each
+start of two sites together where pairs are asked for (:mod:`~mlh_driver.workflows.vacancy_pairs`). A task of
+a vacancy names that of its host, whose relaxed structure it reads; it returns energies, the level of the
+defect (:mod:`~mlh_driver.workflows.defect_levels`) and the engine's doubts. So :func:`run_vacancies` only
+puts together what the tasks left: it can be called again at any time, and
+:mod:`~mlh_driver.workflows.vacancy_files` writes its tables from that alone. mu is no part of any task, and
+may be another one each time.
 
 Sites are atoms of the host, counted from 0, and keep their number in every table: atoms of a vacancy follow
 the order of the host, with one missing. Hosts keep their cells.
@@ -18,13 +20,11 @@ the order of the host, with one missing. Hosts keep their cells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
@@ -36,7 +36,6 @@ from mlh_driver.small_cells import ONCE
 from mlh_driver.system import System
 from mlh_driver.workflows.campaign import (
     Campaign,
-    Inputs,
     Pool,
     Progress,
     State,
@@ -46,24 +45,21 @@ from mlh_driver.workflows.campaign import (
     state,
     states,
 )
-from mlh_driver.workflows.defect_levels import Levels, defect_level
-from mlh_driver.workflows.relaxation import RELAXED, Relaxed, read_relaxed, relax
+from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.sites import (
     DEFECTS,
     choose_sites,
+    choose_two_sites,
     describe_site,
-    distances_from,
-    index_in_defect,
-    kept_atoms,
     pair_of,
     rings_of,
-    start_geometry,
-    without,
 )
-from mlh_driver.workflows.task_inputs import atoms_fields, atoms_from, engine_fields, engine_for
+from mlh_driver.workflows.task_inputs import atoms_fields, engine_fields, engine_for
+from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name, vacancy_pair
+from mlh_driver.workflows.vacancy_tasks import Minima, relax_host, relax_two, relax_vacancy
 
-#: In eV: an alignment that is off by more is a reason to doubt a level.
-ALIGNMENT_eV = 0.02
+Place = int | tuple[int, int]
+"""A site, or the two of a pair, as the host counts."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,8 @@ class VacancySettings:
     sites:   atoms of every host, counted from 0; none means one of each symmetry orbit
     sample:  so many of them only, drawn at random in each host by ``seed``; 0 means all
     starts:  of the relaxation of each site, see :mod:`mlh_driver.workflows.sites`; the lowest minimum wins
+    pairs:   vacancies by twos: each two of ``sites``, or those at most ``within_A`` apart, or where that is 0
+             each site with its nearest one; a ``sample`` of them, or all. Of single ones those of the pairs
     fmax_eV_A, steps: a relaxation ends when no force is larger, and fails after so many steps
     """
 
@@ -86,6 +84,8 @@ class VacancySettings:
     fmax_eV_A: float = 0.02
     steps: int = 300
     defect: str = "vacancy"
+    pairs: bool = False
+    within_A: float = 0.0
 
     def __post_init__(self) -> None:
         if self.element not in atomic_numbers:
@@ -93,7 +93,7 @@ class VacancySettings:
         if self.sites and self.sample:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
         if self.defect not in DEFECTS:
-            raise InputError(f"defect is {self.defect!r}; choose {' or '.join(DEFECTS)}")
+            raise InputError(f"defect is {self.defect!r}; choose {', '.join(DEFECTS)} or, as a command, pair")
         known = DEFECTS[self.defect]
         if not self.starts or not set(self.starts) <= set(known):
             raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(known)}")
@@ -104,6 +104,18 @@ class VacancySettings:
                 f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
                 "positive numbers"
             )
+        if self.pairs and self.defect != "vacancy":
+            raise InputError(f"pairs are of vacancies, but defect is {self.defect}; leave one of them out")
+        if self.within_A < 0.0 or (self.within_A and (self.sites or not self.pairs)):
+            raise InputError(
+                f"within_A is {self.within_A}; give a positive distance, for pairs, and no sites beside it"
+            )
+
+    def name(self, host: str, place: Place) -> str:
+        """Of a defect of a host, at a site or at two."""
+        if not isinstance(place, int):
+            return pair_name(host, self.element, place)
+        return f"{host}_{self.defect[0]}_{self.element}_site{place}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,8 @@ class VacancyCampaign:
     vacancies: of all sites with at least one minimum
     hosts:     results of the tasks of the hosts, by name, with the ``key`` of each
     failed:    tasks that failed, with the reasons
-    missing:   names of the sites, and of the hosts, without a result
+    missing:   names of the sites and pairs, and of the hosts, without a result
+    pairs:     of vacancies, with at least one minimum; none unless they were asked for
     mu_eV:     as given; atom_eV: the model's energy of an isolated atom of ``element``
     """
 
@@ -192,6 +205,7 @@ class VacancyCampaign:
     missing: list[str]
     mu_eV: float | None
     atom_eV: float
+    pairs: list[VacancyPair]
 
 
 def run_vacancies(
@@ -214,100 +228,37 @@ def run_vacancies(
     settings, engine = settings or VacancySettings(), engine or EngineSettings()
     used = engine_fields(engine)
     model = engine_for(used)
-    sites = {name: _sites(name, atoms, k, settings, model) for k, (name, atoms) in enumerate(hosts.items())}
-    number = len(hosts) + len(settings.starts) * sum(map(len, sites.values()))
-    with open_campaign(folder, _described(hosts, sites, settings, used, model), number) as campaign:
+    places = {name: _places(name, atoms, k, settings, model) for k, (name, atoms) in enumerate(hosts.items())}
+    number = len(hosts) + len(settings.starts) * sum(len(each.all) for each in places.values())
+    with open_campaign(folder, _described(hosts, places, settings, used, model), number) as campaign:
         convergence = {"engine": used, "fmax_eV_A": settings.fmax_eV_A, "steps": settings.steps}
         host_tasks = {
             name: Task(name, relax_host, {"host": atoms_fields(atoms), **convergence})
             for name, atoms in hosts.items()
         }
         found = campaign.run(list(host_tasks.values()), pool, "hosts", progress)
-        tasks = {
-            (name, site, start): Task(
-                f"{_name(name, settings, site)}_{start}",
-                relax_vacancy,
-                {
-                    "host": host_tasks[name].key,
-                    "site": site,
-                    "defect": settings.defect,
-                    "start": start,
-                    **convergence,
-                },
-            )
-            for name in found
-            for site in sites[name]
-            for start in settings.starts
-        }
+        tasks: dict[tuple[str, Place, str], Task] = {}
+        for name in found:
+            tasks |= _tasks(name, host_tasks[name].key, places[name], settings, convergence)
         results = campaign.run(list(tasks.values()), pool, "defects", progress)
         collector = _Collector(campaign, settings, model, mu_eV, host_tasks, tasks, found, results)
-        return collector.campaign(sites)
+        return collector.campaign(places)
 
 
-def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """The task of a host."""
-    atoms, engine = atoms_from(inputs["host"]), engine_for(inputs["engine"])
-    found = relax(atoms, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
-    found.write(folder / RELAXED)
-    return {
-        **_summary(found),
-        "charges": found.results.charges.tolist(),
-        "extrapolations": found.results.extrapolations.tolist(),
-    }
+@dataclass(frozen=True)
+class Places:
+    """What is computed of a host: sites, and how many each stands for by symmetry; and pairs of them."""
+
+    sites: dict[int, int]
+    pairs: list[tuple[int, int]]
+
+    @property
+    def all(self) -> list[Place]:
+        return [*self.sites, *self.pairs]
 
 
-def relax_vacancy(inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """The task of a vacancy or an interstitial from one start; the host's task, done, is beside it. Where the
-    host has no place for that start, the result says so.
-    """
-    engine = engine_for(inputs["engine"])
-    host, host_levels = _host(folder.parent / inputs["host"], engine)
-    site, defect = inputs["site"], inputs["defect"]
-    start = start_geometry(host, site, inputs["start"])
-    if start is None:
-        return {"impossible": f"the host has no place for start {inputs['start']}"}
-    unmoved = start if defect == "interstitial" else without(host, site)
-    unmoved_eV = engine.compute(System.from_ase(unmoved)).energy
-    found = relax(start, engine, folder, inputs["fmax_eV_A"], inputs["steps"])
-    found.write(folder / RELAXED)
-    i, j = index_in_defect(site, pair_of(host, site), defect)
-    kept = kept_atoms(len(host), site, defect)
-    level = defect_level(
-        host_levels,
-        Levels.of(found.atoms, engine),
-        kept,
-        distances_from(host, site, kept),
-        host.numbers[kept],
-        [i, j],
-    )
-    return {
-        **_summary(found),
-        "unmoved_eV": unmoved_eV,
-        "pair_A": float(found.atoms.get_distance(i, j, mic=True)),
-        "charges_e": found.results.charges[[i, j]].tolist(),
-        "level": asdict(level),
-    }
-
-
-@lru_cache(maxsize=2)
-def _host(folder: Path, engine: Engine) -> tuple[Atoms, Levels]:
-    """A relaxed host, which does not change any more, with its levels."""
-    atoms = read_relaxed(folder)
-    return atoms, Levels.of(atoms, engine)
-
-
-def _summary(found: Relaxed) -> dict[str, Any]:
-    return {
-        "energy_eV": found.results.energy,
-        "steps": found.steps,
-        "largest_force_eV_A": found.results.largest_force,
-        **found.results.observables(),
-        "doubts": found.results.doubts(),
-    }
-
-
-def _sites(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: Engine) -> dict[int, int]:
-    """Checked sites of a host; raises InputError with its name."""
+def _places(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: Engine) -> Places:
+    """Checked sites of a host, those of pairs among them; raises InputError with its name."""
     try:
         system = System.from_ase(atoms)
         engine.check_species(system.numbers)
@@ -317,17 +268,42 @@ def _sites(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: E
                 "the cell is so narrow that a vacancy would meet its own images; give a supercell, "
                 f"{' x '.join(map(str, repeats))} at least"
             )
-        found = choose_sites(atoms, settings.element, settings.sites, settings.sample, (settings.seed, k))
-        for site in found:
+        chosen, draw = (atoms, settings.element, settings.sites), (settings.sample, (settings.seed, k))
+        pairs = choose_two_sites(*chosen, settings.within_A, *draw) if settings.pairs else []
+        singles = sorted({site for pair in pairs for site in pair})
+        sites = dict.fromkeys(singles, 1) if settings.pairs else choose_sites(*chosen, *draw)
+        for site in sites:
             pair_of(atoms, site)
-        return found
+        return Places(sites, pairs)
     except InputError as error:
         raise InputError(f"host {name}: {error}") from error
 
 
+def _tasks(
+    host: str,
+    key: str,
+    places: Places,
+    settings: VacancySettings,
+    convergence: dict[str, Any],
+) -> dict[tuple[str, Place, str], Task]:
+    """Of all defects of a host, whose own task has the key, from all starts."""
+    singles = {"host": key, "defect": settings.defect, **convergence}
+    together = {"host": key, **convergence}
+    tasks: dict[tuple[str, Place, str], Task] = {}
+    for place in places.all:
+        for start in settings.starts:
+            name = f"{settings.name(host, place)}_{start}"
+            tasks[host, place, start] = (
+                Task(name, relax_vacancy, {**singles, "site": place, "start": start})
+                if isinstance(place, int)
+                else Task(name, relax_two, {**together, "sites": list(place), "start": start})
+            )
+    return tasks
+
+
 def _described(
     hosts: Mapping[str, Atoms],
-    sites: Mapping[str, dict[int, int]],
+    places: Mapping[str, Places],
     settings: VacancySettings,
     engine: Mapping[str, Any],
     model: Engine,
@@ -347,15 +323,12 @@ def _described(
             name: {
                 "formula": atoms.get_chemical_formula(),
                 "sha256": hashlib.sha256(repr(atoms_fields(atoms)).encode()).hexdigest(),
-                "sites": list(sites[name]),
+                "sites": list(places[name].sites),
+                "pairs": places[name].pairs,
             }
             for name, atoms in hosts.items()
         },
     }
-
-
-def _name(host: str, settings: VacancySettings, site: int) -> str:
-    return f"{host}_{settings.defect[0]}_{settings.element}_site{site}"
 
 
 @dataclass(frozen=True)
@@ -367,105 +340,90 @@ class _Collector:
     engine: Engine
     mu_eV: float | None
     host_tasks: dict[str, Task]
-    tasks: dict[tuple[str, int, str], Task]
+    tasks: dict[tuple[str, Place, str], Task]
     hosts: dict[str, dict[str, Any]]
     results: dict[str, dict[str, Any]]
 
-    def campaign(self, sites: dict[str, dict[int, int]]) -> VacancyCampaign:
-        vacancies: list[Vacancy] = []
+    def campaign(self, places: Mapping[str, Places]) -> VacancyCampaign:
+        vacancies: dict[str, Vacancy] = {}
+        pairs: list[VacancyPair] = []
         for host in self.hosts:
             relaxed = read_relaxed(self.run.task_folder(self.host_tasks[host]))
             rings = rings_of(relaxed)
-            for site, equivalent in sites[host].items():
-                starts = self._starts(host, site)
-                if any("energy_eV" in result for result in starts.values()):
+            for site, equivalent in places[host].sites.items():
+                name, minima = self.settings.name(host, site), self._minima(host, site)
+                if minima.found:
                     place = describe_site(relaxed, site, rings)
-                    vacancies.append(self._vacancy(host, site, equivalent, starts, place))
-        there = {vacancy.name for vacancy in vacancies}
-        names = [_name(host, self.settings, site) for host in self.hosts for site in sites[host]]
+                    vacancies[name] = self._vacancy(name, site, equivalent, minima, place)
+            pairs += self._pairs(host, relaxed, places[host].pairs, vacancies)
+        there = {*vacancies, *(pair.name for pair in pairs)}
+        names = [self.settings.name(host, place) for host in self.hosts for place in places[host].all]
         return VacancyCampaign(
             self.run.folder,
             self.settings.element,
             self.settings.defect,
-            vacancies,
+            list(vacancies.values()),
             {host: {"key": self.host_tasks[host].key, **result} for host, result in self.hosts.items()},
             [task for task in states(self.run.folder) if task.status == "failed"],
             [name for name in (*self.host_tasks, *names) if name not in self.hosts and name not in there],
             self.mu_eV,
             self._atom_eV,
+            pairs,
         )
+
+    def _pairs(
+        self, host: str, relaxed: Atoms, pairs: list[tuple[int, int]], vacancies: Mapping[str, Vacancy]
+    ) -> Iterator[VacancyPair]:
+        for sites in pairs:
+            minima = self._minima(host, sites)
+            if minima.found:
+                names = [self.settings.name(host, site) for site in sites]
+                alone = [vacancies[name] for name in names if name in vacancies]
+                yield vacancy_pair(
+                    self.settings.name(host, sites),
+                    sites,
+                    relaxed,
+                    minima,
+                    {
+                        vacancy.name: (vacancy.difference_eV, bool(vacancy.doubts.keys() - {"alignment"}))
+                        for vacancy in alone
+                    },
+                    self.mu_eV,
+                    self._atom_eV,
+                )
 
     @property
     def _atom_eV(self) -> float:
         metadata = self.engine.model.metadata
         return metadata.atom_energies_eV[metadata.basis.species.index(self.settings.element)]
 
-    def _starts(self, host: str, site: int) -> dict[str, dict[str, Any]]:
+    def _minima(self, host: str, place: Place) -> Minima:
         """Result of each start, or why there is none."""
-        tasks = {start: self.tasks[host, site, start] for start in self.settings.starts}
-        return {
+        tasks = {start: self.tasks[host, place, start] for start in self.settings.starts}
+        results = {
             start: self.results.get(task.name) or {"failed": state(self.run.task_folder(task)).note}
             for start, task in tasks.items()
         }
+        keys = {start: task.key for start, task in tasks.items()}
+        return Minima(host, self.hosts[host]["energy_eV"], results, keys)
 
     def _vacancy(
-        self, host: str, site: int, equivalent: int, starts: dict[str, dict[str, Any]], place: dict[str, Any]
+        self, name: str, site: int, equivalent: int, minima: Minima, place: dict[str, Any]
     ) -> Vacancy:
-        start = min(starts, key=lambda name: starts[name].get("energy_eV", np.inf))
-        best, before = starts[start], self.hosts[host]
-        difference = best["energy_eV"] - before["energy_eV"]
+        best, before = minima.best, self.hosts[minima.host]
         missing = -1 if self.settings.defect == "interstitial" else 1
-        level = best["level"]
         return Vacancy(
-            name=_name(host, self.settings, site),
-            host=host,
+            name=name,
             site=site,
             equivalent=equivalent,
-            start=start,
-            key=self.tasks[host, site, start].key,
-            energy_eV=best["energy_eV"],
-            difference_eV=difference,
-            from_atom_eV=difference + missing * self._atom_eV,
-            formation_eV=None if self.mu_eV is None else difference + missing * self.mu_eV,
-            relaxation_eV=best["unmoved_eV"] - best["energy_eV"],
+            from_atom_eV=minima.difference_eV + missing * self._atom_eV,
+            formation_eV=None if self.mu_eV is None else minima.difference_eV + missing * self.mu_eV,
             pair_A=best["pair_A"],
             charge_1_e=best["charges_e"][0],
             charge_2_e=best["charges_e"][1],
-            level_eV=level["above_vbm_eV"],
-            level_on_pair=level["on_pair"],
-            level_participation=level["participation"],
-            levels_residual_eV=level["levels_residual_eV"],
-            deep_residual_eV=level["deep_residual_eV"],
-            band_gap_eV=best["band_gap"],
             charge_before_e=before["charges"][site],
             extrapolation_before=before["extrapolations"][site],
-            extrapolation=best["extrapolation"],
-            charge_deviation=best["charge_deviation"],
-            steps=best["steps"],
-            largest_force_eV_A=best["largest_force_eV_A"],
-            starts={name: _of_start(result, before["energy_eV"]) for name, result in starts.items()},
-            doubts=_doubts(best, starts),
+            doubts=minima.doubts(),
+            **minima.columns(),
             **place,
         )
-
-
-def _of_start(result: dict[str, Any], host_eV: float) -> dict[str, Any]:
-    if "energy_eV" not in result:
-        return result
-    return {"difference_eV": result["energy_eV"] - host_eV, "pair_A": result["pair_A"]}
-
-
-def _doubts(best: dict[str, Any], starts: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Those of the engine, of the alignment, and starts without a minimum."""
-    doubts = dict(best["doubts"])
-    residuals = [best["level"][f"{check}_residual_eV"] for check in ("levels", "deep")]
-    if any(residual is None or abs(residual) > ALIGNMENT_eV for residual in residuals):
-        shown = ", ".join("none found" if r is None else f"{1e3 * r:.0f} meV" for r in residuals)
-        doubts["alignment"] = (
-            f"the host's levels do not come back (all occupied ones, deep ones: {shown} off): the level of "
-            "the defect is as uncertain"
-        )
-    for name, result in starts.items():
-        if "failed" in result:
-            doubts[f"start {name}"] = f"start {name} has no minimum: {result['failed']}"
-    return doubts

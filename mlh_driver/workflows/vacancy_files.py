@@ -7,14 +7,18 @@
 ``hosts.extxyz``      the relaxed hosts, likewise
 ``vacancies.db``      the minima as a database of ASE
 ``vacancies.png``     energies and levels of all sites
+``pairs.csv``         a row for each pair of vacancies, where there are any, columns as in
+                      :class:`~mlh_driver.workflows.vacancy_pairs.VacancyPair`
+``pairs.extxyz``      their minima
 ====================  =====================================================================================
 
-On demand, ``vacancies.chemiscope.json.gz``: minima and numbers for the viewer of https://chemiscope.org.
+Files of other programs: :mod:`~mlh_driver.workflows.vacancy_exports`.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,17 +30,20 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
-from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.run_folder import read_json, replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
+from mlh_driver.workflows.vacancy_pairs import VacancyPair
 
 TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"
 DATABASE, FIGURE, HOSTS = "vacancies.db", "vacancies.png", "hosts.extxyz"
-CHEMISCOPE = "vacancies.chemiscope.json.gz"
-#: Columns of the table that are numbers or names; the others are in the JSON file alone.
+PAIRS, PAIR_STRUCTURES = "pairs.csv", "pairs.extxyz"
+#: Columns of the tables that are numbers or names; the others are in the JSON file alone.
 COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
+PAIR_COLUMNS = [
+    field.name for field in fields(VacancyPair) if field.name not in ("starts", "doubts", "neighbors")
+]
 
 
 @dataclass(frozen=True)
@@ -87,21 +94,28 @@ def write_files(found: VacancyCampaign) -> list[Path]:
     """Write them all into the folder of the campaign; returns their paths, none without vacancies."""
     if not found.vacancies:
         return []
-    frames = [_minimum(found, vacancy) for vacancy in found.vacancies]
+    frames = [_minimum(found, vacancy, COLUMNS) for vacancy in found.vacancies]
     hosts = []
     for name, result in found.hosts.items():
         hosts.append(_read(found.folder, result["key"]))
         hosts[-1].info["name"] = name
     paths = [found.folder / name for name in (TABLE, RESULTS, STRUCTURES, DATABASE, FIGURE)]
     table, report, structures, database, figure = paths
-    _write_table(found.vacancies, table)
+    _write_table(found.vacancies, COLUMNS, table)
     write_json(report, _report(found))
     _write_frames(frames, structures)
     _write_frames(hosts, found.folder / HOSTS)
     _write_database(found.vacancies, frames, database)
     with replacing(figure) as partial:
         plot_vacancies(found.vacancies).savefig(partial, dpi=150, format="png")
-    return [*paths, found.folder / HOSTS]
+    return [*paths, found.folder / HOSTS, *(_write_pairs(found) if found.pairs else [])]
+
+
+def _write_pairs(found: VacancyCampaign) -> list[Path]:
+    paths = [found.folder / name for name in (PAIRS, PAIR_STRUCTURES)]
+    _write_table(found.pairs, PAIR_COLUMNS, paths[0])
+    _write_frames([_minimum(found, pair, PAIR_COLUMNS) for pair in found.pairs], paths[1])
+    return paths
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -115,61 +129,31 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def export_chemiscope(folder: Path) -> Path:
-    """Write the minima of a campaign with the columns that all of them have; returns the path.
-
-    Raises InputError for a campaign without results, and without chemiscope.
-    """
-    try:
-        import chemiscope
-    except ImportError:
-        raise InputError("chemiscope is not installed: pip install 'mlh-driver[chemiscope]'") from None
-    vacancies = read_results(folder)["vacancies"]
-    minima = read_frames([folder / STRUCTURES])
-    columns = {name: [vacancy[name] for vacancy in vacancies] for name in COLUMNS}
-    properties = {
-        name: {"target": "structure", "values": values, "units": units_of(name)}
-        for name, values in columns.items()
-        if None not in values
-    }
-    frames = [minima[vacancy["name"]] for vacancy in vacancies]
-    metadata = {"name": folder.resolve().name, "description": "neutral defects by mlh-driver"}
-    path = folder / CHEMISCOPE
-    with replacing(path) as partial:
-        chemiscope.write_input(str(partial), frames, properties=properties, metadata=metadata)
-    return path
-
-
-def units_of(column: str) -> str:
-    """From the end of its name; none for numbers without."""
-    units = {"_eV_A": "eV/Å", "_eV": "eV", "_A": "Å", "_e": "e", "_deg": "degree"}
-    return next((unit for end, unit in units.items() if column.endswith(end)), "")
-
-
 def _read(folder: Path, key: str) -> Atoms:
     return read_relaxed(folder / TASKS / key)
 
 
-def _minimum(found: VacancyCampaign, vacancy: Vacancy) -> Atoms:
-    """The structure of a vacancy with its numbers in ``info``."""
-    atoms = _read(found.folder, vacancy.key)
-    atoms.info |= _values(vacancy)
-    if vacancy.doubts:
-        atoms.info["doubts"] = "; ".join(vacancy.doubts.values())
+def _minimum(found: VacancyCampaign, defect: Vacancy | VacancyPair, columns: Sequence[str]) -> Atoms:
+    """The structure of a vacancy or a pair with its numbers in ``info``."""
+    atoms = _read(found.folder, defect.key)
+    atoms.info |= _values(defect, columns)
+    if defect.doubts:
+        atoms.info["doubts"] = "; ".join(defect.doubts.values())
     return atoms
 
 
-def _values(vacancy: Vacancy) -> dict[str, Any]:
+def _values(defect: Vacancy | VacancyPair, columns: Sequence[str]) -> dict[str, Any]:
     """The columns that have a value."""
-    return {name: getattr(vacancy, name) for name in COLUMNS if getattr(vacancy, name) is not None}
+    values = {name: getattr(defect, name) for name in columns}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _write_table(vacancies: list[Vacancy], path: Path) -> None:
+def _write_table(defects: Sequence[Vacancy | VacancyPair], columns: Sequence[str], path: Path) -> None:
     with replacing(path) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, "doubts"])
+        writer = csv.DictWriter(file, [*columns, "doubts"])
         writer.writeheader()
-        for vacancy in vacancies:
-            writer.writerow({**_values(vacancy), "doubts": "; ".join(vacancy.doubts.values())})
+        for defect in defects:
+            writer.writerow({**_values(defect, columns), "doubts": "; ".join(defect.doubts.values())})
 
 
 def _report(found: VacancyCampaign) -> dict[str, Any]:
@@ -181,6 +165,7 @@ def _report(found: VacancyCampaign) -> dict[str, Any]:
         "between_hosts_eV": between_hosts_eV(found),
         "hosts": found.hosts,
         "vacancies": [asdict(vacancy) for vacancy in found.vacancies],
+        "pairs": [asdict(pair) for pair in found.pairs],
         "missing": found.missing,
         "failed": [asdict(state) for state in found.failed],
     }
@@ -195,7 +180,7 @@ def _write_database(vacancies: list[Vacancy], frames: list[Atoms], path: Path) -
     """Numbers and the name as keys; the host, whose name may look like a number, and the rest as data."""
     with replacing(path) as partial, connect(partial, type="db", append=False) as database:
         for vacancy, atoms in zip(vacancies, frames, strict=True):
-            values = _values(vacancy)
+            values = _values(vacancy, COLUMNS)
             keys = {k: v for k, v in values.items() if k not in ("host", "key", "energy_eV")}
             database.write(atoms, key_value_pairs=keys, data=asdict(vacancy))
 

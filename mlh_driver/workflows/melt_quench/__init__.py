@@ -11,6 +11,7 @@
 ``lammps``     the run in LAMMPS: its input, where it goes on, what it wrote
 ``ipi``        the same in i-PI
 ``monitor``    between the model and the MD engine: says how a run goes
+``levels``     the levels around the gap along it
 ``run``        the folder of a run, and the way through it
 ``ensemble``   several runs by seeds, as a campaign
 ``comparison`` mean and spread over their glasses, and a page

@@ -6,6 +6,7 @@
 ``glasses-g.csv``              g(r) by pair, mean and spread
 ``glasses.png``                g(r), coordination and rings
 ``runs.png``                   temperature, energy, gap and extrapolation along the runs
+``levels.png``                 highest occupied and lowest empty level along them
 ``report.html``                all of it as a page, of a single run, too
 =============================  ======================================================================
 """
@@ -26,16 +27,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mlh_driver.analysis import Published, Structure, summary
-from mlh_driver.analysis.plots import draw_spread, draw_thermo
+from mlh_driver.analysis.plots import draw_levels, draw_spread, draw_thermo
 from mlh_driver.analysis.report import rows
 from mlh_driver.errors import InputError
 from mlh_driver.system import Array
 from mlh_driver.workflows.campaign import CAMPAIGN, State, states
 from mlh_driver.workflows.melt_quench.ensemble import how_far
 from mlh_driver.workflows.melt_quench.lammps import plain
-from mlh_driver.workflows.melt_quench.run import SETTINGS, Run, find_runs, glass_figures
+from mlh_driver.workflows.melt_quench.run import Run, find_runs, glass_figures
 from mlh_driver.workflows.pages import REPORT, embedded, render
-from mlh_driver.workflows.run_folder import flattened, read_json, replacing, write_json
+from mlh_driver.workflows.run_folder import SETTINGS, flattened, read_json, replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def write_comparison(folder: Path) -> Comparison:
     found = Comparison.of(folder)
     single = (folder / SETTINGS).exists()
     pictures = {"runs": draw_thermo(found.logs)} if found.logs else {}
+    levels = {run.folder.name: along for run in found.runs if (along := run.levels())}
+    if levels:
+        pictures["levels"] = draw_levels(levels)
     if found.structures:
         pictures["glasses"] = draw_spread(list(found.structures.values()))
     if found.structures and not single:

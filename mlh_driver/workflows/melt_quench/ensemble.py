@@ -24,8 +24,9 @@ from mlh_driver.workflows.campaign import (
     open_campaign,
     states,
 )
-from mlh_driver.workflows.melt_quench.run import SETTINGS, Run, carry_out, glass_figures, prepare, request
+from mlh_driver.workflows.melt_quench.run import Run, carry_out, glass_figures, prepare, request
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
+from mlh_driver.workflows.run_folder import SETTINGS
 from mlh_driver.workflows.task_inputs import atoms_fields, atoms_from, engine_fields, engine_for
 
 

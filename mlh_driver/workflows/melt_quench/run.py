@@ -9,6 +9,7 @@ inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI
 ``mlh_guard.xyz``         structures out of the model's range, and the last good one before, if there were any
 ``report.json``           how the run went, the glass, its structure
 ``run.png``               temperature, energies, gap and extrapolation
+``levels.csv``, ``.png``  of :mod:`~mlh_driver.workflows.melt_quench.levels`
 ``structure.*`` and CSV   of :mod:`mlh_driver.analysis.report`
 ========================  ===========================================================================
 """
@@ -31,7 +32,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlh_driver.analysis import Structure, summary, write_report
-from mlh_driver.analysis.plots import plot_thermo
+from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, MLHError, NonFiniteError, SolverError, StructureError
@@ -44,13 +45,14 @@ from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
 from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
+from mlh_driver.workflows.melt_quench.levels import LEVELS, read_levels, write_levels
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 from mlh_driver.workflows.relaxation import relax
-from mlh_driver.workflows.run_folder import alone_in, check_same, read_json
+from mlh_driver.workflows.run_folder import SETTINGS, alone_in, check_same, read_json
 
-SETTINGS, START, GLASS = "settings.json", "start.xyz", "glass.xyz"
+START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
 #: Of the columns of a run, those that have to be read with it.
@@ -92,6 +94,10 @@ class Run:
         """What was logged: Step, Time in ps, Temp, PotEng, gap, extrapolation and so on."""
         columns = self.md.columns()
         return columns | {"Time": columns["Step"] * self.settings.timestep_fs / 1e3}
+
+    def levels(self) -> dict[str, Array]:
+        """Those along a finished run, none of one that is not."""
+        return read_levels(self.folder / LEVELS)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -164,7 +170,7 @@ def seconds_per_step(engine: ForceEngine, atoms: Atoms) -> tuple[float, Results]
     return (time.monotonic() - begin) / TIMED_CALLS, results
 
 
-def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
+def carry_out(run: Run, engine: Engine, progress: Progress) -> Structure:
     """Melt, quench, anneal, relax and analyze, each unless it was done before; returns the glass's structure.
 
     Raises the model's error where the dynamics leaves its range, and InputError if another process is at it.
@@ -173,6 +179,8 @@ def carry_out(run: Run, engine: ForceEngine, progress: Progress) -> Structure:
         if run.glass is None:
             _move(run, engine, progress)
             relax_glass(run, engine, progress)
+        if not (run.folder / LEVELS).exists():
+            write_levels(list(run.md.frames()), run.settings.timestep_fs, engine, run.folder / LEVELS)
         return _report(run)
 
 
@@ -217,11 +225,15 @@ def _report(run: Run) -> Structure:
     structure = summary([plain(glass)])
     write_report({"glass": structure}, run.folder)
     plot_thermo({run.folder.name: columns}, run.folder / "run.png")
+    levels = run.levels()
+    if levels:
+        draw_levels({run.folder.name: levels}).savefig(run.folder / "levels.png", dpi=150)
     report = {
         **read_json(run.folder / SETTINGS),
         "version": version("mlh-driver"),
         "run": run_figures(columns),
         "glass": glass_figures(glass),
+        "levels": {name: values.tolist() for name, values in levels.items()},
         "structure": as_json({"glass": structure})["glass"],
     }
     (run.folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False))

@@ -2,7 +2,7 @@
 // Plots, the structure and the tables of a report; everything that is shown stands in the element "data".
 const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
-const sites = new Map(data.sites.map((site) => [site.name, site]));
+const defects = new Map([...data.sites, ...data.pairs].map((defect) => [defect.name, defect]));
 const hosts = [...new Set(data.sites.map((site) => site.host))];
 const PALETTE = ["#2463a8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7a6fb0", "#8c8c8c"];
 const COLORS = { pair: "#e69f00", missing: "#c0392b", O: "#d9463e", Si: "#8d99a6", other: "#6aa84f" };
@@ -20,12 +20,15 @@ const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: [
 
 function drawHistogram() {
   const { edges, counts } = data.histogram;
+  const most = Math.max(...edges.slice(1).map((_, k) => hosts.reduce((sum, host) => sum + counts[host][k], 0)));
   const traces = hosts.map((host) => ({
     type: "bar", name: host, x: edges.slice(1).map((edge, k) => (edge + edges[k]) / 2), y: counts[host], width: edges[1] - edges[0],
     marker: { color: hostColor(host), line: { color: "white", width: 1 } },
     hovertemplate: edges.slice(1).map((edge, k) => `${edges[k].toFixed(3)} to ${edge.toFixed(3)} eV: %{y}<extra></extra>`),
   }));
-  Plotly.newPlot("histogram", traces, layout(data.axes[data.energy], "sites", { barmode: "stack" }), CONFIG);
+  const shape = layout(data.axes[data.energy], "sites", { barmode: "stack" });
+  if (most < 6) shape.yaxis.dtick = 1; // or there are ticks at halves
+  Plotly.newPlot("histogram", traces, shape, CONFIG);
 }
 
 let shown = null;
@@ -54,9 +57,22 @@ function drawScatter() {
   Plotly.react("scatter", traces, layout(data.axes[x], data.axes[y], { hovermode: "closest" }), CONFIG);
 }
 
+function drawInteractions() {
+  const traces = hosts.map((host) => {
+    const group = data.pairs.filter((pair) => pair.host === host);
+    return {
+      type: "scatter", mode: "markers", name: host, customdata: group.map((pair) => pair.name), text: group.map((pair) => pair.name),
+      x: group.map((pair) => pair.distance_A), y: group.map((pair) => pair.interaction_eV), marker: marks(group, hostColor(host)),
+      hovertemplate: "%{text}<br>%{x:.2f} Å, %{y:.3f} eV<extra></extra>",
+    };
+  });
+  const { distance_A, interaction_eV } = data.pair_axes;
+  Plotly.react("interactions", traces, layout(distance_A, interaction_eV, { hovermode: "closest" }), CONFIG);
+}
+
 function drawVerified() {
-  const group = data.verified.filter((site) => sites.has(site.name));
-  const model = group.map((site) => sites.get(site.name)[data.energy]);
+  const group = data.verified.filter((site) => defects.has(site.name));
+  const model = group.map((site) => defects.get(site.name)[data.energy]);
   const dft = group.map((site, k) => model[k] - site.error_eV);
   const ends = (values) => [Math.min(...values), Math.max(...values)];
   const draw = (id, x, y, guide, titles) => Plotly.newPlot(id, [
@@ -73,7 +89,7 @@ function drawVerified() {
   draw("errors", doubt, group.map((site) => 1e3 * site.error_eV), { x: ends(doubt), y: [0, 0] }, [data.axes.extrapolation, "error (meV)"]);
 }
 
-// Atoms as 3Dmol.js wants them, with the place of the missing one at the origin.
+// Atoms as 3Dmol.js wants them, with the place of the missing ones at the origin.
 function bonded(structure) {
   const atoms = structure.symbols.map((symbol, k) => {
     const [x, y, z] = structure.xyz.slice(3 * k, 3 * k + 3);
@@ -108,7 +124,7 @@ function draw3D(structure) {
   model.setStyle({}, { line: { color: "#b8c2cc" } });
   model.setStyle({ predicate: (atom) => atom.properties.near }, balls(0.09, 0.22));
   model.setStyle({ predicate: (atom) => atom.properties.pair }, balls(0.13, 0.3));
-  viewer.addSphere({ center: { x: 0, y: 0, z: 0 }, radius: 0.6, color: COLORS.missing, opacity: 0.4 });
+  for (const [x, y, z] of structure.missing) viewer.addSphere({ center: { x, y, z }, radius: 0.6, color: COLORS.missing, opacity: 0.4 });
   drawCell(structure.cell);
   viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
   viewer.zoomTo({ predicate: (atom) => Math.hypot(atom.x, atom.y, atom.z) < 5 });
@@ -143,23 +159,24 @@ function drawFlat(structure) {
   }
   const r = data.reach_A + 0.5;
   const drawn = parts.sort((a, b) => a[0] - b[0]).map((part) => part[1]).join("");
-  element("structure").innerHTML = `<svg viewBox="${-r} ${-r} ${2 * r} ${2 * r}">${drawn}` +
-    `<circle r=".6" fill="${COLORS.missing}" fill-opacity=".2" stroke="${COLORS.missing}" stroke-width=".05" stroke-dasharray=".2 .15"/></svg>` +
+  const missing = structure.missing.map(([x, y]) => `<circle cx="${x}" cy="${-y}" r=".6" fill="${COLORS.missing}" fill-opacity=".2" stroke="${COLORS.missing}" stroke-width=".05" stroke-dasharray=".2 .15"/>`);
+  element("structure").innerHTML = `<svg viewBox="${-r} ${-r} ${2 * r} ${2 * r}">${drawn}${missing.join("")}</svg>` +
     '<p class="note hint">This browser has no WebGL: a flat picture of the same surroundings.</p>';
 }
 
 const draw = hasWebGL() ? draw3D : drawFlat;
 
 function show(name) {
-  const site = sites.get(name);
+  const site = defects.get(name);
   shown = name;
   element("name").textContent = name;
-  const facts = Object.keys(data.axes).map((key) => [data.axes[key], site[key]]);
+  const titles = site.sites ? data.pair_axes : data.axes;
+  const facts = Object.keys(titles).map((key) => [titles[key], site[key]]);
   facts.push(["start", site.start]);
   element("facts").replaceChildren(...facts.flatMap(([title, value]) => {
     const [term, fact] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = title;
-    fact.textContent = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : value ?? "–";
+    fact.textContent = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3).replace("-", "−") : value ?? "–";
     return [term, fact];
   }));
   element("reasons").replaceChildren(...Object.values(site.doubts).map((reason) => {
@@ -170,9 +187,10 @@ function show(name) {
   const structure = data.structures[name];
   element("structure").style.visibility = structure ? "visible" : "hidden";
   if (structure) draw(structure);
-  else element("name").textContent = `${name}: its structure is in vacancies.extxyz`;
+  else element("name").textContent = `${name}: its structure is in ${site.sites ? "pairs" : "vacancies"}.extxyz`;
   document.querySelectorAll("tr[data-name]").forEach((row) => row.classList.toggle("shown", row.dataset.name === name));
   drawScatter();
+  if (data.pairs.length) drawInteractions();
 }
 
 function makeSortable(table) {
@@ -198,6 +216,10 @@ for (const [id, chosen] of [["x", "pair_A"], ["y", data.energy]]) {
 drawHistogram();
 drawScatter();
 const clickable = ["scatter"];
+if (data.pairs.length) {
+  drawInteractions();
+  clickable.push("interactions");
+}
 if (data.verified.length) {
   drawVerified();
   clickable.push("parity", "errors");
