@@ -211,72 +211,81 @@ class FusedHead(torch.autograd.Function):
         return g_x, g_entries, g_W @ head.radial.T, None, None
 
 
+@njit(inline="always")
+def _part(row, first, length):  # type: ignore[no-untyped-def]
+    """Loops over parts are vector instructions; over ``row[first + t]`` they would not be."""
+    return row[first : first + length]
+
+
+@njit(inline="always")
+def _add_product(scale, a, b, out):  # type: ignore[no-untyped-def]
+    for t in range(len(out)):
+        out[t] += scale * a[t] * b[t]
+
+
 @njit(parallel=True, cache=True, fastmath=True)
 def _weigh_and_multiply(A, W, ways, mixing, products, R):  # type: ignore[no-untyped-def]
+    one = A.dtype.type(1)
     for q in prange(len(R)):
-        p, way = q // ways, q % ways
-        row, a, w = R[q], A[p], W[p]
+        row, a, w = R[q], A[q // ways], W[q // ways]
         row[:] = 0
         for k in range(len(mixing)):
-            column, width, weight, bias, place = mixing[k]
-            column += way * width
-            for t in range(width):
-                row[place + t] = a[column + t] * w[weight + t]
+            column, n, weight, bias, place = mixing[k]
+            numbers = _part(row, place, n)
             if bias >= 0:
-                for t in range(width):
-                    row[place + t] += w[bias + t]
+                numbers[:] = _part(w, bias, n)
+            _add_product(one, _part(a, column + q % ways * n, n), _part(w, weight, n), numbers)
         for k in range(len(products)):
-            out, left, right, sign, length = products[k]
-            factor = A.dtype.type(sign)
-            for t in range(length):
-                row[out + t] += factor * row[left + t] * row[right + t]
+            out, left, right, sign, n = products[k]
+            _add_product(A.dtype.type(sign), _part(row, left, n), _part(row, right, n), _part(row, out, n))
 
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _weigh_and_multiply_gradient(A, W, R, ways, mixing, products, g_R, g_A, g_W):  # type: ignore[no-untyped-def]
+    one = A.dtype.type(1)
     for p in prange(len(A)):
         a, w, g_a, g_w = A[p], W[p], g_A[p], g_W[p]
+        g_a[:] = 0
         g_w[:] = 0
-        for way in range(ways):
-            row, g = R[p * ways + way], g_R[p * ways + way]
+        for q in range(p * ways, (p + 1) * ways):
+            row, g = R[q], g_R[q]
             for k in range(len(products)):
-                out, left, right, sign, length = products[k]
-                factor = A.dtype.type(sign)
-                for t in range(length):
-                    g[left + t] += factor * g[out + t] * row[right + t]
-                for t in range(length):
-                    g[right + t] += factor * g[out + t] * row[left + t]
+                out, left, right, sign, n = products[k]
+                scale, g_out = A.dtype.type(sign), _part(g, out, n)
+                _add_product(scale, g_out, _part(row, right, n), _part(g, left, n))
+                _add_product(scale, g_out, _part(row, left, n), _part(g, right, n))
             for k in range(len(mixing)):
-                column, width, weight, bias, place = mixing[k]
-                column += way * width
-                for t in range(width):
-                    g_a[column + t] = g[place + t] * w[weight + t]
-                    g_w[weight + t] += g[place + t] * a[column + t]
+                column, n, weight, bias, place = mixing[k]
+                column += q % ways * n
+                g_numbers = _part(g, place, n)
+                _add_product(one, g_numbers, _part(w, weight, n), _part(g_a, column, n))
+                _add_product(one, g_numbers, _part(a, column, n), _part(g_w, weight, n))
                 if bias >= 0:
-                    for t in range(width):
-                        g_w[bias + t] += g[place + t]
+                    g_bias = _part(g_w, bias, n)
+                    for t in range(n):
+                        g_bias[t] += g_numbers[t]
 
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _gate(R, G, gating, F):  # type: ignore[no-untyped-def]
     for q in prange(len(R)):
-        row, gates, gated = R[q], G[q], F[q]
         for k in range(len(gating)):
-            place, gate, to, length, one = gating[k]
+            place, gate, to, n, one = gating[k]
+            numbers, gates, gated = _part(R[q], place, n), _part(G[q], gate, n), _part(F[q], to, n)
             offset = R.dtype.type(one)
-            for t in range(length):
-                gated[to + t] = row[place + t] * (offset + gates[gate + t])
+            for t in range(n):
+                gated[t] = numbers[t] * (offset + gates[t])
 
 
 @njit(parallel=True, cache=True, fastmath=True)
 def _gate_gradient(R, G, g_F, gating, g_R, g_G):  # type: ignore[no-untyped-def]
     for q in prange(len(R)):
-        row, gates, g, g_row, g_gates = R[q], G[q], g_F[q], g_R[q], g_G[q]
-        g_row[:] = 0
-        g_gates[:] = 0
+        g_R[q] = 0
+        g_G[q] = 0
         for k in range(len(gating)):
-            place, gate, to, length, one = gating[k]
-            offset = R.dtype.type(one)
-            for t in range(length):
-                g_row[place + t] += g[to + t] * (offset + gates[gate + t])
-                g_gates[gate + t] += g[to + t] * row[place + t]
+            place, gate, to, n, one = gating[k]
+            numbers, gates, g = _part(R[q], place, n), _part(G[q], gate, n), _part(g_F[q], to, n)
+            g_numbers, g_gates, offset = _part(g_R[q], place, n), _part(g_G[q], gate, n), R.dtype.type(one)
+            for t in range(n):
+                g_numbers[t] += g[t] * (offset + gates[t])
+                g_gates[t] += g[t] * numbers[t]
