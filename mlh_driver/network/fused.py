@@ -16,6 +16,7 @@ A row of R, G or F is one direction of one bond; the directions of a bond follow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from mlh_driver.network.rotation import Ends, Rows, gather, outer, scatter
+from mlh_driver.network.rotation import Ends, gather, outer, scatter
 
 if TYPE_CHECKING:
     from mlh_driver.network.heads import BondBlocks, PairHead
@@ -54,7 +55,7 @@ class Layout:
     """
 
     def __init__(self, head: PairHead, ways: int) -> None:
-        hidden, products, channels = head.hidden, head.products, head.channels
+        hidden, products = head.hidden, head.products
         terms = products.terms
         n_products = terms.sizes[0]
         first_number = hidden[0] + n_products
@@ -72,7 +73,7 @@ class Layout:
                 )
                 row, column, place = row + n_l, column + ways * width, place + (width if m else 0)
             weight += width
-        self.n_columns, self.n_channels = column, channels
+        self.n_columns = column
         self.mixing = np.array(
             [(c.columns.start, hidden[c.m], c.weight, -1 if c.m else bias, c.place) for c in self.components]
         )
@@ -100,7 +101,7 @@ class Layout:
 def runs_of(
     out: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64], sign: NDArray[np.float64]
 ) -> Table:
-    """Terms out[o] += sign left[l] right[r] as runs in which o, l and r grow by one: (o, l, r, sign, length)."""
+    """Terms out[o] += sign left[l] right[r], joined where o, l and r grow by one: (o, l, r, sign, length)."""
     order = np.lexsort((out, out - right, out - left, sign))
     terms = np.stack([out, left, right, sign.astype(np.int64)], axis=1)[order]
     steps = np.diff(terms, axis=0)
@@ -149,7 +150,7 @@ def _output(head: PairHead) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class FusedHead(torch.autograd.Function):
-    """(P * ways, copies * n_i * n_j) from x (N, K, C), entries (P, E), radial (P, n_radial), fixed weights."""
+    """(P * ways, copies * n_i * n_j) from x (N, K, C), entries (P, E) and radial (P, n_radial)."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -183,14 +184,14 @@ class FusedHead(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, entries, radial, A, W, R, inner1, inner2, G = ctx.saved_tensors
         blocks: BondBlocks = ctx.blocks
-        if torch.is_grad_enabled():  # somebody wants to differentiate again
-            inputs = (x, entries, radial)
-            return (*torch.autograd.grad(blocks.numbers(*inputs, ctx.ends), inputs, g, create_graph=True), None, None)
+        if torch.is_grad_enabled():  # what comes out will be differentiated again
+            return (*_by_definition(blocks, (x, entries, radial), ctx.ends, g), None, None)
         head, ways, layout, rows = blocks.head, blocks.ways, blocks.layout, blocks.rows
         from_s, from_scalars, from_gated = ctx.weights.out
         width = head.hidden[0]
         g_R, g_G = torch.empty_like(R), torch.empty_like(G)
-        _gate_gradient(R.numpy(), G.numpy(), (g @ from_gated.T).numpy(), layout.gating, g_R.numpy(), g_G.numpy())
+        g_F = g @ from_gated.T
+        _gate_gradient(R.numpy(), G.numpy(), g_F.numpy(), layout.gating, g_R.numpy(), g_G.numpy())
         g_s = torch.addmm(g_G @ head.gates.weight, g, from_s.T)
         g_inner2 = torch.ops.aten.silu_backward(g_s, inner2)
         g_inner1 = torch.ops.aten.silu_backward(g_inner2 @ head.scalars2.weight, inner1)
@@ -209,6 +210,15 @@ class FusedHead(torch.autograd.Function):
             g_x += scatter(entries, g_turned, end, rows, x.shape[1])
             g_entries += outer(g_turned, x, end, rows, entries.shape[1])
         return g_x, g_entries, g_W @ head.radial.T, None, None
+
+
+def _by_definition(
+    blocks: BondBlocks, inputs: tuple[Tensor, ...], ends: tuple[Ends, Ends], g: Tensor
+) -> Iterator[Tensor | None]:
+    """Cotangents of the inputs, differentiable."""
+    needed = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(blocks.numbers(*inputs, ends), needed, g, create_graph=True))
+    return (next(found) if tensor.requires_grad else None for tensor in inputs)
 
 
 @njit(inline="always")
