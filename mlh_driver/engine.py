@@ -249,11 +249,9 @@ class Engine:
         self, system: System, graph: Graph, blocks: Blocks, onsite: Tensor, pairs: Tensor, multipoles: Tensor
     ) -> tuple[Array, Array]:
         """Forces (N, 3) and stress (3, 3) by one vector-Jacobian product, given dE/d(blocks)."""
-        gradients = torch.autograd.grad(
-            [blocks.onsite, blocks.pairs, blocks.multipoles, blocks.energies],
-            graph.geometry,
-            [onsite, pairs, multipoles, torch.ones_like(blocks.energies)],
-        )
+        products = (blocks.onsite * onsite, blocks.pairs * pairs, blocks.multipoles * multipoles)
+        linear = torch.stack([product.sum() for product in (*products, blocks.energies)]).sum()
+        gradients = torch.autograd.grad(linear, graph.geometry)  # with cotangents torch would load sympy
         forces, virial = forces_and_virial(gradients, graph)
         return forces.cpu().numpy(), -virial.cpu().numpy() / system.volume
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mlh_driver.network.chunks import ATOMS, chunk_sizes, in_chunks
-from mlh_driver.network.nodes import NodeLinear, random_weights, sphere_quadrature
+from mlh_driver.network.harmonics import sphere_quadrature
+from mlh_driver.network.nodes import NodeLinear, random_weights
 
 ORDERS = 3
 

@@ -12,8 +12,9 @@ from torch.nn.functional import silu
 from mlh_driver.errors import InputError
 from mlh_driver.network.coupling import BondCoupling, onsite_couplings
 from mlh_driver.network.frames import FrameRotation
+from mlh_driver.network.fused import FusedHead, Layout
 from mlh_driver.network.nodes import Bonds, random_weights
-from mlh_driver.network.rotation import Terms, gather, quadratic
+from mlh_driver.network.rotation import Ends, Rows, Terms, gather, quadratic
 
 
 class ComplexProducts:
@@ -52,12 +53,12 @@ class ComplexProducts:
         outputs = even + odd + [part[k] for numbers in new for k in (0, 1) for part in numbers]
         terms = [(out, left, right, sign) for out, sums in enumerate(outputs) for sign, left, right in sums]
         out, left, right, sign = (np.array(column) for column in zip(*terms, strict=True))
-        self._terms = Terms(out, left, right, sign.astype(float), (len(outputs), starts[-1], starts[-1]))
+        self.terms = Terms(out, left, right, sign.astype(float), (len(outputs), starts[-1], starts[-1]))
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Scalars, pseudoscalars, and per m new (P, 2, n) numbers, from (P, 2 sum(widths[1:])) numbers."""
         sizes = [self.n_scalars, self.n_scalars, *(2 * n for n in self.n_new)]
-        even, odd, *new = quadratic(z, self._terms).split(sizes, dim=1)
+        even, odd, *new = quadratic(z, self.terms).split(sizes, dim=1)
         return even, odd, [part.unflatten(1, (2, -1)) for part in new]
 
 
@@ -190,22 +191,33 @@ class BondBlocks(nn.Module):
         self.head = PairHead(frames, coupling, **sizes)  # type: ignore[arg-type]
         self.frames = frames
         self.shells = shells
-        self.same_species = same_species
+        self.ways = 2 if same_species else 1
+        self.layout = Layout(self.head, self.ways)
+        self.rows = Rows.joined(frames.rows[: len(self.head.hidden)])
         parity = torch.tensor([(-1.0) ** l for l in shells[0] for _ in range(2 * l + 1)])
         self.register_buffer("parity", torch.outer(parity, parity), persistent=False)
 
     def forward(self, x: Tensor, bonds: Bonds) -> Tensor:
         """(P, copies, n_i, n_j) from the features of atoms, (N, K, C)."""
-        x_i, x_j = ([gather(bonds.entries, x, end, rows) for rows in self.frames.rows] for end in bonds.ends)
         first, second = self.shells
         left = orbital_rotation(bonds.entries, first)[:, None]
         right = left if first == second else orbital_rotation(bonds.entries, second)[:, None]
-        local = self.head(x_i, x_j, bonds.radial, both_ways=self.same_species)
-        local = local.unflatten(-1, (left.shape[-1], right.shape[-1]))
-        if self.same_species:
-            forward, backward = local.chunk(2)
-            local = 0.5 * (forward + backward.transpose(-1, -2) * self.parity)
+        fixed = not any(weight.requires_grad for weight in self.head.parameters())
+        if fixed and x.is_cpu:
+            numbers = FusedHead.apply(x, bonds.entries, bonds.radial, self, bonds.ends)
+        else:
+            numbers = self.numbers(x, bonds.entries, bonds.radial, bonds.ends)
+        shape = (len(bonds.radial), self.ways, self.head.copies, left.shape[-1], right.shape[-1])
+        local, *back = numbers.reshape(shape).unbind(1)
+        if back:
+            local = 0.5 * (local + back[0].transpose(-1, -2) * self.parity)
         return left.transpose(-1, -2) @ local @ right
+
+    def numbers(self, x: Tensor, entries: Tensor, radial: Tensor, ends: tuple[Ends, Ends]) -> Tensor:
+        """(P * ways, copies * n_i * n_j) of each bond, in its frame, in one direction or both."""
+        x_i, x_j = ([gather(entries, x, end, rows) for rows in self.frames.rows] for end in ends)
+        found = self.head(x_i, x_j, radial, both_ways=self.ways == 2)
+        return found.unflatten(0, (self.ways, -1)).transpose(0, 1).reshape(len(found), -1)
 
 
 def orbital_rotation(entries: Tensor, shells: tuple[int, ...]) -> Tensor:

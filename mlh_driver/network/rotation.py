@@ -37,6 +37,11 @@ class Rows:
     first: NDArray[np.int64]
     unit: bool = True
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several |m| behind each other."""
+        return cls(np.concatenate([part.l for part in parts]), np.concatenate([part.first for part in parts]))
+
     @cached_property
     def linear(self) -> Rows:
         """The part that is linear in the entries."""
@@ -149,6 +154,11 @@ def scatter(entries: Tensor, y: Tensor, ends: Ends, rows: Rows, n_components: in
         return _Scatter.apply(entries, y, ends, rows, n_components)
     turned = torch.bmm(rows.matrices(entries, n_components).transpose(1, 2), y)
     return turned.new_zeros(ends.n_atoms, *turned.shape[1:]).index_add(0, ends.atoms, turned)
+
+
+def outer(y: Tensor, x: Tensor, ends: Ends, rows: Rows, n_entries: int) -> Tensor:
+    """(P, entries) on the CPU, from (P, rows, C) and (N, K, C)."""
+    return _Outer.apply(y, x, ends, rows, n_entries)
 
 
 class _Bilinear(torch.autograd.Function):

@@ -10,8 +10,8 @@ from mlh_driver.solvers.linear_scaling import LinearScalingSolver
 from mlh_driver.solvers.method import MIN_GAP_IN_KT
 from mlh_driver.solvers.purification import Purification
 
-#: Up to this many orbitals diagonalization is the faster one.
-DENSE_IS_FASTER = 1800
+#: Up to this many orbitals diagonalization is the faster one (examples/benchmarks/scaling.py).
+DENSE_IS_FASTER = 3000
 #: Up to this many it is still affordable (4 GB, minutes) when nothing else works.
 DENSE_IS_POSSIBLE = 10000
 
