@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from e3nn import o3
 from torch import Tensor
-
-from mlh_driver.network.harmonics import coupling
 
 
 def shell_slices(shells: tuple[int, ...]) -> list[slice]:
@@ -94,7 +93,8 @@ def onsite_couplings(shells: tuple[int, ...]) -> list[Tensor]:
         for b, l2 in list(enumerate(shells))[a:]:
             for total in range(abs(l1 - l2), l1 + l2 + 1, 2):
                 block = torch.zeros(2 * total + 1, size, size, dtype=torch.float64)
-                block[:, slices[a], slices[b]] = coupling(total, l1, l2) * (2 * total + 1) ** 0.5
+                coupling = o3.wigner_3j(total, l1, l2, dtype=torch.float64) * (2 * total + 1) ** 0.5
+                block[:, slices[a], slices[b]] = coupling
                 if a != b:
                     block = (block + block.transpose(1, 2)) / 2**0.5
                 found[total].append(block)

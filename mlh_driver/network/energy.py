@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlh_driver.network.chunks import ATOMS, chunk_sizes, in_chunks
-from mlh_driver.network.harmonics import sphere_quadrature
-from mlh_driver.network.nodes import NodeLinear, random_weights
+from mlh_driver.network.nodes import NodeLinear, random_weights, sphere_quadrature
 
 ORDERS = 3
 

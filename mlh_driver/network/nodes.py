@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.network.chunks import ATOMS, BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.frames import FrameRotation
-from mlh_driver.network.harmonics import degrees, sphere_quadrature
 from mlh_driver.network.rotation import Ends, gather, scatter
 
 
@@ -55,6 +56,11 @@ def random_weights(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape) / shape[-2] ** 0.5)
 
 
+def degrees(lmax: int) -> Tensor:
+    """((lmax + 1)^2,) the l of each component."""
+    return torch.tensor([l for l in range(lmax + 1) for _ in range(2 * l + 1)])
+
+
 def mixed_by_kind(radial: Tensor, kinds: Tensor, weights: Tensor) -> Tensor:
     """(P, width) from radial functions (P, n_radial) and a matrix for each kind, (kinds, n_radial, width)."""
     one_hot = torch.nn.functional.one_hot(kinds, len(weights)).to(radial.dtype)
@@ -80,6 +86,22 @@ class NodeLinear(nn.Module):
             return torch.einsum("nki,kio->nko", x, weight[0])
         mixed = torch.einsum("nki,skio->snko", x, weight).flatten(0, 1)
         return mixed.index_select(0, species * len(x) + torch.arange(len(x), device=x.device))
+
+
+def sphere_quadrature(lmax: int) -> tuple[Tensor, Tensor]:
+    """Harmonics (points, (lmax + 1)^2) and weights (points,) that integrate degree 4 lmax exactly.
+
+    Gauss-Legendre in the polar angle, uniform in the azimuth; the weights sum to one. A feature of natural
+    parity is a function on the sphere, the sum of its components times these harmonics.
+    """
+    degree = 4 * lmax
+    cosines, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    azimuths = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
+    cos, phi = (a.flatten() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
+    sin = np.sqrt(1 - cos**2)
+    points = torch.tensor(np.stack([sin * np.sin(phi), cos, sin * np.cos(phi)], axis=1))
+    harmonics = o3.spherical_harmonics(range(lmax + 1), points, normalize=True, normalization="component")
+    return harmonics, torch.tensor(np.repeat(weights, degree + 1)) / (2 * (degree + 1))
 
 
 class SphereProduct(nn.Module):
