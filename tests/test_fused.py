@@ -7,7 +7,7 @@ import torch
 
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.frames import FrameRotation, bond_rotations
-from mlh_driver.network.heads import BondBlocks
+from mlh_driver.network.fused import FusedBondBlocks
 from mlh_driver.network.nodes import Bonds
 from mlh_driver.network.rotation import Ends
 
@@ -17,9 +17,9 @@ ENDS = (Ends(torch.tensor([0, 2, 2, 3, 0]), ATOMS), Ends(torch.tensor([1, 0, 3, 
 SP, S = (0, 1), (0,)
 
 
-def head(first: tuple[int, ...], second: tuple[int, ...], same: bool, copies: int = 1) -> BondBlocks:
+def head(first: tuple[int, ...], second: tuple[int, ...], same: bool, copies: int = 1) -> FusedBondBlocks:
     torch.manual_seed(0)
-    made = BondBlocks(
+    made = FusedBondBlocks(
         FRAMES,
         bond_coupling(first, second),
         (first, second),

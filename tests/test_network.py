@@ -16,7 +16,6 @@ from mlh_driver.engine import Engine
 from mlh_driver.network.coupling import bond_coupling, onsite_couplings
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
-from mlh_driver.network.harmonics import coupling, spherical_harmonics
 from mlh_driver.network.heads import OnsiteBlocks
 from mlh_driver.network.network import NetworkSettings
 from mlh_driver.network.nodes import SphereProduct
@@ -128,18 +127,9 @@ def test_frames_turn_bonds_to_y_and_are_rotations() -> None:
     torch.testing.assert_close(torch.linalg.det(R), torch.ones(len(R), dtype=torch.float64))
 
 
-def test_harmonics_and_couplings_are_those_of_e3nn() -> None:
-    points = np.random.default_rng(0).normal(size=(20, 3))
-    points /= np.linalg.norm(points, axis=1)[:, None]
-    expected = o3.spherical_harmonics(range(7), torch.from_numpy(points), True, normalization="component")
-    np.testing.assert_allclose(spherical_harmonics(6, points), expected.numpy(), atol=1e-12)
-    for l1, l2, l3 in itertools.product(range(5), range(3), range(3)):
-        if abs(l2 - l3) <= l1 <= l2 + l3 and (l1 + l2 + l3) % 2 == 0:
-            expected = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
-            torch.testing.assert_close(coupling(l1, l2, l3), expected)
-
-
 def test_wigner_matrices_are_those_of_e3nn() -> None:
+    from e3nn import o3
+
     frames = FrameRotation(lmax=4, m_max=2).double()
     R = torch.tensor(Rotation.random(5, random_state=1).as_matrix())
     entries = frames.entries(R)

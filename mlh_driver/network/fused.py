@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from mlh_driver.network.rotation import Ends, gather, outer, scatter
-
-if TYPE_CHECKING:
-    from mlh_driver.network.heads import BondBlocks, PairHead
+from mlh_driver.network.heads import BondBlocks, PairHead
+from mlh_driver.network.rotation import Ends, Rows, gather, outer, scatter
 
 Table = NDArray[np.int64]
 
@@ -149,12 +147,26 @@ def _output(head: PairHead) -> tuple[Tensor, Tensor, Tensor]:
     return s, scalars, torch.cat(gated)
 
 
+class FusedBondBlocks(BondBlocks):
+    """Blocks of pairs, fused where weights are fixed and tensors are on the CPU."""
+
+    def __init__(self, *arguments: Any, **sizes: Any) -> None:
+        super().__init__(*arguments, **sizes)
+        self.layout = Layout(self.head, self.ways)
+        self.rows = Rows.joined(self.frames.rows[: len(self.head.hidden)])
+
+    def numbers(self, x: Tensor, entries: Tensor, radial: Tensor, ends: tuple[Ends, Ends]) -> Tensor:
+        if x.is_cpu and not any(weight.requires_grad for weight in self.head.parameters()):
+            return FusedHead.apply(x, entries, radial, self, ends)
+        return super().numbers(x, entries, radial, ends)
+
+
 class FusedHead(torch.autograd.Function):
     """(P * ways, copies * n_i * n_j) from x (N, K, C), entries (P, E) and radial (P, n_radial)."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, entries: Tensor, radial: Tensor, blocks: BondBlocks, ends: tuple[Ends, Ends]
+        ctx: Any, x: Tensor, entries: Tensor, radial: Tensor, blocks: FusedBondBlocks, ends: tuple[Ends, Ends]
     ) -> Tensor:
         head, ways, layout, rows = blocks.head, blocks.ways, blocks.layout, blocks.rows
         weights = _Weights.of(head, ways)
@@ -183,7 +195,7 @@ class FusedHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, entries, radial, A, W, R, inner1, inner2, G = ctx.saved_tensors
-        blocks: BondBlocks = ctx.blocks
+        blocks: FusedBondBlocks = ctx.blocks
         if torch.is_grad_enabled():  # what comes out will be differentiated again
             return (*_by_definition(blocks, (x, entries, radial), ctx.ends, g), None, None)
         head, ways, layout, rows = blocks.head, blocks.ways, blocks.layout, blocks.rows
@@ -213,11 +225,11 @@ class FusedHead(torch.autograd.Function):
 
 
 def _by_definition(
-    blocks: BondBlocks, inputs: tuple[Tensor, ...], ends: tuple[Ends, Ends], g: Tensor
+    blocks: BondBlocks, inputs: tuple[Tensor, Tensor, Tensor], ends: tuple[Ends, Ends], g: Tensor
 ) -> Iterator[Tensor | None]:
     """Cotangents of the inputs, differentiable."""
     needed = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(blocks.numbers(*inputs, ends), needed, g, create_graph=True))
+    found = iter(torch.autograd.grad(BondBlocks.numbers(blocks, *inputs, ends), needed, g, create_graph=True))
     return (next(found) if tensor.requires_grad else None for tensor in inputs)
 
 

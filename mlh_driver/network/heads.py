@@ -12,9 +12,8 @@ from torch.nn.functional import silu
 from mlh_driver.errors import InputError
 from mlh_driver.network.coupling import BondCoupling, onsite_couplings
 from mlh_driver.network.frames import FrameRotation
-from mlh_driver.network.fused import FusedHead, Layout
 from mlh_driver.network.nodes import Bonds, random_weights
-from mlh_driver.network.rotation import Ends, Rows, Terms, gather, quadratic
+from mlh_driver.network.rotation import Ends, Terms, gather, quadratic
 
 
 class ComplexProducts:
@@ -192,8 +191,6 @@ class BondBlocks(nn.Module):
         self.frames = frames
         self.shells = shells
         self.ways = 2 if same_species else 1
-        self.layout = Layout(self.head, self.ways)
-        self.rows = Rows.joined(frames.rows[: len(self.head.hidden)])
         parity = torch.tensor([(-1.0) ** l for l in shells[0] for _ in range(2 * l + 1)])
         self.register_buffer("parity", torch.outer(parity, parity), persistent=False)
 
@@ -202,11 +199,7 @@ class BondBlocks(nn.Module):
         first, second = self.shells
         left = orbital_rotation(bonds.entries, first)[:, None]
         right = left if first == second else orbital_rotation(bonds.entries, second)[:, None]
-        fixed = not any(weight.requires_grad for weight in self.head.parameters())
-        if fixed and x.is_cpu:
-            numbers = FusedHead.apply(x, bonds.entries, bonds.radial, self, bonds.ends)
-        else:
-            numbers = self.numbers(x, bonds.entries, bonds.radial, bonds.ends)
+        numbers = self.numbers(x, bonds.entries, bonds.radial, bonds.ends)
         shape = (len(bonds.radial), self.ways, self.head.copies, left.shape[-1], right.shape[-1])
         local, *back = numbers.reshape(shape).unbind(1)
         if back:

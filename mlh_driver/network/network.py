@@ -23,7 +23,8 @@ from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.electrostatics import LongRange
 from mlh_driver.network.energy import ManyBodyEnergy
 from mlh_driver.network.frames import FrameRotation, bond_rotations
-from mlh_driver.network.heads import BondBlocks, OnsiteBlocks
+from mlh_driver.network.fused import FusedBondBlocks
+from mlh_driver.network.heads import OnsiteBlocks
 from mlh_driver.network.limits import OutputBounds, saturated, wall
 from mlh_driver.network.nodes import AtomDensity, AtomFeatures, Bonds, NodeLinear
 from mlh_driver.network.radial import RadialBasis, envelope
@@ -156,7 +157,7 @@ class HamiltonianNetwork(nn.Module):
     def _pair_heads(self, hidden: tuple[int, ...], copies: int) -> nn.ModuleList:
         shells = self.basis.shells
         return nn.ModuleList(
-            BondBlocks(
+            FusedBondBlocks(
                 self.frames,
                 bond_coupling(shells[a], shells[b]),
                 (shells[a], shells[b]),
