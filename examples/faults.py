@@ -4,7 +4,8 @@
 
 Each trial is a short run of real i-PI or LAMMPS with the shipped model, whose steps are compared with those
 of an undisturbed run. A trial is as it should be if the run finishes, or ends where the process was killed
-that the MD engine itself depends on. It is a hang if it does neither, and wrong if a step differs.
+that the MD engine itself depends on. It is a hang if it does neither, and wrong if a step differs. Ctrl-C
+ends it early, with a table of the trials so far.
 """
 
 from __future__ import annotations
@@ -223,12 +224,13 @@ def main() -> None:
             assert trial.finished(), (folder / "engine.log").read_text()
             undisturbed[engine], seconds[engine] = trial.steps(), time.monotonic() - start
             trial.end()
-        for number in track(range(options.trials), console=Console(stderr=True)):
-            fault = FAULTS[number % len(FAULTS)]
-            folder = Path(parent) / str(number)
-            folder.mkdir()
-            moment = rng.uniform(0.0, seconds[fault.engine])
-            results[fault][outcome(fault, folder, undisturbed[fault.engine], moment)] += 1
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in track(range(options.trials), console=Console(stderr=True)):
+                fault = FAULTS[number % len(FAULTS)]
+                folder = Path(parent) / str(number)
+                folder.mkdir()
+                moment = rng.uniform(0.0, seconds[fault.engine])
+                results[fault][outcome(fault, folder, undisturbed[fault.engine], moment)] += 1
     columns = ("finished", "ended", "ended too soon", "wrong", "hangs")
     table = Table("fault", *columns)
     for fault, counts in results.items():
