@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +23,32 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
+#: Between two looks for news; to wait for them in MPI would keep a core busy between structures.
+NAP_S = 5e-4
+#: Kinds of messages, beside the rows of arrays.
+_SWAP, _NEWS = 1, 2
+
 
 class Idle(Exception):
     """There are more processes than atoms, and this one has nothing to do."""
 
 
-def world() -> Ranks:
-    """All processes that were started together. Raises InputError without mpi4py."""
+def world(expected: int) -> Ranks:
+    """All processes that were started together.
+
+    Raises InputError without mpi4py, and if there are not as many as expected.
+    """
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # the latter where it finds no MPI library
         raise InputError(
             f"several processes need mpi4py and an MPI library ({error}): pip install 'mlh-driver[mpi]'"
         ) from error
+    if expected != MPI.COMM_WORLD.size:
+        raise InputError(
+            f"{expected} processes were started, but MPI knows of {MPI.COMM_WORLD.size}: mpiexec and mpi4py "
+            "belong to different MPI libraries; take the mpiexec of 'mlh-driver[mpi]'"
+        )
     return Ranks(MPI.COMM_WORLD)
 
 
@@ -75,12 +93,32 @@ class Ranks:
         except MLHError as error:
             failure = error
         if self.anywhere(failure is not None):
-            failures = self.comm.allgather(failure)
+            failures = self.swap([failure] * self.size)
             raise next(error for error in failures if error is not None)
 
-    def swap(self, for_each: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Give an array to each process, and get one from each."""
-        return self.comm.alltoall(for_each)
+    def swap(self, for_each: list[Any]) -> list[Any]:
+        """Give an object to each process, and get one from each."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        requests = [self.comm.isend(for_each[rank], rank, _SWAP) for rank in others]
+        got = [for_each[self.rank]] * self.size
+        for rank in others:
+            while not self.comm.Iprobe(rank, _SWAP):
+                os.sched_yield()
+            got[rank] = self.comm.recv(None, rank, _SWAP)
+        for request in requests:
+            wait(request)
+        return got
+
+    def tell(self, news: Any) -> None:
+        """To all others, which :meth:`listen`; in rank 0."""
+        for request in [self.comm.isend(news, rank, _NEWS) for rank in range(1, self.size)]:
+            request.wait()
+
+    def listen(self) -> Any:
+        """For what rank 0 tells, hardly using the core meanwhile; in the others."""
+        while not self.comm.Iprobe(0, _NEWS):
+            time.sleep(NAP_S)
+        return self.comm.recv(None, 0, _NEWS)
 
     def exchange(self, keys: Ints, owners: Ints, places: Ints, find: Callable[[Ints], Ints]) -> Exchange:
         """How to get the rows with these ``keys`` (K,) from their ``owners`` (K,).
@@ -130,6 +168,18 @@ class Exchange:
             wait(request)
         for rank, rows in receives.items():
             yield rows, incoming[rank]
+
+
+def launcher(count: int) -> list[str]:
+    """The words that start a command ``count`` times together. Raises InputError without mpi4py or mpiexec."""
+    here = Path(sys.executable).parent
+    mpiexec = shutil.which("mpiexec", path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
+    if mpiexec is None or find_spec("mpi4py") is None:
+        missing = "mpi4py" if mpiexec else "mpiexec"
+        raise InputError(
+            f"--ranks {count} needs {missing}, which is not installed: pip install 'mlh-driver[mpi]'"
+        )
+    return [mpiexec, "-n", str(count)]
 
 
 def wait(request: MPI.Request) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 import traceback
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn, Unpack
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlh_driver.distributed.graphs import SharedGraphs
 from mlh_driver.distributed.patterns import SharedPattern
-from mlh_driver.distributed.ranks import Idle, Ranks, wait
+from mlh_driver.distributed.ranks import Idle, Ranks
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import EngineKeywords, EngineSettings
 from mlh_driver.errors import InputError, MLHError
@@ -24,9 +23,6 @@ from mlh_driver.results import Results
 from mlh_driver.runtime import configure
 from mlh_driver.solvers import make_solver
 from mlh_driver.system import System
-
-#: Between two looks for the next structure; one that waits at a barrier of MPI would keep a core busy.
-NAP_S = 5e-4
 
 
 class SharedEngine(Engine):
@@ -83,20 +79,20 @@ class Team:
 
     def follow(self) -> None:
         """In the others: compute along until rank 0 says :meth:`dismiss`."""
-        while (task := self._next_task(None)) is not None:
-            try:
+        while (task := self._ranks.listen()) is not None:
+            with suppress(MLHError):  # which rank 0 has, too, and reports
                 self._do(task)
-            except MLHError:  # as in rank 0, which reports it
-                pass
 
     def dismiss(self) -> None:
         """In rank 0: let the others end."""
-        self._next_task(None)
+        self._ranks.tell(None)
 
     def lead(self, number: int, system: System | None) -> Results | None:
         """In rank 0: make an engine, or compute a structure with it."""
         given_up, self._given_up = tuple(self._given_up), []
-        return self._do(self._next_task(_Task(number, system, given_up)))
+        task = _Task(number, system, given_up)
+        self._ranks.tell(task)
+        return self._do(task)
 
     def give_up(self, number: int) -> None:
         """In rank 0, and any thread: this engine is not used any more."""
@@ -104,15 +100,6 @@ class Team:
 
     def of_this_process(self, number: int) -> SharedEngine:
         return self._engines[number]
-
-    def _next_task(self, task: _Task | None) -> _Task | None:
-        """The task of rank 0, in all."""
-        come = self._ranks.comm.Ibarrier()
-        if self._ranks.rank:
-            while not come.Test():
-                time.sleep(NAP_S)
-        wait(come)
-        return self._ranks.comm.bcast(task)
 
     def _do(self, task: _Task) -> Results | None:
         try:

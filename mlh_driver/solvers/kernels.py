@@ -115,9 +115,72 @@ def block_kernels(n: int) -> SimpleNamespace:
     return SimpleNamespace(multiply=_multiplication(n), mirror=_mirroring(n), apply=_application(n))
 
 
-def _multiplication(n: int) -> Callable[..., Any]:
-    accumulate = _accumulator(n)
+def _shuffled(builder, vector, lanes):  # type: ignore[no-untyped-def]
+    """A vector of these lanes of another."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
+
+@intrinsic(prefer_literal=True)
+def _accumulate(context, n, out, a, b, terms, out_row, slot, b_row, begin, end):  # type: ignore[no-untyped-def]
+    """The inner loop of a product, out[i, j] += a[i, k] b[k, j] over the terms of one block (i, k).
+
+    Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
+    several rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
+    It belongs to the module, and n comes as a literal: what a kernel has in its closure is a part of the name
+    under which numba keeps it, and an intrinsic is another one in each process.
+    """
+    signature = types.void(n, out, a, b, terms, out_row, slot, b_row, begin, end)
+    n = n.literal_value
+    rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
+
+    def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        index = ir.IntType(64)
+        scalar = target.get_value_type(signature.args[1].dtype)
+        wide, narrow = ir.VectorType(scalar, rows * n), ir.VectorType(scalar, n)
+        out, a, b, terms = (
+            target.make_array(kind)(target, builder, value).data
+            for kind, value in zip(signature.args[1:5], arguments[1:5], strict=True)
+        )
+        out_row, slot, b_row, begin, end = arguments[5:]
+        bytes_each = signature.args[1].dtype.bitwidth // 8
+
+        def constant(value: int) -> ir.Constant:
+            return ir.Constant(index, value)
+
+        def address(base, block, offset, vector):  # type: ignore[no-untyped-def]
+            place = builder.add(builder.mul(block, constant(n * n)), constant(offset))
+            return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
+
+        factors = []
+        for row in range(0, n, rows):
+            part = builder.load(address(a, slot, row * n, wide), align=bytes_each)
+            factors.append([
+                _shuffled(builder, part, [r * n + k for r in range(rows) for _ in range(n)])
+                for k in range(n)
+            ])  # fmt: skip
+        with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (at, _):
+            pair = builder.mul(at, constant(2))
+            in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
+            in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
+            out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
+            rows_of_b = [
+                builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)
+            ]
+            repeated = [_shuffled(builder, row_of_b, list(range(n)) * rows) for row_of_b in rows_of_b]
+            for group, factor in enumerate(factors):
+                place = address(out, out_block, group * rows * n, wide)
+                total = builder.load(place, align=bytes_each)
+                for left, right in zip(factor, repeated, strict=True):
+                    term = builder.fmul(left, right, flags=["contract"])
+                    total = builder.fadd(total, term, flags=["contract"])
+                builder.store(total, place, align=bytes_each)
+        return target.get_dummy_value()
+
+    return signature, generate
+
+
+def _multiplication(n: int) -> Callable[..., Any]:
     @njit(parallel=True, cache=True, fastmath={"contract"})
     def multiply(starts, columns, wanted, n_rows, first, terms, a, b, scale, c, beta, out):  # type: ignore[no-untyped-def]
         """out = scale a b + beta c in the wanted blocks, all symmetric.
@@ -139,8 +202,8 @@ def _multiplication(n: int) -> Callable[..., Any]:
                     slot = next_slots[r]
                     end = starts[low + r + 1]
                     if slot < end and columns[slot] == k:
-                        accumulate(
-                            out, a, b, terms, starts[low + r], slot, starts[k], first[slot], first[slot + 1]
+                        _accumulate(
+                            n, out, a, b, terms, starts[low + r], slot, starts[k], first[slot], first[slot + 1]
                         )
                         slot += 1
                         next_slots[r] = slot
@@ -192,69 +255,3 @@ def _application(n: int) -> Callable[..., Any]:
         return y
 
     return apply  # type: ignore[no-any-return]
-
-
-def _shuffled(builder, vector, lanes):  # type: ignore[no-untyped-def]
-    """A vector of these lanes of another."""
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-
-def _accumulator(n: int) -> Callable[..., Any]:
-    """The inner loop of a product, out[i, j] += a[i, k] b[k, j] over the terms of one block (i, k).
-
-    Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
-    several rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
-    """
-    rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
-
-    @intrinsic
-    def accumulate(context, out, a, b, terms, out_row, slot, b_row, begin, end):  # type: ignore[no-untyped-def]
-        signature = types.void(out, a, b, terms, out_row, slot, b_row, begin, end)
-
-        def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            index = ir.IntType(64)
-            scalar = target.get_value_type(signature.args[0].dtype)
-            wide, narrow = ir.VectorType(scalar, rows * n), ir.VectorType(scalar, n)
-            out, a, b, terms = (
-                target.make_array(kind)(target, builder, value).data
-                for kind, value in zip(signature.args[:4], arguments[:4], strict=True)
-            )
-            out_row, slot, b_row, begin, end = arguments[4:]
-            bytes_each = signature.args[0].dtype.bitwidth // 8
-
-            def constant(value: int) -> ir.Constant:
-                return ir.Constant(index, value)
-
-            def address(base, block, offset, vector):  # type: ignore[no-untyped-def]
-                place = builder.add(builder.mul(block, constant(n * n)), constant(offset))
-                return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
-
-            factors = []
-            for row in range(0, n, rows):
-                part = builder.load(address(a, slot, row * n, wide), align=bytes_each)
-                factors.append([
-                    _shuffled(builder, part, [r * n + k for r in range(rows) for _ in range(n)])
-                    for k in range(n)
-                ])  # fmt: skip
-            with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (at, _):
-                pair = builder.mul(at, constant(2))
-                in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
-                in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
-                out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
-                rows_of_b = [
-                    builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)
-                ]
-                repeated = [_shuffled(builder, row_of_b, list(range(n)) * rows) for row_of_b in rows_of_b]
-                for group, factor in enumerate(factors):
-                    place = address(out, out_block, group * rows * n, wide)
-                    total = builder.load(place, align=bytes_each)
-                    for left, right in zip(factor, repeated, strict=True):
-                        term = builder.fmul(left, right, flags=["contract"])
-                        total = builder.fadd(total, term, flags=["contract"])
-                    builder.store(total, place, align=bytes_each)
-            return target.get_dummy_value()
-
-        return signature, generate
-
-    return accumulate
