@@ -56,9 +56,7 @@ class BlockMatrix:
 
     def plus_diagonal(self, values: Tensor) -> BlockMatrix:
         """Add (N, n) values, zero on padding, to the diagonal."""
-        return self.with_blocks(
-            self.blocks.index_add(0, self.diagonal, torch.diag_embed(values[self.rows]))
-        )
+        return self.with_blocks(self.blocks.index_add(0, self.diagonal, torch.diag_embed(values[self.rows])))
 
     def orbital_populations(self) -> Tensor:
         """(N, n) the diagonal of the matrix."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.system import Array
@@ -27,7 +26,7 @@ class Whole:
         return values
 
     def spread(self, values: Tensor) -> Tensor:
-        """(L, ...) from the (M, ...) of own atoms, those of the halo copied from its owners; differentiable."""
+        """(L, ...) from the (M, ...) of own atoms, with copies of others in the halo; differentiable."""
         return values
 
     def reduced(self, values: Tensor) -> Tensor:

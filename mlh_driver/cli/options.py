@@ -143,7 +143,7 @@ class Serving:
                 ).engine
             elif ranks > 1:
                 raise InputError(
-                    f"--no-supervisor keeps the model in one process, and --ranks {ranks} is {ranks}; leave one "
+                    f"--no-supervisor keeps the model in one process, --ranks {ranks} in {ranks}; leave one "
                     f"of them away, or start mpiexec -n {ranks} mlh-driver serve ..."
                 )
             else:

@@ -39,7 +39,10 @@ def serve(
     ranks: Annotated[
         int,
         typer.Option(
-            "--ranks", min=1, metavar="N", help="Spread each structure over N processes of MPI, for large ones."
+            "--ranks",
+            min=1,
+            metavar="N",
+            help="Spread each structure over N processes of MPI, for large ones.",
         ),
     ] = 1,
 ) -> None:

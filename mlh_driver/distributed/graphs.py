@@ -1,4 +1,4 @@
-"""Structure -> the graph of a part: all pairs with an own atom, and those that its through-bond paths need."""
+"""Structure -> the graph of a part: all pairs with an own atom, and those of its through-bond paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SharedGraphs(GraphBuilder):
         self._settled: System | None = None
 
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
-        """See :class:`~mlh_driver.graph.GraphBuilder`; raises Idle in processes for which there is no atom."""
+        """See :class:`~mlh_driver.graph.GraphBuilder`; raises Idle in processes without an atom."""
         self.basis.species_index(system.numbers)
         ranks = self._ranks.first(len(system))
         if self._settled is None or not _is_near(self._settled, system):

@@ -40,7 +40,9 @@ class SharedPattern(SparsePattern):
         order = np.concatenate([own, halo[np.argsort(place[halo])]])
         self._place(system, radius, like, order)
         self._sort(np.concatenate([keys, self._rows_of(halo, keys)]), len(own))
-        self.distances = distances[np.lexsort((self._rank[keys % len(system)], self._rank[keys // len(system)]))]
+        self.distances = distances[
+            np.lexsort((self._rank[keys % len(system)], self._rank[keys // len(system)]))
+        ]
         self.n_blocks = int(self._ranks.total(len(keys)))
         self._order, self._places = order, place[order]
         self._assign(self._find_transposes())
@@ -50,8 +52,8 @@ class SharedPattern(SparsePattern):
     ) -> tuple[Ints, Array]:
         """Sorted keys of the blocks in own rows, and the distance of each.
 
-        A block at the very radius may be within it in one process and not in another, so each tells the others
-        which it has.
+        A block at the very radius may be within it in one process and not in another, so each tells the
+        others which it has.
         """
         n, mine = len(system), self._owner == self._ranks.rank
         atoms = np.concatenate([own, around(system, own, radius)])

@@ -171,7 +171,7 @@ class Exchange:
 
 
 def launcher(count: int) -> list[str]:
-    """The words that start a command ``count`` times together. Raises InputError without mpi4py or mpiexec."""
+    """The words before a command that start it ``count`` times; InputError without mpi4py or mpiexec."""
     here = Path(sys.executable).parent
     mpiexec = shutil.which("mpiexec", path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpiexec is None or find_spec("mpi4py") is None:

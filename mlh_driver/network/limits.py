@@ -176,7 +176,7 @@ class OutputBounds(nn.Module):
         return blocks if factors is None else means + _times(blocks - means, factors)
 
     def factors(self, name: str, values: Tensor, species: Tensor, part: Whole = WHOLE) -> Tensor | None:
-        """(M,) what scales the values (M, ...) of atoms to their bounds, None where all of them are within."""
+        """(M,) what scales the values (M, ...) of atoms to their bounds, None where all are within."""
         norms = torch.linalg.vector_norm(values.detach().flatten(1), dim=1)
         if self._largest is not None:
             self._largest[name].scatter_reduce_(0, species, norms, "amax")

@@ -164,9 +164,7 @@ def _accumulate(context, n, out, a, b, terms, out_row, slot, b_row, begin, end):
             in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
             in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
             out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
-            rows_of_b = [
-                builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)
-            ]
+            rows_of_b = [builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)]
             repeated = [_shuffled(builder, row_of_b, list(range(n)) * rows) for row_of_b in rows_of_b]
             for group, factor in enumerate(factors):
                 place = address(out, out_block, group * rows * n, wide)
@@ -203,7 +201,16 @@ def _multiplication(n: int) -> Callable[..., Any]:
                     end = starts[low + r + 1]
                     if slot < end and columns[slot] == k:
                         _accumulate(
-                            n, out, a, b, terms, starts[low + r], slot, starts[k], first[slot], first[slot + 1]
+                            n,
+                            out,
+                            a,
+                            b,
+                            terms,
+                            starts[low + r],
+                            slot,
+                            starts[k],
+                            first[slot],
+                            first[slot + 1],
                         )
                         slot += 1
                         next_slots[r] = slot

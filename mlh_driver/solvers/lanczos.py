@@ -23,11 +23,10 @@ def lanczos(
 ) -> tuple[np.ndarray, np.ndarray, Matrix]:
     """Ritz values (ascending), their residuals, and the Ritz vector of the largest.
 
-    ``start`` has the shape that ``apply`` takes; where processes share the vectors, ``total`` adds up what they
-    have. The recursion is orthogonalized in full, and stops after
-    ``least`` steps or more when the residual of the largest value is below ``tolerance``. Vectors are
-    torch's, whose threads are those of the block kernels; numpy's are others, and two sets of them get in
-    each other's way.
+    ``start`` has the shape that ``apply`` takes; where processes share the vectors, ``total`` adds up what
+    they have. The recursion is orthogonalized in full, and stops after ``least`` steps or more when the
+    residual of the largest value is below ``tolerance``. Vectors are torch's, whose threads are those of the
+    block kernels; numpy's are others, and two sets of them get in each other's way.
     """
     first = torch.from_numpy(start).flatten()
     basis = first.new_empty(steps, len(first))

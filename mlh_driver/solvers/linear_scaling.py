@@ -180,9 +180,9 @@ def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[f
     weights = np.einsum("bq,bq->b", own, own)
     outer = pattern.radius - _SHELL_A * np.arange(3)
     last, _, inner = pattern.total(
-        np.array([
-            weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer
-        ])
+        np.array(
+            [weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer]
+        )
     )
     decay = float(np.clip((last / max(inner, 1e-300)) ** 0.5, 0.01, 0.9))
     return scale * float(last) * decay / (1.0 - decay) / pattern.n_atoms, decay

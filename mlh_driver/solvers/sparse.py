@@ -70,9 +70,7 @@ class SparsePattern:
         self._mirrored = self._columns < rows
         self._terms = (self._sums(~self._mirrored),)
 
-    def _place(
-        self, system: System, radius: float, like: BlockMatrix, order: NDArray[np.int64]
-    ) -> None:
+    def _place(self, system: System, radius: float, like: BlockMatrix, order: NDArray[np.int64]) -> None:
         """Give the atoms ``order`` their rows, one after the other."""
         n = self.n = like.blocks.shape[-1]
         self.radius, self.n_orbitals, self.n_atoms = radius, like.n_orbitals, len(system)
