@@ -8,54 +8,65 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from conftest import random_model, small_system
+from ase import Atoms
+from ase.spacegroup import crystal
 
 from mlh_driver.distributed.ranks import world
 from mlh_driver.distributed.team import Team
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import MLHError
 from mlh_driver.runtime import launched_ranks
-from mlh_driver.small_cells import repeated
 from mlh_driver.system import System
 
-HOT = {"solver": "foe", "electronic_temperature_K": 5000.0}
-COLD = {"solver": "sp2", "electronic_temperature_K": 0.0}
+COMMON: dict[str, Any] = {"dtype": "float64", "sampling": "gamma"}
 
 
-def row_of_cells() -> System:
-    """72 atoms, triclinic, so long that a part does not see all others; some are outside the cell."""
-    row = repeated(small_system(), (6, 1, 1))
-    shaken = row.positions + np.random.default_rng(0).normal(scale=0.05, size=row.positions.shape)
-    shaken[::3] += row.cell[0] - 2.0 * row.cell[2]
-    return System(row.numbers, shaken, row.cell)
+def cristobalite(copies: int) -> Atoms:
+    """Cells of 12 atoms and 5 x 5 x 7 Å in a row, triclinic, shaken; some atoms are outside the cell."""
+    cell = crystal(
+        ["Si", "O"],
+        [(0.3003, 0.3003, 0), (0.2392, 0.1044, 0.1787)],
+        spacegroup=92,
+        cellpar=[4.9717, 4.9717, 6.9223, 90, 90, 90],
+    )
+    atoms = Atoms(cell.numbers, cell.positions, cell=cell.cell, pbc=True) * (1, 1, copies)
+    shear = np.array([[0, 0, 0], [0.3, 0, 0], [-0.4, 0.2, 0]])
+    atoms.set_cell(atoms.cell.array + shear, scale_atoms=True)
+    atoms.rattle(0.03, seed=2)
+    atoms.positions[::3] += atoms.cell.array[0] - 2.0 * atoms.cell.array[2]
+    return atoms
 
 
-def moved(system: System, scale: float) -> System:
-    shifts = np.random.default_rng(1).normal(scale=scale, size=system.positions.shape)
-    return System(system.numbers, system.positions + shifts, system.cell)
+def moved(atoms: Atoms, scale: float) -> Atoms:
+    atoms = atoms.copy()
+    atoms.rattle(scale, seed=3)
+    return atoms
 
 
-def cases() -> dict[str, tuple[dict[str, object], list[System]]]:
-    """Settings and structures, one after the other in the same engine; 10 meV make a pattern short."""
-    small, row = small_system(), row_of_cells()
-    twice = System(small.numbers, np.concatenate([small.positions[:11], small.positions[:1]]), small.cell)
-    odd = System(small.numbers[:11], small.positions[:11], small.cell)
-    few = System(small.numbers[:2], small.positions[:2], small.cell)
-    short = {"error_per_atom_meV": 10.0}
+def cases() -> dict[str, tuple[dict[str, Any], list[System]]]:
+    """Settings and structures, one after the other in the same engine."""
+    row, cell = cristobalite(6), cristobalite(1)
+    vacancy, twice, two = cell[:-1], cell.copy(), cell[[0, 4]]
+    twice.positions[7] = twice.positions[3]
+    cold, hot = {"solver": "sp2"}, {"solver": "foe", "electronic_temperature_K": 3000.0}
+    found = {
+        "a row so long that a part does not see all of it": (cold, [row, moved(row, 0.005), moved(row, 0.1)]),
+        "a cell smaller than the range, and errors": (hot, [cell, vacancy, twice, two, cell]),
+    }
     return {
-        "a long cell, cold": (COLD | short, [row, moved(row, 0.01), moved(row, 0.4)]),
-        "a long cell, hot": (HOT | short, [row]),
-        "cells smaller than the range": (HOT, [small, odd, few, twice, small]),
+        name: (COMMON | settings, [System.from_ase(atoms) for atoms in structures])
+        for name, (settings, structures) in found.items()
     }
 
 
 def main() -> None:
-    ranks, model = world(launched_ranks()), random_model()
+    ranks = world(launched_ranks())
     answers: dict[str, list[object]] = {}
     for name, (settings, systems) in cases().items():
-        team = Team(EngineSettings(model, dtype="float64", **settings), ranks)
+        team = Team(EngineSettings(**settings), ranks)
         if ranks.rank:
             team.follow()
             continue

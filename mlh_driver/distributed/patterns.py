@@ -9,6 +9,8 @@ order of atoms tells which; where they are in different parts, the two take turn
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from vesin import NeighborList
@@ -109,6 +111,11 @@ class SharedPattern(SparsePattern):
             self._order[halo], owners[halo], halo, lambda atoms: self._rank[atoms]
         )
 
+    @property
+    def sent_blocks(self) -> int:
+        """How many blocks this process sends after each product, counted once for each that gets them."""
+        return sum(map(len, self._blocks.sends.values()))
+
     def _slots(self, keys: Ints) -> Ints:
         return self._find(self._rank[keys // self.n_atoms], self._rank[keys % self.n_atoms])
 
@@ -122,7 +129,7 @@ class SharedPattern(SparsePattern):
         missing = of_other_atoms or bool((slots < 0).any())
         return None if self._ranks.anywhere(missing) else slots
 
-    def total(self, values: Matrix) -> Matrix:
+    def total(self, values: Any) -> Any:
         return self._ranks.total(values)
 
     def random_vector(self, dtype: type = np.float32) -> Matrix:

@@ -53,14 +53,10 @@ def world(expected: int) -> Ranks:
 
 
 class Ranks:
-    """Processes with numbers from 0 on. All of them call the same methods in the same order.
+    """Processes with numbers from 0 on. All of them call the same methods in the same order."""
 
-    sent_bytes: by this process, of halos
-    """
-
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Comm) -> None:
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.sent_bytes = 0
         self._first: dict[int, Ranks] = {self.size: self}
 
     def first(self, count: int) -> Ranks:
@@ -161,7 +157,6 @@ class Exchange:
             rank: np.empty((len(rows), *values.shape[1:]), values.dtype) for rank, rows in receives.items()
         }
         outgoing = {rank: np.ascontiguousarray(values[rows]) for rank, rows in sends.items()}
-        self.ranks.sent_bytes += sum(part.nbytes for part in outgoing.values())
         requests = [comm.Irecv(part, rank) for rank, part in incoming.items()]
         requests += [comm.Isend(part, rank) for rank, part in outgoing.items()]
         for request in requests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ def lanczos(
     steps: int,
     tolerance: float = 0.0,
     least: int = 1,
-    total: Callable[[Matrix], Matrix] = WHOLE.total,
+    total: Callable[[Any], Any] = WHOLE.total,
 ) -> tuple[np.ndarray, np.ndarray, Matrix]:
     """Ritz values (ascending), their residuals, and the Ritz vector of the largest.
 

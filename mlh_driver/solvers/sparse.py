@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class SparsePattern:
         rows = self._find_transposes()
         self._own_starts = self._starts
         self._mirrored = self._columns < rows
-        self._terms = (self._sums(~self._mirrored),)
+        self._terms: tuple[Terms, ...] = (self._sums(~self._mirrored),)
 
     def _place(self, system: System, radius: float, like: BlockMatrix, order: NDArray[np.int64]) -> None:
         """Give the atoms ``order`` their rows, one after the other."""
@@ -188,8 +189,8 @@ class SparsePattern:
         """The unit matrix."""
         return self.add_unit(np.zeros((len(self._columns), self.n * self.n), dtype), 1.0)
 
-    def total(self, values: Matrix) -> Matrix:
-        """Sum over the processes that share the matrices; here there is one."""
+    def total(self, values: Any) -> Any:
+        """Sum of numbers or arrays over the processes that share the matrices; here there is one."""
         return values
 
     def trace(self, a: Matrix) -> float:
@@ -205,7 +206,7 @@ class SparsePattern:
 
         M counts the rows that this process has: all of them, if it is alone.
         """
-        filled = a[: self._own_starts[-1]].any(axis=1)
+        filled = np.asarray(a[: self._own_starts[-1]].any(axis=1))
         starts = np.concatenate([[0], np.cumsum(filled)])[self._own_starts]
         columns, blocks = self._columns[: len(filled)][filled], a[: len(filled)][filled]
         return lambda x: self._kernels.apply(starts, columns, blocks, self._spread(x))
