@@ -21,6 +21,7 @@ from mlh_driver.errors import MLHError
 from mlh_driver.runtime import launched_ranks
 from mlh_driver.system import System
 
+FEW = "fewer atoms than processes, and more again"
 COMMON: dict[str, Any] = {"dtype": "float64", "sampling": "gamma"}
 
 
@@ -54,7 +55,8 @@ def cases() -> dict[str, tuple[dict[str, Any], list[System]]]:
     cold, hot = {"solver": "sp2"}, {"solver": "foe", "electronic_temperature_K": 3000.0}
     found = {
         "a row so long that a part does not see all of it": (cold, [row, moved(row, 0.005), moved(row, 0.1)]),
-        "a cell smaller than the range, and errors": (hot, [cell, vacancy, twice, two, cell]),
+        "a cell smaller than the range, and errors": (hot, [cell, vacancy, twice, cell]),
+        FEW: (hot, [two, cell]),
     }
     return {
         name: (COMMON | settings, [System.from_ase(atoms) for atoms in structures])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import DRIVER, ENVIRONMENT, Launcher, eventually, launching
-from rank_program import cases, cristobalite
+from rank_program import FEW, cases, cristobalite
 
 from mlh_driver import Engine, System
 from mlh_driver.distributed.partition import around, bisected
@@ -58,7 +58,8 @@ def test_any_number_of_processes_gives_the_results_of_one_engine(
 ) -> None:
     """Also where the halo is not all the rest, where cells are smaller than it, and with too few atoms.
 
-    ``sp2`` purifies in single precision, in which the order of sums shows in the forces.
+    ``sp2`` purifies in single precision, in which the order of sums shows in the forces. Where more processes
+    come to work than for the last structure, all start afresh, with another pattern than that of one engine.
     """
     answers = together(count, tmp_path)
     assert answers.keys() == alone.keys()
@@ -69,7 +70,7 @@ def test_any_number_of_processes_gives_the_results_of_one_engine(
                 assert (type(b), str(b)) == (type(a), str(a)), name
                 continue
             assert isinstance(b, Results), (name, b)
-            tolerance = 1e-4 if cases()[name][0]["solver"] == "sp2" else 1e-5
+            tolerance = 1e-4 if name == FEW or cases()[name][0]["solver"] == "sp2" else 1e-5
             assert abs(b.energy - a.energy) / len(a.forces) < 1e-7, name
             np.testing.assert_allclose(b.forces, a.forces, atol=tolerance, err_msg=name)
             np.testing.assert_allclose(b.stress, a.stress, atol=1e-6, err_msg=name)

@@ -36,22 +36,22 @@ class SharedGraphs(GraphBuilder):
         self._settled: System | None = None
 
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
-        """See :class:`~mlh_driver.graph.GraphBuilder`; raises Idle in processes without an atom."""
+        """See :class:`~mlh_driver.graph.GraphBuilder`; there must be an atom for each process."""
         self.basis.species_index(system.numbers)
-        ranks = self._ranks.first(len(system))
+        ranks = self._ranks
         if self._settled is None or not _is_near(self._settled, system):
             check_crowding(system, self.cutoff + self.skin)
-            self._settle(system, bisected(system, ranks.size), ranks)
+            self._settle(system, bisected(system, ranks.size))
             self._settled = system
         elif ranks.anywhere(self._reusable_images(self._local(system)) is None):
-            self._settle(system, self.part.owner, ranks)
+            self._settle(system, self.part.owner)
         with ranks.together():
             graph = super().build(self._local(system), dtype)
         return graph
 
-    def _settle(self, system: System, owner: NDArray[np.int64], ranks: Ranks) -> None:
-        own = np.flatnonzero(owner == ranks.rank)
-        self.part = Part(ranks, owner, around(system, own, max(self._ranges()) + self.skin))
+    def _settle(self, system: System, owner: NDArray[np.int64]) -> None:
+        own = np.flatnonzero(owner == self._ranks.rank)
+        self.part = Part(self._ranks, owner, around(system, own, max(self._ranges()) + self.skin))
         self._list = None
 
     def _local(self, system: System) -> System:

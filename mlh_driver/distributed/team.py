@@ -21,7 +21,7 @@ from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.model import Model
 from mlh_driver.results import Results
 from mlh_driver.runtime import configure
-from mlh_driver.solvers import make_solver
+from mlh_driver.solvers import ChargeHolder, make_solver
 from mlh_driver.system import System
 
 
@@ -41,10 +41,29 @@ class SharedEngine(Engine):
                 f"device is {self.settings.device!r}, but several processes share a structure on CPUs only; "
                 "leave --device away, or --ranks"
             )
+        self._ranks = ranks
+        self._at_work: Ranks | None = None
+        self._start_afresh(ranks)
+
+    def _start_afresh(self, ranks: Ranks) -> None:
+        """What is remembered from call to call decides how many sums follow: it must be the same in all."""
+        self._at_work = ranks
         self.graphs = SharedGraphs(self.model.basis, self.model.network.settings, ranks)
+        self.electrons = ChargeHolder()
         self.solver = make_solver(
             self.settings.solver, 1e-3 * self.settings.error_per_atom_meV, self._make_pattern
         )
+
+    def _compute(self, system: System) -> Results:
+        """With as many processes as there are atoms, at most."""
+        try:
+            ranks = self._ranks.first(len(system))
+        except Idle:
+            self._at_work = None
+            raise
+        if ranks is not self._at_work:
+            self._start_afresh(ranks)
+        return super()._compute(system)
 
     def _make_pattern(self, system: System, radius: float, like: BlockMatrix) -> SharedPattern:
         return SharedPattern(system, radius, like, self.graphs.part)
