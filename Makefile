@@ -34,7 +34,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs,label,siesta,cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs,label,siesta,cluster,mpi]'
 	touch $@
 
 clean:

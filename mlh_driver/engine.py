@@ -40,6 +40,7 @@ from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
 from mlh_driver.network.network import Blocks
+from mlh_driver.parts import Whole
 from mlh_driver.results import Results
 from mlh_driver.runtime import use_threads, use_torch_threads
 from mlh_driver.small_cells import NARROWER, ONCE, CellRepeater, folded, repeated
@@ -91,6 +92,11 @@ def _check_elements(H: BlockMatrix) -> None:
             f"the predicted Hamiltonian has elements of {largest:.3g} eV: the structure is far outside the "
             "model's range; look at its closest atoms, its elements and its density"
         )
+
+
+def _numbers(values: Tensor) -> Array:
+    """In double precision, on the CPU, without derivatives."""
+    return np.asarray(values.detach().double().cpu().numpy())
 
 
 def _loaded(settings: EngineSettings) -> Model:
@@ -169,30 +175,31 @@ class Engine:
         watch = _Stopwatch()
         with watch("graph"):
             graph = self._graph(system)
-            atoms = self._atoms(system, graph)
+            part, atoms = graph.part, self._atoms(system)
             closeness = self.model.network.closeness(graph)
         with watch("network"):
             graph = graph.with_gradient()
             blocks = self.model.network(graph)
         with watch("solver"):
-            assembly = Assembly(blocks, atoms.sizes)
+            assembly = Assembly(blocks, atoms.sizes, part)
             with torch.no_grad():
                 H = assembly.hamiltonian(self._dtype)
-            _check_elements(H)
+            with part.together():
+                _check_elements(H)
             n_electrons = 2.0 * float(atoms.neutral.sum())
-            problem = ElectronicProblem(H, None, n_electrons, self.kT, system)
-            predicted = blocks.multipoles[:, 0].detach().double().cpu().numpy()
+            problem = ElectronicProblem(H, None, n_electrons, self.kT, system, part)
+            predicted = part.gathered(_numbers(blocks.multipoles[:, 0]))
             held = self.electrons.solve(self.solver, problem, atoms.valences + predicted)
             density = held.state.density
             excess = density.with_blocks(2.0 * density.blocks).plus_diagonal(-2.0 * atoms.neutral)
         with watch("gradient"):
             on_multipoles = torch.zeros_like(blocks.multipoles)
-            on_multipoles[:, 0] = -torch.from_numpy(held.potentials).to(on_multipoles)
+            on_multipoles[:, 0] = -torch.from_numpy(part.chosen(held.potentials)).to(on_multipoles)
             cotangents = (*assembly.cotangents(excess), on_multipoles)
             forces, stress = self._derivatives(system, graph, blocks, *cotangents)
-        extrapolations = self._extrapolations(blocks, graph.species, closeness)
+        extrapolations = self._extrapolations(blocks, part.own(graph.species), closeness)
         return self._results(
-            system, blocks, H, excess, held, atoms, forces, stress, extrapolations, watch.seconds
+            system, part, blocks, H, excess, held, atoms, forces, stress, extrapolations, watch.seconds
         )
 
     def with_settings(self, **changes: Unpack[EngineKeywords]) -> Engine:
@@ -210,7 +217,7 @@ class Engine:
         graph = self._graph(system)
         with torch.no_grad():
             blocks = self.model.network(graph)
-            return Assembly(blocks, self._atoms(system, graph).sizes).hamiltonian().dense().cpu().numpy()
+            return Assembly(blocks, self._atoms(system).sizes).hamiltonian().dense().cpu().numpy()
 
     def eigenvalues(self, system: System) -> Array:
         """(n,) ascending eigenvalues in eV of the predicted Hamiltonian at Gamma of the very cell."""
@@ -220,11 +227,11 @@ class Engine:
         use_torch_threads()
         return self.graphs.build(system, self._dtype).to(self._device)
 
-    def _atoms(self, system: System, graph: Graph) -> _Atoms:
+    def _atoms(self, system: System) -> _Atoms:
         key = system.numbers.tobytes()
         if self._composition is None or self._composition[0] != key:
             basis = self.model.basis
-            species = graph.species.cpu().numpy()
+            species = basis.species_index(system.numbers)
             sizes = torch.tensor(basis.sizes[species], device=self._device)
             occupations = np.zeros((len(basis.species), int(basis.sizes.max())))
             for row, filled in zip(occupations, basis.occupations, strict=True):
@@ -240,7 +247,7 @@ class Engine:
         return self._composition[1]
 
     def _extrapolations(self, blocks: Blocks, species: Tensor, closeness: Tensor) -> Tensor:
-        """(N,) by the features of the atoms, and by distances shorter than any of the training data."""
+        """(M,) by the features of the atoms, and by distances shorter than any of the training data."""
         by_features = self.model.indicator(blocks.descriptors.detach(), species)
         by_distances = torch.where(closeness > 0.0, 1.0 + closeness / _CLOSE, 0.0)
         return torch.maximum(by_features, by_distances)
@@ -252,12 +259,13 @@ class Engine:
         products = (blocks.onsite * onsite, blocks.pairs * pairs, blocks.multipoles * multipoles)
         linear = torch.stack([product.sum() for product in (*products, blocks.energies)]).sum()
         gradients = torch.autograd.grad(linear, graph.geometry)  # with cotangents torch would load sympy
-        forces, virial = forces_and_virial(gradients, graph)
-        return forces.cpu().numpy(), -virial.cpu().numpy() / system.volume
+        forces, virial = (_numbers(values) for values in forces_and_virial(gradients, graph))
+        return graph.part.gathered(forces), -graph.part.total(virial) / system.volume
 
     def _results(
         self,
         system: System,
+        part: Whole,
         blocks: Blocks,
         H: BlockMatrix,
         excess: BlockMatrix,
@@ -272,24 +280,26 @@ class Engine:
         energies = (
             atoms.isolated
             + held.energies
-            + blocks.energies.detach().double().cpu().numpy()
-            + excess.atom_products(H).cpu().numpy()
+            + part.gathered(_numbers(blocks.energies))
+            + part.total(_numbers(excess.atom_products(H)))
             - state.entropy_term / len(system)
         )
+        populations = part.total(_numbers(state.density.orbital_populations().sum(dim=1)))
+        found = part.gathered(_numbers(extrapolations))
         return Results(
             energy=float(energies.sum()),
             forces=forces,
             stress=stress,
             energies=energies,
-            charges=atoms.valences - 2.0 * state.density.orbital_populations().sum(dim=1).cpu().numpy(),
+            charges=atoms.valences - 2.0 * populations,
             band_gap=state.band_gap,
             fermi_level=state.fermi_level,
             homo=state.homo,
             lumo=state.lumo,
             band_energy=state.band_energy,
             electronic_entropy=state.entropy_term,
-            extrapolation=float(extrapolations.max()),
-            extrapolations=extrapolations.double().cpu().numpy(),
+            extrapolation=float(found.max()),
+            extrapolations=found,
             charge_deviation=float(np.abs(held.deviations).max()),
             charge_deviations=held.deviations,
             timings=timings,

@@ -18,6 +18,7 @@ from vesin import NeighborList as VesinList
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import StructureError
+from mlh_driver.parts import WHOLE, Whole
 from mlh_driver.system import Array, System, displacements
 
 #: Within the cutoff, several times those of the densest solids: more is a cell in wrong units.
@@ -30,13 +31,14 @@ SHORTEST_A = 1e-3
 class Graph:
     """Pairs of one structure, sorted by the kinds of their two atoms.
 
-    species:      (N,) index of each atom's species in the basis
+    species:      (L,) index of each atom's species in the basis; for L and N see :mod:`~mlh_driver.parts`
     pair_index:   (2, P) atoms i and j of each unordered pair, species[i] <= species[j]
     pair_vectors: (P, 3) r_j + S·cell - r_i in Å, S being the integers that lead to the image of j
     kind_sizes:   pairs of each kind; the kinds are (a, b) with a <= b in lexicographic order, and the
                   pairs of a kind are consecutive
-    positions:    (N, 3) in Å, in double precision, as is
+    positions:    (L, 3) in Å, in double precision, as is
     cell:         (3, 3) its rows are the vectors of the cell; only what is long-ranged depends on these two
+    part:         the atoms that this process works on
     """
 
     species: Tensor
@@ -45,6 +47,7 @@ class Graph:
     kind_sizes: tuple[int, ...]
     positions: Tensor
     cell: Tensor
+    part: Whole = WHOLE
 
     @property
     def n_atoms(self) -> int:
@@ -67,7 +70,7 @@ class Graph:
 
 
 def forces_and_virial(gradients: Sequence[Tensor], graph: Graph) -> tuple[Tensor, Tensor]:
-    """Forces (N, 3) and virial (3, 3) from the derivatives of an energy by the ``geometry`` of a graph.
+    """Forces (L, 3) and virial (3, 3) from the derivatives of an energy by the ``geometry`` of a graph.
 
     A pair vector is r_j - r_i, so F_i gains g = dE/dr_ij and F_j loses it. The virial is -sum x (outer) dE/dx
     over pair vectors, positions and cell vectors x, symmetrized (it is -V times the stress). Sums are in
@@ -87,8 +90,8 @@ def pair_kinds(n_species: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class _PairList:
-    """All pairs within cutoff + skin of a reference structure, and the kind of each."""
+class PairList:
+    """The pairs within cutoff + skin of a reference structure, and the kind of each."""
 
     reference: System
     i: NDArray[np.int64]
@@ -97,12 +100,23 @@ class _PairList:
     kinds: NDArray[np.int64]
 
 
-def _check_closest(squares: Array, pairs: _PairList) -> None:
+def check_crowding(system: System, reach_A: float) -> None:
+    """Raise StructureError where atoms have far too many neighbors within ``reach_A``."""
+    neighbors = 4.0 / 3.0 * np.pi * reach_A**3 * len(system) / system.volume
+    if neighbors > MOST_NEIGHBORS:
+        raise StructureError(
+            f"{len(system)} atoms in {system.volume:.4g} Å^3 have some {neighbors:.0f} neighbors each "
+            f"within {reach_A:g} Å; is the cell in Å?"
+        )
+
+
+def _check_closest(squares: Array, pairs: PairList, part: Whole) -> None:
     """Raise StructureError for a pair of atoms without a direction from one to the other."""
     if len(squares) and squares.min() < SHORTEST_A**2:
         k = int(squares.argmin())
+        i, j = part.named(torch.tensor([pairs.i[k], pairs.j[k]])).tolist()
         raise StructureError(
-            f"atoms {pairs.i[k]} and {pairs.j[k]} (counted from 0) are {squares[k] ** 0.5:.1e} Å apart; is "
+            f"atoms {i} and {j} (counted from 0) are {squares[k] ** 0.5:.1e} Å apart; is "
             "one of them there twice?"
         )
 
@@ -122,8 +136,9 @@ class GraphBuilder:
         self.basis = basis
         self.cutoff = cutoff
         self.skin = skin
+        self.part: Whole = WHOLE
         self.rebuilds = 0
-        self._list: _PairList | None = None
+        self._list: PairList | None = None
 
     def build(self, system: System, dtype: torch.dtype = torch.float64) -> Graph:
         """The graph of a structure.
@@ -140,7 +155,7 @@ class GraphBuilder:
         shifts = pairs.shifts + images[pairs.i] - images[pairs.j]
         vectors = system.positions[pairs.j] - system.positions[pairs.i] + shifts @ system.cell
         squares = np.einsum("px,px->p", vectors, vectors)
-        _check_closest(squares, pairs)
+        _check_closest(squares, pairs, self.part)
         inside = squares < self.cutoff**2
         n_kinds = len(pair_kinds(len(self.basis.species)))
         return Graph(
@@ -150,6 +165,7 @@ class GraphBuilder:
             kind_sizes=tuple(np.bincount(pairs.kinds[inside], minlength=n_kinds).tolist()),
             positions=torch.tensor(system.positions),
             cell=torch.tensor(system.cell),
+            part=self.part,
         )
 
     def _reusable_images(self, system: System) -> Array | None:
@@ -159,18 +175,17 @@ class GraphBuilder:
         deformation, images, rest = displacements(self._list.reference, system)
         moved = np.linalg.norm(rest, axis=1).max()
         shrink = np.linalg.svd(deformation, compute_uv=False).min()
-        complete = shrink * (self.cutoff + self.skin) - 2 * moved >= self.cutoff
+        complete = all(shrink * (r + self.skin) - 2 * moved >= r for r in self._ranges())
         return images if complete else None
 
-    def _search(self, system: System, species: NDArray[np.int64]) -> _PairList:
+    def _ranges(self) -> tuple[float, ...]:
+        """In Å: what is within one of them, with the skin in the reference, is in the list."""
+        return (self.cutoff,)
+
+    def _search(self, system: System, species: NDArray[np.int64]) -> PairList:
         self.rebuilds += 1
         reach = self.cutoff + self.skin
-        neighbors = 4.0 / 3.0 * np.pi * reach**3 * len(system) / system.volume
-        if neighbors > MOST_NEIGHBORS:
-            raise StructureError(
-                f"{len(system)} atoms in {system.volume:.4g} Å^3 have some {neighbors:.0f} neighbors each "
-                f"within {reach:g} Å; is the cell in Å?"
-            )
+        check_crowding(system, reach)
         i, j, shifts = VesinList(cutoff=reach, full_list=False).compute(
             points=system.positions, box=system.cell, periodic=True, quantities="ijS"
         )
@@ -184,4 +199,4 @@ class GraphBuilder:
             kind_of[a, b] = kind
         kinds = kind_of[species[i], species[j]]
         order = np.lexsort((j, i, kinds))
-        return _PairList(system, i[order], j[order], shifts[order], kinds[order])
+        return PairList(system, i[order], j[order], shifts[order], kinds[order])

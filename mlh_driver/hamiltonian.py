@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlh_driver.network.network import Blocks
+from mlh_driver.parts import WHOLE, Whole
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class BlockMatrix:
     index:  (2, K) atoms i <= j of each block, sorted by (i, j); every (i, i) is present
     blocks: (K, n, n), zero-padded for atoms with fewer than n orbitals; diagonal blocks are symmetric
     sizes:  (N,) number of orbitals of each atom
+
+    Of a matrix that several processes share, each holds the rows of its own atoms: the blocks (i, j) with i
+    among them, in any order, those of two own atoms once. What is said of atoms is zero for those of others.
     """
 
     index: Tensor
@@ -33,8 +37,13 @@ class BlockMatrix:
 
     @property
     def diagonal(self) -> Tensor:
-        """(N,) where the diagonal blocks stand."""
+        """(M,) where the diagonal blocks stand."""
         return torch.nonzero(self.index[0] == self.index[1])[:, 0]
+
+    @property
+    def rows(self) -> Tensor:
+        """(M,) the atoms whose rows these are."""
+        return self.index[0, self.diagonal]
 
     @property
     def orbital_mask(self) -> Tensor:
@@ -47,18 +56,21 @@ class BlockMatrix:
 
     def plus_diagonal(self, values: Tensor) -> BlockMatrix:
         """Add (N, n) values, zero on padding, to the diagonal."""
-        return self.with_blocks(self.blocks.index_add(0, self.diagonal, torch.diag_embed(values)))
+        return self.with_blocks(self.blocks.index_add(0, self.diagonal, torch.diag_embed(values[self.rows])))
 
     def orbital_populations(self) -> Tensor:
         """(N, n) the diagonal of the matrix."""
-        return torch.diagonal(self.blocks[self.diagonal], dim1=1, dim2=2)
+        values = torch.diagonal(self.blocks[self.diagonal], dim1=1, dim2=2)
+        return values.new_zeros(len(self.sizes), values.shape[1]).index_copy(0, self.rows, values)
 
     def atom_products(self, other: BlockMatrix) -> Tensor:
         """(N,) each atom's share of Tr[A B], the sum over its rows; both have the same pattern."""
         products = (self.blocks * other.blocks).sum(dim=(1, 2))
         i, j = self.index
         shares = products.new_zeros(len(self.sizes)).index_add(0, i, products)
-        return shares.index_add(0, j, torch.where(i == j, 0.0, products))
+        here = torch.zeros_like(self.sizes, dtype=torch.bool)
+        here[self.rows] = True
+        return shares.index_add(0, j, torch.where((i != j) & here[j], products, 0.0))
 
     def dense(self) -> Tensor:
         """(n_orbitals, n_orbitals), differentiable in the blocks."""
@@ -86,19 +98,20 @@ class BlockMatrix:
 class Assembly:
     """Where each block of a network's output goes in H; periodic images and paths add up.
 
-    ``sizes`` (N,) is the number of orbitals of each atom.
+    ``sizes`` (N,) is the number of orbitals of each atom, ``part`` that of the blocks.
     """
 
-    def __init__(self, blocks: Blocks, sizes: Tensor) -> None:
-        n_atoms = len(sizes)
+    def __init__(self, blocks: Blocks, sizes: Tensor, part: Whole = WHOLE) -> None:
+        n_atoms, n_own = len(sizes), len(blocks.onsite)
         i, j = blocks.pair_index
-        atoms = torch.arange(n_atoms, device=sizes.device)
+        atoms = torch.arange(n_own, device=sizes.device)
         keys = torch.cat([torch.minimum(i, j) * n_atoms + torch.maximum(i, j), atoms * (n_atoms + 1)])
         unique, slots = torch.unique(keys, return_inverse=True)
-        self._index = torch.stack([unique // n_atoms, unique % n_atoms])
+        self._index = part.named(torch.stack([unique // n_atoms, unique % n_atoms]))
         self._slots, self._diagonal = slots[: len(i)], slots[len(i) :]
         self._swapped = (i > j)[:, None, None]
         self._images = (i == j)[:, None, None]
+        self._both_here = (torch.maximum(i, j) < n_own)[:, None, None]
         self._blocks, self._sizes = blocks, sizes
 
     def hamiltonian(self, dtype: torch.dtype = torch.float64) -> BlockMatrix:
@@ -114,9 +127,11 @@ class Assembly:
     def cotangents(self, gradient: BlockMatrix) -> tuple[Tensor, Tensor]:
         """Derivatives with respect to the on-site and pair blocks, given dE/dH in the pattern of H.
 
-        A pair stands for two elements of H, so its derivative is twice that of its block.
+        A pair stands for two elements of H, so its derivative is twice that of its block; of one that joins
+        two parts each has one of the two.
         """
         onsite = gradient.blocks[self._diagonal]
         pairs = gradient.blocks[self._slots]
-        pairs = 2.0 * torch.where(self._swapped, pairs.transpose(1, 2), pairs)
+        pairs = torch.where(self._swapped, pairs.transpose(1, 2), pairs)
+        pairs = torch.where(self._both_here, 2.0 * pairs, pairs)
         return onsite.to(self._blocks.onsite.dtype), pairs.to(self._blocks.pairs.dtype)

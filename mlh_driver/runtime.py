@@ -30,6 +30,8 @@ cores this costs 2 % of a force call on a quiet machine, and beside a busy proce
 long instead of 5 (10,000 spins) or 1.9 (300 spins, 5 % on a quiet machine)."""
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables with which users say how threads wait; libgomp reads them when torch is loaded."""
+_RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Environment variables in which MPI launchers tell a process how many there are."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
 
@@ -55,6 +57,12 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def launched_ranks() -> int:
+    """How many processes an MPI launcher started together with this one; 1 without a launcher."""
+    counts = [os.environ.get(name, "1") for name in _RANK_COUNTS]
+    return max(int(count) if count.isdigit() else 1 for count in counts)
 
 
 def configure(threads: int = 0) -> None:

@@ -144,7 +144,7 @@ def test_crystal_of_2940_atoms_against_k_space() -> None:
 
     graph = engine._graph(system)
     with torch.no_grad():
-        H = Assembly(engine.model.network(graph), engine._atoms(system, graph).sizes).hamiltonian()
+        H = Assembly(engine.model.network(graph), engine._atoms(system).sizes).hamiltonian()
     i, j = H.index.numpy()
     blocks = H.blocks.numpy()
     first = np.zeros((n_cell, n_atoms, 4, 4))  # rows of the first primitive cell

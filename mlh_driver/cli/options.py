@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import InputError
 from mlh_driver.interfaces.alarm import GUARDED
 from mlh_driver.interfaces.guard import GuardedEngine, Rule
 
@@ -128,16 +129,23 @@ class Serving:
 
     @contextmanager
     def engines(
-        self, settings: EngineSettings, say: Callable[[str], None]
+        self, settings: EngineSettings, say: Callable[[str], None], ranks: int = 1
     ) -> Iterator[Callable[[], ForceEngine]]:
-        """Makes guarded engines that share one model, in a process of its own or in this one."""
+        """Makes guarded engines that share one model, in processes of its own or in this one."""
         self.rules()
         make: Callable[[], ForceEngine]
         with ExitStack() as stack:
             if self.supervisor:
                 from mlh_driver.interfaces.sockets.supervisor import Supervisor
 
-                make = stack.enter_context(Supervisor(settings, restarts=self.restarts, say=say)).engine
+                make = stack.enter_context(
+                    Supervisor(settings, restarts=self.restarts, say=say, ranks=ranks)
+                ).engine
+            elif ranks > 1:
+                raise InputError(
+                    f"--no-supervisor keeps the model in one process, --ranks {ranks} in {ranks}; leave one "
+                    f"of them away, or start mpiexec -n {ranks} mlh-driver serve ..."
+                )
             else:
                 from mlh_driver.interfaces.sockets.worker import EngineMaker
 

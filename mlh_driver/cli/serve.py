@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from mlh_driver.cli.options import SecretOption, Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.force_engine import ForceEngine
 
 
 @with_engine_options
@@ -34,10 +36,20 @@ def serve(
         typer.Option("--template", "-t", help="Elements for MD engines that cannot send them."),
     ] = None,
     secret_file: SecretOption = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            "--ranks",
+            min=1,
+            metavar="N",
+            help="Spread each structure over N processes of MPI, for large ones.",
+        ),
+    ] = 1,
 ) -> None:
     """Keep a model loaded and serve several MD engines at once, until Ctrl-C or SIGTERM.
 
     MD engines dial in and speak the i-PI protocol from i-PI's side, as `mlh-driver lammps --server` does.
+    Over several machines: `mpiexec -n N mlh-driver serve ...`, without --ranks; the first process listens.
 
     [bold]Example[/]
 
@@ -48,14 +60,40 @@ def serve(
     from mlh_driver.interfaces.sockets.secret import secret_for
     from mlh_driver.interfaces.sockets.server import Server
     from mlh_driver.interfaces.sockets.template import Template
+    from mlh_driver.runtime import launched_ranks
 
     target = Address.from_options(address, port, unix)
     secret = secret_for(target, secret_file)
     elements = Template.read(template) if template else None
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(settings.described())
-    with serving.engines(settings, console.print) as make_engine:
+    engines = (
+        _in_all_processes(settings, serving, launched)
+        if (launched := launched_ranks()) > 1
+        else serving.engines(settings, console.print, ranks)
+    )
+    with engines as make_engine:
+        console.print(settings.described())
         with closing(make_engine()) as first:  # what is wrong with the model is said now
             if elements:
                 first.check_species(elements.numbers)
         Server(make_engine, elements, console, secret).serve(listen(target))
+
+
+@contextmanager
+def _in_all_processes(
+    settings: EngineSettings, serving: Serving, launched: int
+) -> Iterator[Callable[[], ForceEngine]]:
+    """In the first of the processes that mpiexec started; the others compute along, and end in here."""
+    from mlh_driver.distributed.ranks import world
+    from mlh_driver.distributed.team import Team
+
+    serving.rules()
+    ranks = world(launched)
+    team = Team(settings, ranks)
+    if ranks.rank:
+        team.follow()
+        raise typer.Exit
+    try:
+        yield lambda: serving.guarded(team.engine())
+    finally:
+        team.dismiss()

@@ -32,6 +32,7 @@ from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.graph import Graph
 from mlh_driver.network.limits import OutputBounds
 from mlh_driver.network.nodes import Bonds, mixed_by_kind, random_weights
+from mlh_driver.parts import WHOLE, Whole
 
 SPLINE_ORDER = 8
 #: Mesh points per smearing width; the potential is then right to about 1e-6 of its size.
@@ -42,9 +43,9 @@ POINTS_PER_WIDTH = 2.5
 class Field:
     """What distant charges do.
 
-    multipoles: (N, 4) excess electrons of each atom and their dipole
-    potentials: (N,) eV at the atoms
-    energies:   (N,) double-counting energies in eV
+    multipoles: (M, 4) excess electrons of each atom and their dipole
+    potentials: (M,) eV at the atoms
+    energies:   (M,) double-counting energies in eV
     """
 
     multipoles: Tensor
@@ -77,46 +78,57 @@ class LongRange(nn.Module):
     def forward(
         self, graph: Graph, features: Tensor, near: Bonds, kinds: Tensor, bounds: OutputBounds
     ) -> Field:
-        """From the features (N, K, C); near, kinds: bonds in both directions, and the kind of each."""
-        return self.field(graph, self.multipoles(graph.species, features, near, kinds, bounds))
+        """From the features (M, K, C); near, kinds: bonds in both directions, and the kind of each."""
+        return self.field(graph, self.multipoles(graph.species, features, near, kinds, bounds, graph.part))
 
     def field(self, graph: Graph, multipoles: Tensor) -> Field:
-        """Of any excess electrons and dipoles (N, 4)."""
+        """Of any excess electrons and dipoles (M, 4)."""
+        part = graph.part
         electrons, dipoles = multipoles.double().split([1, 3], dim=1)
         charges = (self.charge_factor * electrons)[:, 0]
-        dipoles = self.dipole_factors[graph.species, None] * dipoles
-        potentials, gradients = mesh_potential(graph.positions, graph.cell, charges, dipoles, self.smearing_A)
+        dipoles = self.dipole_factors[part.own(graph.species), None] * dipoles
+        potentials, gradients = mesh_potential(
+            part.own(graph.positions), graph.cell, charges, dipoles, self.smearing_A, part
+        )
         electrostatic = 0.5 * (charges * potentials + (dipoles * gradients).sum(dim=1))
         energies = electrostatic - electrons[:, 0] * potentials
         dtype = multipoles.dtype
         return Field(multipoles, potentials.to(dtype), energies.to(dtype))
 
     def multipoles(
-        self, species: Tensor, features: Tensor, near: Bonds, kinds: Tensor, bounds: OutputBounds
+        self,
+        species: Tensor,
+        features: Tensor,
+        near: Bonds,
+        kinds: Tensor,
+        bounds: OutputBounds,
+        part: Whole = WHOLE,
     ) -> Tensor:
-        """(N, 4) excess electrons and dipoles."""
-        hidden = silu(self.hidden(features[:, 0]))
-        electronegativities = self.levels_of_species[species] + self.levels(hidden)
+        """(M, 4) excess electrons and dipoles, from species (L,) and features (M, K, C)."""
+        hidden, own = silu(self.hidden(features[:, 0])), part.own(species)
+        electronegativities = part.spread(self.levels_of_species[own] + self.levels(hidden))
         i, j = (end.atoms for end in near.ends)
         radial = mixed_by_kind(near.radial, kinds, self.transfer)
         flow = (radial * (electronegativities[i] - electronegativities[j])).sum(dim=1)
-        unbounded = flow.new_zeros(len(species)).index_add(0, i, flow)
-        share = bounds.factors("electrons", unbounded[:, None], species)
+        unbounded = part.own(flow.new_zeros(len(species)).index_add(0, i, flow))
+        share = bounds.factors("electrons", unbounded[:, None], own, part)
         if share is not None:
+            share = part.spread(share)
             flow = flow * share[i] * share[j]  # what one atom gives is what the other gets
-        electrons = flow.new_zeros(len(species)).index_add(0, i, flow)
-        weights = (1.0 + self.gates(hidden)) * self.dipole[species]
-        dipoles = bounds.atoms("dipoles", (features[:, 1:4] * weights[:, None]).sum(dim=2), species)
+        electrons = part.own(flow.new_zeros(len(species)).index_add(0, i, flow))
+        weights = (1.0 + self.gates(hidden)) * self.dipole[own]
+        dipoles = bounds.atoms("dipoles", (features[:, 1:4] * weights[:, None]).sum(dim=2), own)
         return torch.cat([electrons[:, None], dipoles], dim=1)
 
 
 def mesh_potential(
-    positions: Tensor, cell: Tensor, charges: Tensor, dipoles: Tensor, smearing_A: float
+    positions: Tensor, cell: Tensor, charges: Tensor, dipoles: Tensor, smearing_A: float, part: Whole = WHOLE
 ) -> tuple[Tensor, Tensor]:
-    """Potential phi (N,) in eV and its gradient (N, 3) in eV/Å at the atoms; differentiable in everything.
+    """Potential phi (M,) in eV and its gradient (M, 3) in eV/Å at the atoms; differentiable in everything.
 
-    positions, cell: (N, 3) and (3, 3) in Å; rows of the cell are its vectors
-    charges, dipoles: (N,) and (N, 3) in units of the electron's charge and Å
+    positions, cell: (M, 3) and (3, 3) in Å; rows of the cell are its vectors
+    charges, dipoles: (M,) and (M, 3) in units of the electron's charge and Å
+    part: whose charges these are; the mesh has those of all processes
     """
     inverse = torch.linalg.inv(cell)
     sizes = _mesh_sizes(cell, smearing_A)
@@ -130,7 +142,7 @@ def mesh_potential(
     xy = _outer(charges[:, None] * x + mx * dx, y) + _outer(x, my * dy)
     spread = _outer(xy, z) + _outer(_outer(x, y), mz * dz)
     density = spread.new_zeros(math.prod(sizes)).index_add(0, points.flatten(), spread.flatten())
-    transformed = torch.fft.rfftn(density.reshape(sizes)) * _kernel(inverse, sizes, smearing_A)
+    transformed = torch.fft.rfftn(part.reduced(density).reshape(sizes)) * _kernel(inverse, sizes, smearing_A)
     potential = torch.fft.irfftn(transformed, s=sizes, norm="forward").flatten()[points]
     along_z = (potential * z[:, None, None]).sum(3)
     along_yz = (along_z * y[:, None]).sum(2)

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.network.coupling import n_orbitals, shell_slices
+from mlh_driver.parts import WHOLE, Whole
 
 WIDTH_A = 0.25
 #: W is F t^3 / (3 b^2) at first. An oxygen atom bounces off it in some ten femtoseconds.
@@ -174,15 +175,15 @@ class OutputBounds(nn.Module):
         factors = self.factors("onsite", blocks - means, species)
         return blocks if factors is None else means + _times(blocks - means, factors)
 
-    def factors(self, name: str, values: Tensor, species: Tensor) -> Tensor | None:
-        """(N,) what scales the values (N, ...) of atoms to their bounds, None where all are within."""
+    def factors(self, name: str, values: Tensor, species: Tensor, part: Whole = WHOLE) -> Tensor | None:
+        """(M,) what scales the values (M, ...) of atoms to their bounds, None where all are within."""
         norms = torch.linalg.vector_norm(values.detach().flatten(1), dim=1)
         if self._largest is not None:
             self._largest[name].scatter_reduce_(0, species, norms, "amax")
             return None
         bounds = getattr(self, name)[species]
         beyond = torch.nonzero(norms > bounds)[:, 0]
-        if not len(beyond):
+        if not part.anywhere(len(beyond) > 0):
             return None
         return torch.ones_like(norms).index_copy(0, beyond, _factors(values[beyond], bounds[beyond]))
 

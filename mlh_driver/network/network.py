@@ -86,14 +86,17 @@ class NetworkSettings:
 class Blocks:
     """What the network predicts for one graph; n is the largest number of orbitals of an atom.
 
-    onsite:      (N, n, n) symmetric blocks in eV, zero-padded for species with fewer orbitals
+    onsite:      (M, n, n) symmetric blocks in eV, zero-padded for species with fewer orbitals
     pairs:       (Q, n, n) blocks in eV; entry q adds to the block (i, j) of H, its transpose to (j, i)
-    pair_index:  (2, Q) the atoms i and j; a pair of atoms may occur several times
-    local_energies:   (N,) short-ranged double-counting energies in eV, relative to the isolated atoms
-    coulomb_energies: (N,) those of the potential of distant charges
-    multipoles:  (N, 4) excess electrons of each atom and their dipole, see electrostatics.py
-    potentials:  (N,) eV, their potential, which is a part of the on-site blocks
-    descriptors: (N, channels) scalar features, for the extrapolation indicator
+    pair_index:  (2, Q) the atoms i and j, one of them at least of the part's own; a pair of atoms may occur
+                 several times
+    local_energies:   (M,) short-ranged double-counting energies in eV, relative to the isolated atoms
+    coulomb_energies: (M,) those of the potential of distant charges
+    multipoles:  (M, 4) excess electrons of each atom and their dipole, see electrostatics.py
+    potentials:  (M,) eV, their potential, which is a part of the on-site blocks
+    descriptors: (M, channels) scalar features, for the extrapolation indicator
+
+    M counts the own atoms of a part, see :mod:`mlh_driver.parts`: all atoms, as a rule.
     """
 
     onsite: Tensor
@@ -107,7 +110,7 @@ class Blocks:
 
     @property
     def energies(self) -> Tensor:
-        """(N,) double-counting energies in eV, relative to the isolated atoms."""
+        """(M,) double-counting energies in eV, relative to the isolated atoms."""
         return self.local_energies + self.coulomb_energies
 
 
@@ -173,23 +176,26 @@ class HamiltonianNetwork(nn.Module):
     def forward(self, graph: Graph) -> Blocks:
         """Blocks of the graph, differentiable in its geometry."""
         graph, wall_energies = self._guarded(graph)
-        species = graph.species
+        part, species, own_species = graph.part, graph.species, graph.part.own(graph.species)
         distances, entries = self._frames(graph)
         near = self._near_bonds(graph, distances, entries)
-        density = self.density(species, near)
-        descriptors = self.features(species, near, density)
-        features, edge_energies = self.bounds.bounded_features(descriptors, species)
-        pair_features = self.pair_features(features, species)
+        density = part.own(self.density(species, near))
+        descriptors = self.features(species, near, density, part)
+        features, edge_energies = self.bounds.bounded_features(descriptors, own_species)
+        pair_features = part.spread(self.pair_features(features, own_species))
         pairs = Bonds(_ends(graph.pair_index, graph.n_atoms), entries, self.pair_radial(distances))
         bonds = self._bond_blocks(graph, distances, pairs, pair_features)
         hops, hop_index = self._hop_blocks(graph, distances, pairs, pair_features)
         kinds = self._kinds(species, near)
         field = self.long_range(graph, features, near, kinds, self.bounds)
+        pair_index, blocks = part.with_own_end(
+            torch.cat([graph.pair_index, hop_index], dim=1), torch.cat([bonds, hops])
+        )
         return Blocks(
-            onsite=self._onsite_blocks(features, field.potentials, species),
-            pairs=torch.cat([bonds, hops]),
-            pair_index=torch.cat([graph.pair_index, hop_index], dim=1),
-            local_energies=self._energies(species, near, kinds, density) + wall_energies + edge_energies,
+            onsite=self._onsite_blocks(features, field.potentials, own_species),
+            pairs=blocks,
+            pair_index=pair_index,
+            local_energies=self._energies(graph, near, kinds, density) + wall_energies + edge_energies,
             coulomb_energies=field.energies,
             multipoles=field.multipoles,
             potentials=field.potentials,
@@ -197,27 +203,27 @@ class HamiltonianNetwork(nn.Module):
         )
 
     def local_energies(self, graph: Graph) -> Tensor:
-        """(N,) short-ranged double-counting energies alone, without the Hamiltonian."""
+        """(M,) short-ranged double-counting energies alone, without the Hamiltonian."""
         graph, wall_energies = self._guarded(graph)
         near = self._near_bonds(graph, *self._frames(graph))
-        species, kinds = graph.species, self._kinds(graph.species, near)
-        return self._energies(species, near, kinds, self.density(species, near)) + wall_energies
+        density = graph.part.own(self.density(graph.species, near))
+        return self._energies(graph, near, self._kinds(graph.species, near), density) + wall_energies
 
     def set_inner_radii(self, radii: Tensor) -> None:
         """Set, per kind of pair, the distance in Å below which the wall of mlh_driver.network.limits acts."""
         self.inner_radii.copy_(radii)
 
     def closeness(self, graph: Graph) -> Tensor:
-        """(N,) by how much an atom has a neighbor within the inner radius, in parts of that radius."""
+        """(M,) by how much an atom has a neighbor within the inner radius, in parts of that radius."""
         i, j = graph.pair_index
         distances = torch.linalg.vector_norm(graph.pair_vectors.detach(), dim=1)
         inner = self.inner_radii[self.kind_of[graph.species[i], graph.species[j]]]
         within = torch.where(distances < inner, 1.0 - distances / inner, 0.0)  # there may be no inner radius
         ends, twice = torch.cat([i, j]), torch.cat([within, within])
-        return within.new_zeros(graph.n_atoms).scatter_reduce(0, ends, twice, "amax")
+        return graph.part.own(within.new_zeros(graph.n_atoms).scatter_reduce(0, ends, twice, "amax"))
 
     def _guarded(self, graph: Graph) -> tuple[Graph, Tensor]:
-        """The graph as the network sees it at short distances, and the wall's energy of each atom, (N,).
+        """The graph as the network sees it at short distances, and the wall's energy of each atom, (M,).
 
         Comes first, before anything that uses several threads.
         """
@@ -228,7 +234,7 @@ class HamiltonianNetwork(nn.Module):
         half = 0.5 * wall(distances, inner)
         energies = half.new_zeros(graph.n_atoms).index_add(0, i, half).index_add(0, j, half)
         vectors = graph.pair_vectors * (saturated(distances, inner) / distances)[:, None]
-        return replace(graph, pair_vectors=vectors), energies
+        return replace(graph, pair_vectors=vectors), graph.part.own(energies)
 
     def _frames(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Distances (P,) and Wigner matrices (P, entries) of all pairs."""
@@ -249,12 +255,13 @@ class HamiltonianNetwork(nn.Module):
         self, heads: nn.ModuleList, copies: int, x: Tensor, pairs: Bonds, sizes: tuple[int, ...]
     ) -> Tensor:
         """(P, copies, n, n) zero-padded blocks of pairs sorted by kind, each kind by its own head."""
-        blocks = [x.new_zeros(0, copies, self.n, self.n)]
+        blocks = []
         for head, part, size in zip(heads, pairs.split(sizes), sizes, strict=True):
             if size:
                 chunks = part.split(chunk_sizes(size, BONDS))
                 blocks += [_pad(found, self.n) for found in in_chunks(head, [(x, chunk) for chunk in chunks])]
-        return torch.cat(blocks)
+        # without pairs still a function of x, whose derivative other processes may wait for
+        return torch.cat(blocks) if blocks else x.flatten()[:0].reshape(0, copies, self.n, self.n)
 
     def _bond_blocks(self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor) -> Tensor:
         """(P, n, n) blocks of all pairs in eV."""
@@ -266,8 +273,12 @@ class HamiltonianNetwork(nn.Module):
         blocks = self.bounds.pairs("bonds", blocks, distances, kinds)
         squares = blocks.square().sum(dim=(1, 2))
         moments = squares.new_zeros(graph.n_atoms).index_add(0, i, squares).index_add(0, j, squares)
-        share = self.bounds.factors("bonds_of_atom", (moments + TINY_eV2).sqrt()[:, None], graph.species)
-        return blocks if share is None else blocks * (share[i] * share[j])[:, None, None]
+        norms = graph.part.own((moments + TINY_eV2).sqrt()[:, None])
+        share = self.bounds.factors("bonds_of_atom", norms, graph.part.own(graph.species), graph.part)
+        if share is None:
+            return blocks
+        share = graph.part.spread(share)
+        return blocks * (share[i] * share[j])[:, None, None]
 
     def _hop_blocks(self, graph: Graph, distances: Tensor, pairs: Bonds, x: Tensor) -> tuple[Tensor, Tensor]:
         """Couplings through an intermediate atom: (T, n, n) blocks and the (2, T) atoms they join."""
@@ -295,7 +306,7 @@ class HamiltonianNetwork(nn.Module):
         return hops * star.weights[:, None, None].to(hops.dtype), star.path_ends
 
     def _onsite_blocks(self, features: Tensor, potentials: Tensor, species: Tensor) -> Tensor:
-        """(N, n, n) from features and the potential of distant charges, (N,)."""
+        """(M, n, n) from features and the potential of distant charges, (M,)."""
         blocks = features.new_zeros(len(species), self.n, self.n)
         for k, head in enumerate(self.onsite):
             atoms = torch.nonzero(species == k)[:, 0]
@@ -309,11 +320,13 @@ class HamiltonianNetwork(nn.Module):
         i, j = (end.atoms for end in bonds.ends)
         return self.kind_of[species[i], species[j]]
 
-    def _energies(self, species: Tensor, near: Bonds, kinds: Tensor, density: Tensor) -> Tensor:
-        """(N,) many-body term of each atom plus half of its pair repulsions."""
+    def _energies(self, graph: Graph, near: Bonds, kinds: Tensor, density: Tensor) -> Tensor:
+        """(M,) many-body term of each atom, from the density (M, ...), plus half of its pair repulsions."""
+        species = graph.part.own(graph.species)
         energies = self.bounds.atoms("energies", self.many_body(density, species)[:, None], species)[:, 0]
-        pair = (near.radial * self.repulsion[kinds]).sum(dim=1)
-        return energies.index_add(0, near.ends[0].atoms, 0.5 * pair)
+        half = 0.5 * (near.radial * self.repulsion[kinds]).sum(dim=1)
+        pairs = half.new_zeros(graph.n_atoms).index_add(0, near.ends[0].atoms, half)
+        return energies + graph.part.own(pairs)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn.functional import silu
 from mlh_driver.network.chunks import ATOMS, BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.frames import FrameRotation
 from mlh_driver.network.rotation import Ends, gather, scatter
+from mlh_driver.parts import Whole
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class AtomDensity(nn.Module):
         self.scale = 0.25
 
     def forward(self, species: Tensor, bonds: Bonds) -> Tensor:
-        """(N, K, n_species * n_radial) from bonds given both ways."""
+        """(L, K, n_species * n_radial) from bonds given both ways."""
         center, neighbor = bonds.ends
         terms = self.frames.harmonics(bonds.entries)[:, :, None] * bonds.radial[:, None, :]
         shape = (len(species) * self.n_species, *terms.shape[1:])
@@ -196,17 +197,17 @@ class Messages(nn.Module):
         self.prepare = NodeLinear(frames.lmax, channels, channels, n_species)
         self.scale = 0.25
 
-    def forward(self, x: Tensor, species: Tensor, bonds: Bonds) -> Tensor:
-        """(N, K, C) -> (N, K, C); bonds are given both ways."""
-        source = self.prepare(x, species)
+    def forward(self, x: Tensor, species: Tensor, bonds: Bonds, part: Whole) -> Tensor:
+        """(M, K, C) -> (M, K, C), species (L,); bonds are given both ways."""
+        source = part.spread(self.prepare(x, part.own(species)))
         parts = bonds.split(chunk_sizes(len(bonds.radial), BONDS))
-        total = torch.zeros_like(x)
+        total = torch.zeros_like(source)
         for message in in_chunks(self._sum, [(source, species, part) for part in parts]):
             total = total + message
-        return total * self.scale
+        return part.own(total) * self.scale
 
     def _sum(self, source: Tensor, species: Tensor, bonds: Bonds) -> Tensor:
-        """(N, K, C) sums of the messages along some bonds."""
+        """(L, K, C) sums of the messages along some bonds."""
         target, neighbor = bonds.ends
         kinds = species[target.atoms] * self.n_species + species[neighbor.atoms]
         weights = mixed_by_kind(bonds.radial, kinds, self.radial).split(self.widths, dim=1)
@@ -221,7 +222,7 @@ class Messages(nn.Module):
 
 
 class AtomFeatures(nn.Module):
-    """Density -> products -> one layer of messages -> products: (N, K, channels) features of the atoms."""
+    """Density -> products -> one layer of messages -> products: (M, K, channels) features of the atoms."""
 
     def __init__(self, frames: FrameRotation, channels: int, n_species: int, n_radial: int) -> None:
         super().__init__()
@@ -230,8 +231,9 @@ class AtomFeatures(nn.Module):
         self.messages = Messages(frames, channels, n_species, n_radial)
         self.second = NodeUpdate(lmax, 2 * channels, channels, n_species)
 
-    def forward(self, species: Tensor, bonds: Bonds, density: Tensor) -> Tensor:
-        """From the :class:`AtomDensity` of the same bonds, (N, K, n_species * n_radial)."""
-        x = self.first(density, species)
-        message = self.messages(x, species, bonds)
-        return self.second(torch.cat([x, message], dim=-1), species)
+    def forward(self, species: Tensor, bonds: Bonds, density: Tensor, part: Whole) -> Tensor:
+        """From species (L,) and the :class:`AtomDensity` of the same bonds, (M, K, n_species * n_radial)."""
+        own = part.own(species)
+        x = self.first(density, own)
+        message = self.messages(x, species, bonds, part)
+        return self.second(torch.cat([x, message], dim=-1), own)

@@ -1,4 +1,7 @@
-"""Picks the solver by size, gap and temperature, and falls back rather than fail or be wrong."""
+"""Picks the solver by size, gap and temperature, and falls back rather than fail or be wrong.
+
+Of a matrix that several processes share none has the whole, so there is no ``dense`` for it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from mlh_driver.errors import SolverError
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
 from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.fermi_operator import FermiOperator
-from mlh_driver.solvers.linear_scaling import LinearScalingSolver
+from mlh_driver.solvers.linear_scaling import LinearScalingSolver, PatternMaker
 from mlh_driver.solvers.method import MIN_GAP_IN_KT
 from mlh_driver.solvers.purification import Purification
+from mlh_driver.solvers.sparse import SparsePattern
 
 #: Up to this many orbitals diagonalization is the faster one (examples/benchmarks/scaling.py).
 DENSE_IS_FASTER = 3000
@@ -21,10 +25,15 @@ class AutoSolver:
 
     name = "auto"
 
-    def __init__(self, error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
-        self._dense = DenseSolver()
-        self._sp2 = LinearScalingSolver(Purification(), error_per_atom)
-        self._foe = LinearScalingSolver(FermiOperator(), error_per_atom)
+    def __init__(
+        self,
+        error_per_atom: float = ERROR_PER_ATOM_eV,
+        make_pattern: PatternMaker = SparsePattern,
+        diagonalizes: bool = True,
+    ) -> None:
+        self._dense, self._diagonalizes = DenseSolver(), diagonalizes
+        self._sp2 = LinearScalingSolver(Purification(), error_per_atom, make_pattern)
+        self._foe = LinearScalingSolver(FermiOperator(), error_per_atom, make_pattern)
         self._gap_is_small = False
         self.last_used = "dense"
 
@@ -42,9 +51,10 @@ class AutoSolver:
         raise failure
 
     def _candidates(self, problem: ElectronicProblem) -> list[Solver]:
-        if problem.H.n_orbitals <= DENSE_IS_FASTER:
+        if self._diagonalizes and problem.H.n_orbitals <= DENSE_IS_FASTER:
             return [self._dense]
         warm: list[Solver] = [self._foe] if problem.kT > 0 else []
         cold: list[Solver] = [] if self._gap_is_small and warm else [self._sp2]
-        last: list[Solver] = [self._dense] if problem.H.n_orbitals <= DENSE_IS_POSSIBLE else []
+        possible = self._diagonalizes and problem.H.n_orbitals <= DENSE_IS_POSSIBLE
+        last: list[Solver] = [self._dense] if possible else []
         return cold + warm + last

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
+from mlh_driver.parts import WHOLE, Whole
 from mlh_driver.system import Array, System
 
 ERROR_PER_ATOM_eV = 1e-4
@@ -27,6 +28,7 @@ class ElectronicProblem:
     n_electrons: of both spins
     kT:          electronic temperature in eV
     system:      where the atoms are
+    part:        the atoms whose rows H has
 
     Raises SolverError for NaN in H and for more electrons than orbitals hold.
     """
@@ -36,6 +38,7 @@ class ElectronicProblem:
     n_electrons: float
     kT: float
     system: System
+    part: Whole = WHOLE
 
     def __post_init__(self) -> None:
         if not bool(torch.isfinite(self.H.blocks).all()):

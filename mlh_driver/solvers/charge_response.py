@@ -182,7 +182,8 @@ class _Search:
         self.solutions += 1
         potentials = potential_of(assumed)
         state = self._solver.solve(replace(self._problem, H=shifted(self._problem.H, potentials)))
-        electrons = 2.0 * state.density.orbital_populations().sum(dim=1).cpu().numpy()
+        populations = state.density.orbital_populations().sum(dim=1).cpu().numpy()
+        electrons = 2.0 * self._problem.part.total(populations)
         cost = potentials @ (self._predicted + assumed) - energy_of(assumed).sum()
         return _Point(
             assumed,

@@ -14,11 +14,13 @@ calls until atoms have moved too far.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlh_driver.errors import SolverError
+from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.runtime import use_torch_threads
 from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV
 from mlh_driver.solvers.lanczos import lanczos
@@ -34,6 +36,9 @@ MAX_STRAIN = 0.02
 #: Of S^-1/2, root mean square per orbital: more than this means that it does not fit into the pattern.
 LARGEST_ROOT_ERROR = 1e-3
 _SHELL_A = 1.0
+
+PatternMaker = Callable[[System, float, BlockMatrix], SparsePattern]
+"""Of a structure, a radius in Å, and H, whose pattern and sizes it has."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class LinearScalingSolver:
     """Block-sparse density matrix by a method that keeps to a frozen pattern.
 
     error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
+    make_pattern:   of the rows that this process has
 
     A solver keeps state: the pattern, its radius, and what the method remembers, from one call to the next.
     An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and
@@ -64,8 +70,13 @@ class LinearScalingSolver:
     large system to 0.03 eV; with ``foe`` they are resolved to a fraction of kT.
     """
 
-    def __init__(self, method: DensityMethod, error_per_atom: float = ERROR_PER_ATOM_eV) -> None:
-        self.method = method
+    def __init__(
+        self,
+        method: DensityMethod,
+        error_per_atom: float = ERROR_PER_ATOM_eV,
+        make_pattern: PatternMaker = SparsePattern,
+    ) -> None:
+        self.method, self._make_pattern = method, make_pattern
         self.error_per_atom = error_per_atom
         self.radius = START_RADIUS_A
         self.patterns_made = 0
@@ -112,7 +123,7 @@ class LinearScalingSolver:
                 return frozen, slots
         self._frozen = frozen = None
         self.method.new_pattern()
-        pattern = SparsePattern(problem.system, self.radius, problem.H)
+        pattern = self._make_pattern(problem.system, self.radius, problem.H)
         self._frozen = _Frozen(pattern, problem.system, FrontierOrbitals(pattern))
         self.patterns_made += 1
         slots = pattern.find(index)
@@ -140,7 +151,7 @@ class LinearScalingSolver:
         if S is not None:
             density *= problem.n_occupied / pattern.dot(density, S)
         stored = pattern.store(density, slots, problem.H)
-        band_energy = 2.0 * float(stored.atom_products(problem.H).sum())
+        band_energy = 2.0 * float(pattern.total(stored.atom_products(problem.H).sum().numpy()))
         energy_weighted = None
         if Z is not None:
             energy_weighted = pattern.store(
@@ -165,10 +176,13 @@ def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[f
     """
     if pattern.is_complete:
         return 0.0, 0.5
-    weights = np.einsum("bq,bq->b", P, P)
+    own = P[: len(pattern.distances)]
+    weights = np.einsum("bq,bq->b", own, own)
     outer = pattern.radius - _SHELL_A * np.arange(3)
-    last, _, inner = (
-        weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer
+    last, _, inner = pattern.total(
+        np.array(
+            [weights[(pattern.distances <= r) & (pattern.distances > r - _SHELL_A)].sum() for r in outer]
+        )
     )
     decay = float(np.clip((last / max(inner, 1e-300)) ** 0.5, 0.01, 0.9))
     return scale * float(last) * decay / (1.0 - decay) / pattern.n_atoms, decay
@@ -176,7 +190,7 @@ def truncation_error(pattern: SparsePattern, P: Matrix, scale: float) -> tuple[f
 
 def spectral_bounds(pattern: SparsePattern, hamiltonian: Operator) -> tuple[float, float]:
     """Lower and upper bound of the spectrum, by Lanczos with a safety margin."""
-    values, residuals, _ = lanczos(hamiltonian, pattern.random_vector(), 30)
+    values, residuals, _ = lanczos(hamiltonian, pattern.random_vector(), 30, total=pattern.total)
     margin = 0.01 * (values[-1] - values[0]) + 1e-3
     return float(values[0] - residuals[0] - margin), float(values[-1] + residuals[-1] + margin)
 
@@ -187,7 +201,7 @@ def inverse_square_root(pattern: SparsePattern, S: Matrix) -> Matrix:
     Raises SolverError if S is not positive definite or S^-1/2 too long-ranged for the pattern.
     """
     start = pattern.random_vector(np.float64)
-    values, residuals, _ = lanczos(pattern.operator(S), start, 30)
+    values, residuals, _ = lanczos(pattern.operator(S), start, 30, total=pattern.total)
     if values[0] - residuals[0] <= 0:
         raise SolverError("the overlap matrix is not positive definite; the basis is linearly dependent")
     scale = 2.0 / (values[0] + values[-1])

@@ -32,28 +32,27 @@ class FrontierOrbitals:
 
         bounds: of the spectrum, in eV
         """
-        random = _unit(self._pattern.random_vector())
-        occupied = self._pattern.operator(P)
+        pattern = self._pattern
+        random = pattern.normalized(pattern.random_vector())
+        occupied = pattern.operator(P)
 
         def empty(v: Matrix) -> Matrix:
             return v - occupied(v)
 
         def highest(within: Operator, last: Matrix, zero: float, sign: float) -> Matrix:
-            start = within(_unit(last) + np.float32(RANDOM_WEIGHT) * random)
+            start = within(pattern.normalized(last) + np.float32(RANDOM_WEIGHT) * random)
 
             def apply(v: Matrix) -> Matrix:
                 return within(np.float32(sign) * (hamiltonian(v) - np.float32(zero) * v))
 
-            return lanczos(apply, start, LANCZOS_STEPS, LANCZOS_TOLERANCE_eV, LEAST_LANCZOS_STEPS)[2]
+            return lanczos(
+                apply, start, LANCZOS_STEPS, LANCZOS_TOLERANCE_eV, LEAST_LANCZOS_STEPS, pattern.total
+            )[2]
 
         self._homo = highest(occupied, self._homo, bounds[0], 1.0)
         self._lumo = highest(empty, self._lumo, bounds[1], -1.0)
-        homo, lumo = (float(np.vdot(v, hamiltonian(v))) for v in (self._homo, self._lumo))
+        homo, lumo = (pattern.inner(v, hamiltonian(v)) for v in (self._homo, self._lumo))
         return homo, lumo
-
-
-def _unit(v: Matrix) -> Matrix:
-    return v / np.linalg.norm(v)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ not move with the numbers: as long as it is kept, results are smooth functions o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +20,38 @@ from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.solvers import kernels
 from mlh_driver.system import Array, System
 
+#: Of the boxes that hold atoms which follow each other in a matrix.
+BOX_A = 5.0
+
 Matrix = NDArray[np.floating]
 """(blocks, n * n), the values of a block-sparse matrix in some pattern."""
 
 Operator = Callable[[Matrix], Matrix]
-"""A matrix as what it makes of a vector (N, n)."""
+"""A matrix as what it makes of a vector (M, n)."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The blocks of a product that are computed, and the products of blocks that each of them is the sum of.
+
+    See :func:`~mlh_driver.solvers.kernels.count_terms` and its like.
+    """
+
+    wanted: NDArray[np.bool_]
+    n_rows: int
+    first: NDArray[np.int64]
+    terms: NDArray[np.uint16]
+
+    @classmethod
+    def of(
+        cls,
+        starts: NDArray[np.int64],
+        columns: NDArray[np.int32],
+        wanted: NDArray[np.bool_],
+        n_rows: int,
+    ) -> Terms:
+        first = np.cumsum(kernels.count_terms(starts, columns, wanted, n_rows))
+        return cls(wanted, n_rows, first, kernels.list_terms(starts, columns, wanted, n_rows, first))
 
 
 class SparsePattern:
@@ -33,24 +62,39 @@ class SparsePattern:
     """
 
     def __init__(self, system: System, radius: float, like: BlockMatrix) -> None:
-        sizes, n = like.sizes.cpu().numpy(), like.blocks.shape[-1]
-        self.radius, self.n, self.n_orbitals = radius, n, like.n_orbitals
-        self.n_atoms = n_atoms = len(system)
-        order = spatial_order(system, cell_size=5.0)
-        self._rank = np.empty(n_atoms, dtype=np.int64)
-        self._rank[order] = np.arange(n_atoms)
+        order = spatial_order(system)
+        self._place(system, radius, like, order)
         self._starts, self._columns, self.distances = self._rows(system, like.index.cpu().numpy())
+        self.n_blocks = len(self._columns)
+        rows = self._find_transposes()
+        self._own_starts = self._starts
+        self._mirrored = self._columns < rows
+        self._terms: tuple[Terms, ...] = (self._sums(~self._mirrored),)
+
+    def _place(self, system: System, radius: float, like: BlockMatrix, order: NDArray[np.int64]) -> None:
+        """Give the atoms ``order`` their rows, one after the other."""
+        n = self.n = like.blocks.shape[-1]
+        self.radius, self.n_orbitals, self.n_atoms = radius, like.n_orbitals, len(system)
+        self._rank = np.full(self.n_atoms, -1, dtype=np.int64)
+        self._rank[order] = np.arange(len(order))
+        self._unit = (np.arange(n) < like.sizes.cpu().numpy()[order, None]).astype(float)
+        self._kernels = kernels.block_kernels(n)
+
+    def _find_transposes(self) -> NDArray[np.int64]:
+        """Where the transposes and the diagonal stand; returns the row of each block."""
+        every = np.arange(len(self._starts) - 1)
+        rows = np.repeat(every, np.diff(self._starts))
+        self._transposes = self._find(self._columns.astype(np.int64), rows)
+        self._diagonal = self._find(every, every)
+        return rows
+
+    def _sums(self, wanted: NDArray[np.bool_]) -> Terms:
         longest = int(np.diff(self._starts).max())
         if longest > kernels.MAX_BLOCKS_PER_ROW:
-            raise SolverError(f"{longest} neighbors within {radius:.1f} Å are too many for a sparse solver")
-        rows = np.repeat(np.arange(n_atoms), np.diff(self._starts))
-        self._transposes = self._find(self._columns.astype(np.int64), rows)
-        atoms = np.arange(n_atoms)
-        self._diagonal = self._find(atoms, atoms)
-        self._unit = (np.arange(n) < sizes[order, None]).astype(float)
-        self._first = np.cumsum(kernels.count_terms(self._starts, self._columns))
-        self._terms = kernels.list_terms(self._starts, self._columns, self._first)
-        self._kernels = kernels.block_kernels(n)
+            raise SolverError(
+                f"{longest} neighbors within {self.radius:.1f} Å are too many for a sparse solver"
+            )
+        return Terms.of(self._starts, self._columns, wanted, len(self._own_starts) - 1)
 
     def _rows(
         self, system: System, extra: NDArray[np.int64]
@@ -77,7 +121,7 @@ class SparsePattern:
     @property
     def is_complete(self) -> bool:
         """Whether every pair of atoms has a block, so that nothing is truncated."""
-        return len(self._columns) == len(self._rank) ** 2
+        return self.n_blocks == self.n_atoms**2
 
     def find(self, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Where the blocks (2, K) of a :class:`BlockMatrix` stand; None if one of them has no place."""
@@ -90,7 +134,12 @@ class SparsePattern:
         values: Matrix = np.zeros((len(self._columns), self.n * self.n), dtype)
         values[self._transposes[slots]] = blocks.transpose(0, 2, 1).reshape(len(slots), -1)
         values[slots] = blocks.reshape(len(slots), -1)
+        self._complete(values)
         return values
+
+    def _complete(self, values: Matrix) -> None:
+        """Fill in the blocks that are not computed here, given those that are."""
+        self._kernels.mirror(self._mirrored, self._transposes, values)
 
     def store(self, values: Matrix, slots: NDArray[np.int64], like: BlockMatrix) -> BlockMatrix:
         """The blocks at ``slots`` as a matrix of the pattern of ``like``."""
@@ -113,10 +162,12 @@ class SparsePattern:
         """
         out = np.empty_like(a) if out is None else out
         scalar = a.dtype.type
-        self._kernels.multiply(
-            self._starts, self._columns, self._transposes, self._first, self._terms,
-            a, b, scalar(scale), a if c is None else c, scalar(beta), out,
-        )  # fmt: skip
+        for sums, (left, right) in zip(self._terms, ((a, b), (b, a)), strict=False):
+            self._kernels.multiply(
+                self._starts, self._columns, sums.wanted, sums.n_rows, sums.first, sums.terms,
+                left, right, scalar(scale), a if c is None else c, scalar(beta), out,
+            )  # fmt: skip
+        self._complete(out)
         return self.add_unit(out, shift)
 
     def anticommutator(self, a: Matrix, b: Matrix) -> Matrix:
@@ -138,30 +189,50 @@ class SparsePattern:
         """The unit matrix."""
         return self.add_unit(np.zeros((len(self._columns), self.n * self.n), dtype), 1.0)
 
+    def total(self, values: Any) -> Any:
+        """Sum of numbers or arrays over the processes that share the matrices; here there is one."""
+        return values
+
     def trace(self, a: Matrix) -> float:
-        return float(a[self._diagonal, :: self.n + 1].sum(dtype=np.float64))
+        own = self._diagonal[: len(self._own_starts) - 1]
+        return float(self.total(a[own, :: self.n + 1].sum(dtype=np.float64)))
 
     def dot(self, a: Matrix, b: Matrix) -> float:
         """Tr[a b], exact: the diagonal of a product needs no block outside the pattern."""
-        return float(kernels.row_dots(self._starts, a, b).sum())
+        return float(self.total(kernels.row_dots(self._own_starts, a, b).sum()))
 
     def operator(self, a: Matrix) -> Operator:
-        """The function x -> a x of vectors (N, n), in the order of the pattern; zero blocks cost nothing."""
-        filled = a.any(axis=1)
-        starts = np.concatenate([[0], np.cumsum(filled)])[self._starts]
-        columns, blocks = self._columns[filled], a[filled]
-        return lambda x: self._kernels.apply(starts, columns, blocks, x)
+        """The function x -> a x of vectors (M, n), in the order of the pattern; zero blocks cost nothing.
+
+        M counts the rows that this process has: all of them, if it is alone.
+        """
+        filled = np.asarray(a[: self._own_starts[-1]].any(axis=1))
+        starts = np.concatenate([[0], np.cumsum(filled)])[self._own_starts]
+        columns, blocks = self._columns[: len(filled)][filled], a[: len(filled)][filled]
+        return lambda x: self._kernels.apply(starts, columns, blocks, self._spread(x))
+
+    def _spread(self, x: Matrix) -> Matrix:
+        """The vector (M, n) in all columns of the pattern."""
+        return x
 
     def random_vector(self, dtype: type = np.float32) -> Matrix:
-        """A reproducible random vector (N, n), zero on padding."""
+        """A reproducible random vector (M, n), zero on padding."""
         return (np.random.default_rng(0).normal(size=self._unit.shape) * self._unit).astype(dtype)
 
+    def inner(self, x: Matrix, y: Matrix) -> float:
+        """The product of two vectors (M, n)."""
+        return float(self.total(np.vdot(x, y)))
 
-def spatial_order(system: System, cell_size: float) -> NDArray[np.int64]:
-    """(N,) atoms along a Morton curve through boxes of about ``cell_size`` Å; it keeps neighbors together."""
+    def normalized(self, x: Matrix) -> Matrix:
+        """A vector divided by its norm."""
+        return x / x.dtype.type(self.inner(x, x) ** 0.5)
+
+
+def spatial_order(system: System) -> NDArray[np.int64]:
+    """(N,) atoms along a Morton curve through boxes of some 5 Å; it keeps neighbors together."""
     fractional = system.positions @ np.linalg.inv(system.cell) % 1.0
     lengths = np.linalg.norm(system.cell, axis=1)
-    boxes = (fractional * np.maximum(1, np.round(lengths / cell_size))).astype(np.int64)
+    boxes = (fractional * np.maximum(1, np.round(lengths / BOX_A))).astype(np.int64)
     code = np.zeros(len(system), dtype=np.int64)
     for bit in range(16):
         for axis in range(3):

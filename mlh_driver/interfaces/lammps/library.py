@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, LammpsError
-
-_RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Environment variables in which MPI launchers tell a process how many there are."""
+from mlh_driver.runtime import launched_ranks
 
 _WARNING = 0
 """``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
@@ -130,10 +128,9 @@ def _threads_kept() -> Iterator[None]:
 
 def refuse_launched_ranks() -> None:
     """Raise InputError if an MPI launcher started several processes."""
-    for name in _RANK_COUNTS:
-        value = os.environ.get(name, "1")
-        if value.isdigit() and int(value) > 1:
-            _refuse(int(value))
+    ranks = launched_ranks()
+    if ranks > 1:
+        _refuse(ranks)
 
 
 def _refuse(ranks: int) -> None:

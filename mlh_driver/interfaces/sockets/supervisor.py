@@ -32,6 +32,7 @@ from typing import Self, TypeVar
 
 from numpy.typing import ArrayLike
 
+from mlh_driver.distributed.ranks import launcher
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import ConnectionLost, EngineCrashed
 from mlh_driver.interfaces.sockets.address import Address, connect
@@ -55,9 +56,19 @@ Answer = TypeVar("Answer")
 class Process:
     """One process with the model, and the address at which it serves. Made by a :class:`Supervisor`."""
 
-    def __init__(self, address: Address, settings: str, folder: str) -> None:
+    def __init__(self, address: Address, settings: str, folder: str, ranks: int) -> None:
         self._address = address
-        self._popen = subprocess.Popen([*WORKER, address.path], stdin=subprocess.PIPE, cwd=folder, text=True)
+        command = [*WORKER, address.path]
+        if ranks > 1:
+            command = [*launcher(ranks), *command, str(ranks)]
+        self._popen = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            cwd=folder,
+            text=True,
+            env=_environment(ranks),
+            start_new_session=ranks > 1,  # mpiexec would end at Ctrl-C, which is the owner's to judge
+        )
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead already, as dial() will find
             self._popen.stdin.write(settings + "\n")
@@ -96,6 +107,13 @@ class Process:
         )
 
 
+def _environment(ranks: int) -> dict[str, str]:
+    """Of the processes with the model, which divide the cores, unless the user has."""
+    if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+        return dict(os.environ)
+    return os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+
+
 class Supervisor:
     """Owner of the process with the model. Gives :class:`SupervisedEngine` objects, one per MD engine.
 
@@ -103,6 +121,7 @@ class Supervisor:
     restarts: how often the process may die over one structure before the run is given up; the next one counts
               anew, since a run of days may lose its process now and then
     say:      told of each death
+    ranks:    processes of MPI that share each structure, all of which die when one does
 
     Close it, or use it as a context manager, when the engines are not needed any more.
     """
@@ -113,9 +132,10 @@ class Supervisor:
         *,
         restarts: int,
         say: Callable[[str], None],
+        ranks: int = 1,
     ) -> None:
         self._settings = json.dumps(vars(settings) | {"model": str(settings.model)})
-        self._restarts, self._say = restarts, say
+        self._restarts, self._say, self._ranks = restarts, say, ranks
         self._home = os.getcwd()  # LAMMPS scripts may change it, and the path of a model may be relative
         self._folder = Path(tempfile.mkdtemp(prefix="mlh-"))  # for this user alone
         self._lock = threading.Lock()
@@ -160,7 +180,7 @@ class Supervisor:
     def _start(self) -> Process:
         self._started += 1
         address = Address(path=str(self._folder / f"socket{self._started}"))
-        return Process(address, self._settings, self._home)
+        return Process(address, self._settings, self._home, self._ranks)
 
 
 class SupervisedEngine:

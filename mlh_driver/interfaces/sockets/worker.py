@@ -4,6 +4,9 @@
 settings of the engine into the first line of its standard input, as JSON, and keeps that open: its end, in
 whichever way the owner ended, is the end of this process. Signals that stop a run reach every process of a
 terminal or a batch job; what they mean is the owner's to decide.
+
+As ``mpiexec -n N python -m ... PATH_OF_SOCKET N`` it is N processes that share each structure. The first one,
+whose standard input is that of ``mpiexec``, serves.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.address import Address, Listener, listen
 from mlh_driver.interfaces.sockets.server import Server
 
@@ -49,18 +54,42 @@ def main() -> None:
     """Serve the owner until its end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    make_engine = EngineMaker(EngineSettings(**json.loads(sys.stdin.readline())))
-    listener = listen(Address(path=sys.argv[1]))
-    threading.Thread(target=_end_with_owner, args=(listener,), daemon=True).start()
+    path, *ranks = sys.argv[1:]
+    if ranks:
+        _share(path, int(ranks[0]))
+    else:
+        _serve(EngineMaker(_settings(sys.stdin.readline())), path, lambda: os._exit(0))
+
+
+def _settings(line: str) -> EngineSettings:
+    return EngineSettings(**json.loads(line))
+
+
+def _share(path: str, n_ranks: int) -> None:
+    from mlh_driver.distributed.ranks import world
+    from mlh_driver.distributed.team import Team
+
+    ranks = world(n_ranks)
+    if ranks.rank:
+        Team(_settings(ranks.listen()), ranks).follow()
+        return
+    line = sys.stdin.readline()
+    ranks.tell(line)
+    _serve(Team(_settings(line), ranks).engine, path, ranks.comm.Abort)
+
+
+def _serve(make_engine: Callable[[], ForceEngine], path: str, end: Callable[[], None]) -> None:
+    listener = listen(Address(path=path))
+    threading.Thread(target=_end_with_owner, args=(listener, end), daemon=True).start()
     Server(make_engine, None, Console(quiet=True)).serve(listener)
 
 
-def _end_with_owner(listener: Listener) -> None:
+def _end_with_owner(listener: Listener, end: Callable[[], None]) -> None:
     sys.stdin.read()
     listener.close()
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(listener.address.path))
-    os._exit(0)  # whatever is being computed, nobody waits for it
+    end()  # whatever is being computed, nobody waits for it
 
 
 if __name__ == "__main__":
