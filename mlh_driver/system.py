@@ -93,6 +93,11 @@ def mass_density(atoms: Atoms) -> float:
     return float(atoms.get_masses().sum() / (units.kg / 1000.0) / (atoms.get_volume() * 1e-24))
 
 
+def fractional_positions(system: System) -> Array:
+    """(N, 3) coordinates from 0 to 1 along the vectors of the cell."""
+    return np.asarray(system.positions @ np.linalg.inv(system.cell) % 1.0)
+
+
 def described(system: System) -> str:
     """What to look at where a structure cannot be computed: composition, density, the two closest atoms."""
     from vesin import NeighborList  # loads torch, which processes without a model do not need

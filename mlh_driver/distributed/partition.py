@@ -6,12 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlh_driver.small_cells import widths
-from mlh_driver.system import Array, System
-
-
-def fractional_positions(system: System) -> Array:
-    """(N, 3) coordinates from 0 to 1 along the vectors of the cell."""
-    return np.asarray(system.positions @ np.linalg.inv(system.cell) % 1.0)
+from mlh_driver.system import Array, System, fractional_positions
 
 
 def bisected(system: System, n_parts: int) -> NDArray[np.int64]:

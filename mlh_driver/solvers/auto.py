@@ -14,7 +14,7 @@ from mlh_driver.solvers.method import MIN_GAP_IN_KT
 from mlh_driver.solvers.purification import Purification
 from mlh_driver.solvers.sparse import SparsePattern
 
-#: Up to this many orbitals diagonalization is the faster one (examples/benchmarks/scaling.py).
+#: Up to this many orbitals diagonalization is the faster one, where a pattern is kept from step to step.
 DENSE_IS_FASTER = 1800
 #: Up to this many it is still affordable (4 GB, minutes) when nothing else works.
 DENSE_IS_POSSIBLE = 10000

@@ -18,7 +18,7 @@ from vesin import NeighborList
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.solvers import kernels
-from mlh_driver.system import Array, System
+from mlh_driver.system import Array, System, fractional_positions
 
 #: Of the boxes that hold atoms which follow each other in a matrix.
 BOX_A = 5.0
@@ -230,9 +230,8 @@ class SparsePattern:
 
 def spatial_order(system: System) -> NDArray[np.int64]:
     """(N,) atoms along a Morton curve through boxes of some 5 Å; it keeps neighbors together."""
-    fractional = system.positions @ np.linalg.inv(system.cell) % 1.0
     lengths = np.linalg.norm(system.cell, axis=1)
-    boxes = (fractional * np.maximum(1, np.round(lengths / BOX_A))).astype(np.int64)
+    boxes = (fractional_positions(system) * np.maximum(1, np.round(lengths / BOX_A))).astype(np.int64)
     code = np.zeros(len(system), dtype=np.int64)
     for bit in range(16):
         for axis in range(3):
