@@ -4,8 +4,8 @@
 
 Each trial is a short run of real i-PI or LAMMPS with the shipped model, whose steps are compared with those
 of an undisturbed run. A trial is as it should be if the run finishes, or ends where the process was killed
-that the MD engine itself depends on. It is a hang if it does neither, and wrong if a step differs. Ctrl-C
-ends it early, with a table of the trials so far.
+that the MD engine itself depends on. It is a hang if it does neither, and wrong if a step differs. Ctrl-C or
+SIGTERM ends it early, with a table of the trials so far.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from mlh_driver.runtime import sigterm_interrupts
 
 INPUTS = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -224,7 +226,7 @@ def main() -> None:
             assert trial.finished(), (folder / "engine.log").read_text()
             undisturbed[engine], seconds[engine] = trial.steps(), time.monotonic() - start
             trial.end()
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():
             for number in track(range(options.trials), console=Console(stderr=True)):
                 fault = FAULTS[number % len(FAULTS)]
                 folder = Path(parent) / str(number)

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mlh_driver.runtime import sigterm_interrupts
+
 ENDLESS = 10**8
 SAMPLES = 60
 #: Of the median; an allocator needs some room.
@@ -79,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table("process", "memory (MB)", "then", "descriptors", "then", "threads", "then", "flat")
     all_flat = True
-    with tempfile.TemporaryDirectory() as parent:
+    with sigterm_interrupts(), tempfile.TemporaryDirectory() as parent:
         trials = {}
         try:
             for engine in ("i-PI", "LAMMPS", "server"):

@@ -33,8 +33,7 @@ MULTIPOLE_WEIGHT = 1000.0
 #: state must not shift all others, nor the swings of all energies at a high learning rate swamp the forces.
 LARGE_ENERGY_ERROR_eV = 0.002
 #: Largest difference of the electrons on an atom between P of the predicted H and the network's own number.
-#: Beyond it electrons are on the wrong atoms, and the energy means nothing yet. Frames of hot melts pass 0.1;
-#: with 0.2 one that was off by -72 meV/atom came within 2.
+#: Beyond it electrons are on the wrong atoms, and the energy means nothing yet. Frames of hot melts pass 0.1.
 LARGEST_CHARGE_DEVIATION = 0.2
 
 
