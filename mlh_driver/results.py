@@ -46,7 +46,8 @@ class Results:
     charges:     (N,) Löwdin charges in units of e, as the predicted H is that of an orthonormal basis
     band_gap:    eV, lowest unoccupied minus highest occupied level of the predicted Hamiltonian
     fermi_level: eV, chemical potential (mid-gap at zero temperature), on the model's own zero of potential
-    homo, lumo:  eV, the two levels around the gap
+    homo:        eV, highest occupied level, on the same zero
+    lumo:        eV, lowest unoccupied level, on the same zero
     band_energy: eV, 2 Tr[P H]
     electronic_entropy: eV, T_e S_e, already subtracted in ``energy``
     extrapolation: 1 at the edge of the training data, larger outside (maximum over atoms)

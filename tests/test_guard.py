@@ -41,10 +41,12 @@ def test_rules_are_read_with_and_without_a_limit() -> None:
         Rule.parse("force", "halt")
     with pytest.raises(InputError, match="'much' in 'stop:much' is no number"):
         Rule.parse("force", "stop:much")
+    with pytest.raises(InputError, match=r"'warn:1.5' for extrapolation: .* such as dump:1\.5"):
+        Rule.parse("extrapolation", "warn:1.5")  # it would warn at 2 all the same
 
 
 def test_a_run_that_stays_outside_is_dumped_where_it_has_more_than_doubled(tmp_path: Path) -> None:
-    engine = guarded(tmp_path, extrapolation="dump:3", band_gap="warn:100")
+    engine = guarded(tmp_path, extrapolation="dump:3", band_gap="warn")
     for step in range(6):
         engine.compute(System(GLASS.numbers, GLASS.positions + 0.01 * step, GLASS.cell))
     assert reasons(tmp_path) == [

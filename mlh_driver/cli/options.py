@@ -76,7 +76,8 @@ def _guard_option(flag: str, name: str) -> Any:
         typer.Option(
             flag,
             metavar="ACTION[:LIMIT]",
-            help=f"warn, dump or stop where {guarded.words} is {side} {guarded.limit:g}, or another limit.",
+            help=f"warn, dump or stop where {guarded.words} is {side} {guarded.limit:g}, or another LIMIT "
+            "(dump and stop only).",
         ),
     ]
 

@@ -33,11 +33,16 @@ class Rule:
 
     @classmethod
     def parse(cls, name: str, text: str) -> Rule:
-        """``ACTION`` or ``ACTION:LIMIT``; raises InputError for anything else."""
+        """``ACTION`` or ``ACTION:LIMIT``; raises InputError for anything else, and for ``warn:LIMIT``."""
         action, colon, value = text.partition(":")
         if action not in ACTIONS:
             raise InputError(
                 f"{text!r} is no action for {name}; give {', '.join(ACTIONS)}, or such as stop:2.5"
+            )
+        if colon and action == "warn":
+            raise InputError(
+                f"{text!r} for {name}: warnings come at limits of their own; give a limit with dump or stop, "
+                f"such as dump:{value}"
             )
         try:
             return cls(action, float(value) if colon else GUARDED[name].limit)
