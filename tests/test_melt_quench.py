@@ -26,6 +26,7 @@ from mlh_driver.workflows.melt_quench import (
     Run,
     carry_out,
     find_runs,
+    how_far,
     prepare,
     preset,
     relax_glass,
@@ -236,6 +237,29 @@ def test_a_run_that_leaves_the_range_says_what_to_do_and_goes_on_from_its_restar
     assert step in (2, 3)
     carry_out(run, engine, seen.append)
     assert run.glass is not None and run.columns()["Step"][-1] == 6
+
+
+def test_a_run_stopped_in_its_relaxation_keeps_its_last_frame_and_line(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(), engine)
+    run.md.carry_out(engine)
+    before = run.columns()
+    run.md.carry_out(engine)
+    assert [step for step, _ in run.md.frames()] == before["Step"].tolist() == list(range(7))
+    assert {name: values.tolist() for name, values in run.columns().items()} == {
+        name: values.tolist() for name, values in before.items()
+    }
+
+
+def test_a_run_in_ipi_without_its_first_forces_has_not_begun(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(engine="ipi"), engine)
+    for header in ("", "# column   1     --> step : The current simulation time step.\n"):
+        (run.folder / "melt.out").write_text(header)
+        (run.folder / "melt.observables_0").touch()
+        assert how_far(run) == "not begun"
 
 
 def test_a_relaxation_that_is_stopped_goes_on_and_one_without_end_makes_no_glass(
