@@ -129,6 +129,14 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
+def read_hosts(folder: Path, results: dict[str, Any]) -> dict[str, Atoms]:
+    """The relaxed hosts by name, in the order of the results of :func:`read_results`.
+
+    Their names are not read from the file: extended XYZ makes numbers of names such as 001 or 2_3.
+    """
+    return dict(zip(results["hosts"], ase.io.read(folder / HOSTS, index=":"), strict=True))
+
+
 def _read(folder: Path, key: str) -> Atoms:
     return read_relaxed(folder / TASKS / key)
 
