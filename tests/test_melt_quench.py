@@ -295,7 +295,7 @@ def test_temperature_that_is_shown_is_that_of_lammps(tmp_path: Path, glass: Atom
 
 
 def test_a_folder_with_other_settings_or_other_content_is_refused(
-    tmp_path: Path, glass: Atoms, engine: Engine
+    tmp_path: Path, glass: Atoms, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepare(tmp_path / "run", glass, tiny(), engine)
     assert prepare(run.folder, glass, tiny(), engine) == run
@@ -315,6 +315,10 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     with pytest.raises(InputError, match="exists and holds no run"):
         prepare(tmp_path / "other", glass, tiny(), engine)
     assert find_runs([tmp_path]) == [run]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"\. is the folder at work; name another by --out"):
+        prepare(Path(), glass, tiny(), engine)
 
 
 def test_a_restart_file_cut_off_by_a_kill_is_passed_over(
@@ -385,6 +389,8 @@ def test_starts_and_settings_that_cannot_be_are_refused(engine: Engine) -> None:
         preset("fast", {})
     with pytest.raises(InputError, match="npt runs in LAMMPS only"):
         preset("quick", {"engine": "ipi", "ensemble": "npt"})
+    with pytest.raises(InputError, match="pressure_bar is 1000, but the volume is constant; choose ensemble"):
+        preset("quick", {"pressure_bar": 1000.0})
     with pytest.raises(InputError, match="has to be below melt_temperature_K, 200"):
         preset("quick", {"melt_temperature_K": 200.0})
     with pytest.raises(ValueError, match="the density of GeO2 is not known"):
