@@ -33,7 +33,7 @@ from mlh_driver.analysis import (
     structure_factor,
     summary,
 )
-from mlh_driver.analysis.plots import plot_structures, plot_thermo
+from mlh_driver.analysis.plots import draw_spread, plot_structures, plot_thermo
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.structures import read_trajectories
@@ -297,6 +297,23 @@ def test_figures_of_the_glass(glass: Atoms) -> None:
     assert figures["most frequent ring (Si)"] == 7
 
 
+def test_atoms_far_from_each_other_have_no_first_minimum() -> None:
+    far = Atoms("SiO", positions=[[0, 0, 0], [15, 15, 15]], cell=[30.0, 30.0, 30.0], pbc=True)
+    assert np.isnan(summary([far]).figures()["first minimum of g(r), Si-O (Å)"])
+
+
+def test_the_spread_that_is_drawn_is_that_of_the_tables(glass: Atoms) -> None:
+    """Standard deviations with N - 1."""
+    moved = glass.copy()
+    moved.rattle(0.3, seed=1)
+    both = [summary([atoms]) for atoms in (glass, moved)]
+    bars = draw_spread(both).axes[4].containers[-1].errorbar  # of the rings
+    drawn = [np.ptp(segment[:, 1]) / 2 for segment in bars.lines[2][0].get_segments()]
+    rings = np.array([[each.network.rings.get(size, 0.0) for size in range(2, 11)] for each in both])
+    assert drawn == pytest.approx(rings.std(axis=0, ddof=1)) and max(drawn) > 0.5
+    draw_spread(both[:1])
+
+
 def test_structures_that_cannot_be_analyzed_are_refused(glass: Atoms) -> None:
     with pytest.raises(InputError, match="no frames"):
         summary([])
@@ -316,6 +333,8 @@ def test_log_of_a_run_that_was_killed_is_read_up_to_there(tmp_path: Path) -> Non
     columns = read_log(log)
     assert columns["Step"].tolist() == [0, 10]
     assert columns["Temp"].tolist() == [300, 310]
+    log.write_text("Step Temp gap\n 0 300 5.5\n 10 310 5.25\n 20 315 5")  # of 5.125
+    assert read_log(log)["gap"].tolist() == [5.5, 5.25]
     log.write_text("LAMMPS (22 Jul 2025)\n")
     with pytest.raises(InputError, match="no thermo output"):
         read_log(log)

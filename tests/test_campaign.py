@@ -14,6 +14,7 @@ import pytest
 from processes import REPOSITORY, eventually
 from typer.testing import CliRunner
 
+from mlh_driver.cli.campaigns import campaign_pool
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import (
@@ -90,6 +91,21 @@ def test_other_settings_and_a_second_process_are_refused(tmp_path: Path) -> None
     ):
         pass
     with open_campaign(tmp_path, {"settings": {"fmax": 0.1}}, 1):
+        pass
+
+
+def test_fewer_tasks_than_before_leave_those_that_are_there(tmp_path: Path) -> None:
+    for number in (3, 2):
+        with open_campaign(tmp_path, {}, number) as campaign:
+            campaign.run(squares(*range(1, 1 + number)), in_this_process)
+    assert CliRunner().invoke(app, ["status", str(tmp_path)]).output.startswith("3 done; 3 tasks in all")
+
+
+def test_tasks_run_in_one_place_only() -> None:
+    with (
+        pytest.raises(InputError, match="--workers and --slurm were given; choose one"),
+        campaign_pool(workers=2, threads=0, scheduler="", slurm=4),
+    ):
         pass
 
 

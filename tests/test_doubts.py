@@ -11,12 +11,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
+from fake_engine import Engine as Fake
 from processes import REPOSITORY
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, System
 from mlh_driver.cli.main import app
-from mlh_driver.errors import MLHError, StructureError
+from mlh_driver.errors import MLHError, NonFiniteError, StructureError
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.results import Results
 from mlh_driver.system import described
@@ -124,3 +125,23 @@ def test_a_long_run_is_warned_of_each_kind_and_not_in_every_step(engine: Engine,
     assert all(message.startswith("step 2: ") for message in messages)
     assert alarm("step 3", far) == []
     assert len(alarm("step 4", replace(far, extrapolation=7.0, band_gap=0.04))) == 2
+
+
+def test_a_structure_that_cannot_be_computed_stops_no_other(
+    glass: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Fake):
+        """Not the second structure."""
+
+        def compute(self, system: System) -> Results:
+            results = super().compute(system)
+            if self._calls == 2:
+                raise NonFiniteError("a force is infinite")
+            return results
+
+    monkeypatch.setattr("mlh_driver.cli.predict.build_engine", lambda settings: Failing())
+    ase.io.write(tmp_path / "three.xyz", [glass] * 3, format="extxyz")
+    command = ["predict", str(tmp_path / "three.xyz"), "--all", "--out", str(tmp_path / "out.xyz")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "left out: three_1: a force is infinite" in done.output
+    assert [atoms.info["name"] for atoms in ase.io.iread(tmp_path / "out.xyz")] == ["three_0", "three_2"]

@@ -24,7 +24,7 @@ from mlh_driver.analysis import summary
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
-from mlh_driver.workflows.campaign import states
+from mlh_driver.workflows.campaign import open_campaign, states
 from mlh_driver.workflows.melt_quench import (
     MeltQuenchSettings,
     find_runs,
@@ -80,6 +80,8 @@ def test_copies_differ_in_their_seed_and_one_that_fails_stops_no_other(ensemble:
         run_copies(ensemble, glass, tiny(melt_ps=0.003), ENGINE, 3)
     with pytest.raises(InputError, match="holds a single melt-quench"):
         run_copies(ensemble / "seed7", glass, tiny(), ENGINE, 2)
+    with pytest.raises(InputError, match=r"engine.solver is auto there and dense now"):
+        run_copies(ensemble, glass, tiny(), EngineSettings(solver="dense"), 3)
 
 
 def test_mean_and_spread_are_those_of_the_glasses(ensemble: Path) -> None:
@@ -176,6 +178,15 @@ def test_the_command_loads_the_model_once_for_all_copies_in_its_process(
     done = CliRunner().invoke(app, command)
     assert "seed1 failed: enough" in done.output and "seed2 failed: enough" in done.output
     assert loaded == ["asio2-minimal"]
+
+
+def test_copies_of_other_settings_leave_nothing_in_the_folder(tmp_path: Path) -> None:
+    command = ["melt-quench", "--structure", str(GLASS), "--copies", "2", "--dry-run", "--out", str(tmp_path)]
+    with open_campaign(tmp_path, {"workflow": "melt-quench", "settings": {"seed": 1}}, 2):
+        pass
+    done = CliRunner().invoke(app, [*command, "--seed", "5"])
+    assert "settings.seed is 1 there and 5 now" in str(done.exception)
+    assert not (tmp_path / "seed5").exists()
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from mlh_driver.workflows.melt_quench import (
     Run,
     carry_out,
     find_runs,
+    how_far,
     prepare,
     preset,
     relax_glass,
@@ -238,6 +239,29 @@ def test_a_run_that_leaves_the_range_says_what_to_do_and_goes_on_from_its_restar
     assert run.glass is not None and run.columns()["Step"][-1] == 6
 
 
+def test_a_run_stopped_in_its_relaxation_keeps_its_last_frame_and_line(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(), engine)
+    run.md.carry_out(engine)
+    before = run.columns()
+    run.md.carry_out(engine)
+    assert [step for step, _ in run.md.frames()] == before["Step"].tolist() == list(range(7))
+    assert {name: values.tolist() for name, values in run.columns().items()} == {
+        name: values.tolist() for name, values in before.items()
+    }
+
+
+def test_a_run_in_ipi_without_its_first_forces_has_not_begun(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(engine="ipi"), engine)
+    for header in ("", "# column   1     --> step : The current simulation time step.\n"):
+        (run.folder / "melt.out").write_text(header)
+        (run.folder / "melt.observables_0").touch()
+        assert how_far(run) == "not begun"
+
+
 def test_a_relaxation_that_is_stopped_goes_on_and_one_without_end_makes_no_glass(
     tmp_path: Path, glass: Atoms, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +295,7 @@ def test_temperature_that_is_shown_is_that_of_lammps(tmp_path: Path, glass: Atom
 
 
 def test_a_folder_with_other_settings_or_other_content_is_refused(
-    tmp_path: Path, glass: Atoms, engine: Engine
+    tmp_path: Path, glass: Atoms, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepare(tmp_path / "run", glass, tiny(), engine)
     assert prepare(run.folder, glass, tiny(), engine) == run
@@ -291,6 +315,10 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     with pytest.raises(InputError, match="exists and holds no run"):
         prepare(tmp_path / "other", glass, tiny(), engine)
     assert find_runs([tmp_path]) == [run]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"\. is the folder at work; name another by --out"):
+        prepare(Path(), glass, tiny(), engine)
 
 
 def test_a_restart_file_cut_off_by_a_kill_is_passed_over(
@@ -361,6 +389,8 @@ def test_starts_and_settings_that_cannot_be_are_refused(engine: Engine) -> None:
         preset("fast", {})
     with pytest.raises(InputError, match="npt runs in LAMMPS only"):
         preset("quick", {"engine": "ipi", "ensemble": "npt"})
+    with pytest.raises(InputError, match="pressure_bar is 1000, but the volume is constant; choose ensemble"):
+        preset("quick", {"pressure_bar": 1000.0})
     with pytest.raises(InputError, match="has to be below melt_temperature_K, 200"):
         preset("quick", {"melt_temperature_K": 200.0})
     with pytest.raises(ValueError, match="the density of GeO2 is not known"):

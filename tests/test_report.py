@@ -21,11 +21,13 @@ from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
+from mlh_driver.reference import make_labeler
 from mlh_driver.workflows import report
 from mlh_driver.workflows.pages import PAGE
 from mlh_driver.workflows.report import surroundings, write_report
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import VacancyCampaign
+from mlh_driver.workflows.verify import plan_verification
 
 GLASS = REPOSITORY / "examples" / "glass.xyz"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -85,6 +87,32 @@ def test_numbers_are_those_of_the_json_file(found: VacancyCampaign, page: str) -
     for distribution in written["distributions"].values():
         assert f"<td>{distribution['mean_eV']:.3f}</td>".replace("-", "−") in page
     assert f"The means of the hosts spread by {written['between_hosts_eV']:.3f} eV" in page
+
+
+def test_hosts_may_have_names_that_look_like_numbers(glass: Atoms, tmp_path: Path) -> None:
+    """Extended XYZ reads 001 as 1, and 2_3 as 23."""
+    site = int(np.flatnonzero(glass.symbols == "O")[0])
+    moved = glass.copy()
+    moved.rattle(0.01)
+    hosts = {"001": glass, "2_3": moved}
+    sites = {name: {site: without(host, site)} for name, host in hosts.items()}
+    found = write_campaign(tmp_path, hosts, lambda atoms: -100.0 * len(atoms), sites)
+    assert set(data_of(write_report(found.folder).read_text())["structures"]) == {
+        f"001_v_O_site{site}",
+        f"2_3_v_O_site{site}",
+    }
+    frames = plan_verification(found.folder, make_labeler("cp2k"), 2).frames
+    for name, host in hosts.items():
+        assert frames[name].positions == pytest.approx(host.positions, abs=1e-6)
+
+
+def test_doubtful_sites_are_counted_as_often_as_symmetry_repeats_them(found: VacancyCampaign) -> None:
+    results = json.loads((found.folder / "vacancies.json").read_text())
+    rows = sum(bool(site["doubts"]) for site in results["vacancies"])
+    for site in results["vacancies"]:
+        site["equivalent"] = 3
+    cards = {title: value for title, value, *_ in report._cards(results, "formation_eV")}
+    assert rows and cards["doubtful"] == str(3 * rows)
 
 
 def test_the_page_is_one_small_file_with_everything_in_it(found: VacancyCampaign, page: str) -> None:

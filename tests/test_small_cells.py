@@ -20,6 +20,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.model import Model
 from mlh_driver.small_cells import CellRepeater, repeated, widths
+from mlh_driver.workflows.melt_quench.levels import read_levels, write_levels
 
 CRISTOBALITE = crystal(
     ["Si", "O"],
@@ -73,6 +74,14 @@ def test_the_shipped_model_gives_a_unit_cell_the_energy_of_the_crystal() -> None
     assert narrow.energy / 12 == pytest.approx(wide.energy / 216, abs=0.002)
     gamma = engine.with_settings(sampling="gamma").compute(unit_cell)
     assert abs(gamma.energy / 12 - wide.energy / 216) > 0.05
+
+
+def test_levels_along_a_melt_quench_span_the_gap_of_the_repeated_cell(tmp_path: Path) -> None:
+    engine = Engine()
+    write_levels([(0, CRISTOBALITE)], 1.0, engine, tmp_path / "levels.csv")
+    levels = read_levels(tmp_path / "levels.csv")
+    gap = engine.compute(System.from_ase(CRISTOBALITE)).band_gap
+    assert levels["lumo_eV"] - levels["homo_eV"] == pytest.approx([gap], abs=2e-3)
 
 
 def test_labels_at_gamma_are_compared_at_gamma() -> None:

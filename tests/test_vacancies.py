@@ -284,6 +284,8 @@ def test_sites_are_chosen_by_hand_at_random_or_all(glass: Atoms) -> None:
             choose_sites(glass, "O", **wrong)
     with pytest.raises(InputError, match="no Ge to remove"):
         choose_sites(glass, "Ge")
+    with pytest.raises(InputError, match="no Ge to remove"):
+        choose_sites(glass, "Ge", sites=(0,))
 
 
 def test_starts_move_the_pair_along_its_line_and_nothing_else(glass: Atoms) -> None:
@@ -472,6 +474,7 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"sites": (1,), "sample": 1},
         {"starts": ("puckered",)},
         {"starts": ("sideways",)},
+        {"starts": ("unmoved", "unmoved")},
         {"defect": "antisite"},
         {"defect": "interstitial", "starts": ("peroxy",), "pairs": True},
         {"within_A": 3.0},

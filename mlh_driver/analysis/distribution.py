@@ -32,11 +32,13 @@ class RadialDistribution:
     def first_minimum(self, pair: str) -> float:
         """Where g is smallest between its first maximum and twice that distance, in Å.
 
-        The middle, where several shells are equally empty.
+        The middle, where several shells are equally empty; NaN where no atoms of the pair are near enough.
         """
         g = self.g[pair]
         peak = self.r_A[g.argmax()]
         between = (self.r_A > peak) & (self.r_A < 2 * peak)
+        if not between.any():
+            return float("nan")
         return float(self.r_A[between][g[between] == g[between].min()].mean())
 
 

@@ -109,8 +109,8 @@ def plot_structures(structures: Mapping[str, Structure], path: Path) -> None:
 
 
 def draw_spread(structures: Sequence[Structure]) -> Figure:
-    """Mean and spread (standard deviation) over structures of one composition: g(r), and of Si-O networks
-    coordination and rings; published ranges are gray.
+    """Mean and spread (standard deviation, N - 1; none of a single one) over structures of one composition:
+    g(r), and of Si-O networks coordination and rings; published ranges are gray.
     """
     pairs, published = sorted(structures[0].distribution.g), structures[0].published
     networks = [structure.network for structure in structures if structure.network is not None]
@@ -122,20 +122,25 @@ def draw_spread(structures: Sequence[Structure]) -> Figure:
     for axis, pair in zip(axes, pairs, strict=False):
         _plot_distribution(axis, pair, {}, published)
         g = np.array([structure.distribution.g[pair] for structure in structures])
-        r, mean, spread = structures[0].distribution.r_A, g.mean(axis=0), g.std(axis=0)
+        r, mean, spread = structures[0].distribution.r_A, g.mean(axis=0), _spread(g)
         axis.fill_between(r, mean - spread, mean + spread, color="C0", alpha=0.3, lw=0)
         axis.plot(r, mean, color="C0", lw=1.0)
     if networks:
         shares = np.array([[network.figures()[key] for key in ENVIRONMENTS] for network in networks])
         rings = np.array([[network.rings.get(size, 0.0) for size in RING_SIZES] for network in networks])
         coordination, sizes = axes[len(pairs) : len(pairs) + 2]
-        coordination.bar(range(len(ENVIRONMENTS)), shares.mean(axis=0), yerr=shares.std(axis=0), capsize=2)
+        coordination.bar(range(len(ENVIRONMENTS)), shares.mean(axis=0), yerr=_spread(shares), capsize=2)
         _label_environments(coordination)
-        sizes.bar(RING_SIZES, rings.mean(axis=0), yerr=rings.std(axis=0), capsize=2)
+        sizes.bar(RING_SIZES, rings.mean(axis=0), yerr=_spread(rings), capsize=2)
         _label_rings(sizes, published)
     for axis in axes[n_panels:]:
         axis.set_visible(False)
     return figure
+
+
+def _spread(values: Array) -> Array:
+    """Standard deviation over the first axis, as in the tables."""
+    return np.asarray(values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0]))
 
 
 def _plot_distribution(axis: Axes, pair: str, structures: Mapping[str, Structure], published: Ranges) -> None:

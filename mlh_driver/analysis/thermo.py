@@ -19,8 +19,8 @@ def read_log(log: Path) -> dict[str, Array]:
     """
     runs: list[dict[str, list[float]]] = []
     names: list[str] = []
-    for line in log.read_text().splitlines():
-        words = line.split()
+    for line in log.read_text().splitlines(keepends=True):
+        words = line.split() if line.endswith("\n") else []  # the last number may lack digits
         if words[:1] == ["Step"]:
             names = words
             runs.append({name: [] for name in names})

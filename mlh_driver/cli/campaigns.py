@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from mlh_driver.cli.progress_bars import progress_bars
+from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
@@ -42,10 +43,13 @@ def campaign_engine(settings: EngineSettings) -> Engine:
 
 @contextmanager
 def campaign_pool(workers: int, threads: int, scheduler: str, slurm: int) -> Iterator[Pool]:
-    """Where the tasks run."""
+    """Where the tasks run; raises InputError for more than one place."""
     from mlh_driver.workflows.campaign import in_this_process
     from mlh_driver.workflows.cluster import existing_scheduler, slurm_jobs, worker_processes
 
+    asked = {"--workers": workers > 1, "--scheduler": scheduler, "--slurm": slurm}
+    if sum(map(bool, asked.values())) > 1:
+        raise InputError(f"{' and '.join(name for name in asked if asked[name])} were given; choose one")
     if slurm:
         with slurm_jobs(slurm, threads) as pool:
             yield pool

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlh_driver.analysis import Structure
-    from mlh_driver.workflows.melt_quench import RandomStart, Run
+    from mlh_driver.engine import Engine
+    from mlh_driver.workflows.melt_quench import MeltQuenchSettings, RandomStart, Run
     from mlh_driver.workflows.melt_quench.monitor import Progress, Status
 
 LINE_EVERY_S = 60.0
@@ -105,8 +106,8 @@ def melt_quench(
 
     Example: [bold]mlh-driver melt-quench --preset quick --seed 7 --out glass7[/]
     """
-    from mlh_driver.workflows.melt_quench import copy_name, prepare, run_copies
     from mlh_driver.workflows.melt_quench import preset as settings_of
+    from mlh_driver.workflows.melt_quench import run_copies
 
     chosen = settings_of(preset, changes)
     start = _start(structure, random)
@@ -114,7 +115,7 @@ def melt_quench(
     if (workers > 1 or scheduler or slurm) and copies == 1:
         raise InputError("--workers, --scheduler and --slurm share out copies; ask for several by --copies")
     engine = campaign_engine(settings)
-    first = prepare(out if copies == 1 else out / copy_name(chosen), start, chosen, engine)
+    first = _first(out, start, chosen, settings, copies, engine)
     _tell_time(first, engine, console)
     if dry_run:
         console.print(f"inputs are in {first.folder}; by hand: cd {first.folder} && {first.md.by_hand}")
@@ -129,10 +130,27 @@ def melt_quench(
                 campaign_bars() as progress,
             ):
                 run_copies(out, start, chosen, settings, copies, pool=pool, progress=progress)
-            _print_copies(out, copies)
+            _print_copies(out, chosen, copies)
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last restart file")
         raise typer.Exit(130) from None
+
+
+def _first(
+    out: Path,
+    start: RandomStart | Atoms,
+    chosen: MeltQuenchSettings,
+    settings: EngineSettings,
+    copies: int,
+    engine: Engine,
+) -> Run:
+    """The single run, or the first of the copies; a folder with others is refused before it gets one more."""
+    from mlh_driver.workflows.melt_quench import check_copies, copy_name, prepare
+
+    if copies == 1:
+        return prepare(out, start, chosen, engine)
+    check_copies(out, start, chosen, settings)
+    return prepare(out / copy_name(chosen), start, chosen, engine)
 
 
 def _one(run: Run, engine: Any, console: Console) -> None:
@@ -143,15 +161,18 @@ def _one(run: Run, engine: Any, console: Console) -> None:
     _print_result(run, found)
 
 
-def _print_copies(out: Path, copies: int) -> None:
-    """Mean and spread of all figures, and what is missing."""
+def _print_copies(out: Path, chosen: MeltQuenchSettings, copies: int) -> None:
+    """Mean and spread of all figures over the glasses that there are, and what is missing."""
     from rich.table import Table
 
-    from mlh_driver.workflows.melt_quench import write_comparison
+    from mlh_driver.workflows.melt_quench import copy_name, settings_of_copies, write_comparison
 
+    names = {copy_name(each) for each in settings_of_copies(chosen, copies)}
     found = write_comparison(out)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    table = Table("quantity", title=f"{len(found.structures)} of {copies} glasses")
+    table = Table(
+        "quantity", title=f"{len(found.structures)} of {len(names | found.structures.keys())} glasses"
+    )
     for column in ("mean", "spread", "lowest", "highest"):
         table.add_column(column, justify="right")
     table.add_column("published")
@@ -163,7 +184,7 @@ def _print_copies(out: Path, copies: int) -> None:
     console.print(f"wrote glasses.xyz, glasses.json, tables, figures and report.html to {out}")
     for state in found.failed:
         typer.echo(f"{state.name} failed: {state.note}", err=True)
-    if len(found.structures) < copies:
+    if names - found.structures.keys():
         raise typer.Exit(1)
 
 

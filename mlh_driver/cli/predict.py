@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import MLHError
 
 if TYPE_CHECKING:
     from mlh_driver.results import Results
@@ -42,6 +43,8 @@ def predict(
 ) -> None:
     """Energy, forces, stress, gap and charges of structures.
 
+    Of several, one that the model cannot compute is named, and left out; the exit status is then not zero.
+
     Example: [bold]mlh-driver predict glass.cif quench.lammpstrj --out results.xyz[/]
     """
     from mlh_driver.structures import read_frames
@@ -51,18 +54,29 @@ def predict(
     systems = {name: System.from_ase(atoms) for name, atoms in frames.items()}
     engine = build_engine(settings)
     computed: dict[str, Results] = {}
+    left_out: list[str] = []
     for name, system in systems.items():
-        computed[name] = engine.compute(system)
+        try:
+            computed[name] = engine.compute(system)
+        except MLHError as error:
+            if len(systems) == 1:
+                raise
+            left_out.append(f"{name}: {error}")
+            continue
         if not as_json and len(systems) > 1:
             _print_line(name, system, computed[name])
     if out is not None:
         _write(out, systems, computed)
     if as_json:
-        reports = [{"name": name} | _report(systems[name], computed[name]) for name in systems]
-        typer.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
+        reports = [{"name": name} | _report(systems[name], computed[name]) for name in computed]
+        typer.echo(json.dumps(reports[0] if len(systems) == 1 else reports, indent=2))
     elif len(systems) == 1:
         for name, system in systems.items():
             _print(system, computed[name])
+    for failure in left_out:
+        typer.echo(f"left out: {failure}", err=True)
+    if left_out:
+        raise typer.Exit(1)
 
 
 def _print_line(name: str, system: System, results: Results) -> None:
@@ -83,8 +97,8 @@ def _write(path: Path, systems: dict[str, System], computed: dict[str, Results])
 
     from mlh_driver.interfaces.ase import labelled_atoms
 
-    frames = [labelled_atoms(systems[name].to_ase(), computed[name]) for name in systems]
-    for atoms, name in zip(frames, systems, strict=True):
+    frames = [labelled_atoms(systems[name].to_ase(), results) for name, results in computed.items()]
+    for atoms, name in zip(frames, computed, strict=True):
         atoms.info["name"] = name
     ase.io.write(path, frames, format="extxyz")
 

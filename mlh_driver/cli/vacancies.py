@@ -203,7 +203,7 @@ def _hosts(found: VacancyCampaign, of: dict[str, Distribution]) -> Table:
     for name, one in of.items():
         if name == "all hosts" and len(found.hosts) == 1:
             continue
-        doubtful = sum(bool(v.doubts) for v in found.vacancies if name in ("all hosts", v.host))
+        doubtful = sum(v.equivalent for v in found.vacancies if v.doubts and name in ("all hosts", v.host))
         energies = [f"{x:.3f}" for x in (one.mean_eV, one.spread_eV, one.lowest_eV, one.highest_eV)]
         table.add_row(escape(name), str(one.sites), *energies, str(doubtful))
     if len(found.hosts) > 1:

@@ -125,19 +125,35 @@ class Campaign:
 def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> Iterator[Campaign]:
     """Start a campaign, or go on with the one of ``folder``; no other process can, within this block.
 
-    settings: all that decides about its results, as JSON; ``n_tasks`` is for those who look on.
+    settings: all that decides about its results, as JSON
+    n_tasks:  for those who look on; one that had more before keeps them
+
     Raises InputError if the folder has a campaign of other settings, or another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
-        path = folder / CAMPAIGN
-        described = json.loads(json.dumps({"version": version("mlh-driver"), **settings}))
-        if path.exists():
-            before = read_json(path)
-            del before["n_tasks"]
-            check_same(folder, before, described)
-        write_json(path, {**described, "n_tasks": n_tasks})
+        n_before = check_campaign(folder, settings)
+        write_json(folder / CAMPAIGN, {**_described(settings), "n_tasks": max(n_tasks, n_before)})
         yield Campaign(folder)
+
+
+def check_campaign(folder: Path, settings: Mapping[str, Any]) -> int:
+    """The number of tasks of the campaign of a folder, 0 where there is none.
+
+    Raises InputError if it has other settings.
+    """
+    path = folder / CAMPAIGN
+    if not path.exists():
+        return 0
+    before = read_json(path)
+    n_tasks = int(before.pop("n_tasks"))
+    check_same(folder, before, _described(settings))
+    return n_tasks
+
+
+def _described(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is in the file."""
+    return dict(json.loads(json.dumps({"version": version("mlh-driver"), **settings})))
 
 
 def in_this_process(jobs: Sequence[Job]) -> Iterator[Job]:

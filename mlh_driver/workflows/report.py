@@ -27,9 +27,9 @@ from mlh_driver.workflows.run_folder import flattened, read_json, replacing
 from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect, index_without_two
 from mlh_driver.workflows.vacancy_files import (
     FIGURE,
-    HOSTS,
     PAIR_STRUCTURES,
     STRUCTURES,
+    read_hosts,
     read_results,
 )
 from mlh_driver.workflows.verify import VERIFICATION, VERIFICATION_FIGURE
@@ -160,7 +160,7 @@ def _cards(found: dict[str, Any], energy: str) -> list[tuple[str, str, str, str]
     """Title, value, unit and a remark on each of the first numbers of the page."""
     every = found["distributions"]["all hosts"]
     counted_from = "" if energy == "formation_eV" else "from an isolated atom"
-    doubtful = sum(bool(site["doubts"]) for site in found["vacancies"])
+    doubtful = sum(site["equivalent"] for site in found["vacancies"] if site["doubts"])
     return [
         ("sites", str(every["sites"]), "", "equivalent ones counted"),
         ("mean energy", number(every["mean_eV"], 3), "eV", counted_from),
@@ -196,7 +196,7 @@ def _histogram(sites: list[dict[str, Any]], energy: str) -> dict[str, Any]:
 
 def _structures(folder: Path, found: dict[str, Any], energy: str) -> dict[str, dict[str, Any]]:
     """Those that the page shows, by name: sites in order of their energies, then pairs."""
-    hosts = read_frames([folder / HOSTS])
+    hosts = read_hosts(folder, found)
     minima = read_frames([folder / STRUCTURES])
     ordered = sorted(found["vacancies"], key=lambda site: site[energy])
     defect = found["campaign"]["settings"]["defect"]

@@ -60,10 +60,15 @@ def orbits(atoms: Atoms, element: str) -> dict[int, int]:
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
     dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_A)
     equivalent = np.arange(len(atoms)) if dataset is None else dataset.equivalent_atoms
-    found = Counter(equivalent[atoms.symbols == element].tolist())
-    if not found:
+    return dict(sorted(Counter(equivalent[_of_element(atoms, element)].tolist()).items()))
+
+
+def _of_element(atoms: Atoms, element: str) -> NDArray[np.int64]:
+    """All atoms of an element; raises InputError where there is none."""
+    found = np.flatnonzero(atoms.symbols == element)
+    if not len(found):
         raise InputError(f"{atoms.get_chemical_formula()} has no {element} to remove; see --element")
-    return dict(sorted(found.items()))
+    return found
 
 
 def choose_sites(
@@ -74,11 +79,12 @@ def choose_sites(
     Raises InputError for a site that is not of the element, and for more sites than there are.
     """
     if sites:
+        first = _of_element(atoms, element)[0]
         for site in sites:
             if not 0 <= site < len(atoms) or atoms.symbols[site] != element:
                 raise InputError(
                     f"site {site} is no {element} of {atoms.get_chemical_formula()}: give indices of its "
-                    f"atoms, counted from 0; the first {element} is {np.argmax(atoms.symbols == element)}"
+                    f"atoms, counted from 0; the first {element} is {first}"
                 )
         return dict.fromkeys(sites, 1)
     found = orbits(atoms, element)

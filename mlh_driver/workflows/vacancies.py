@@ -97,6 +97,8 @@ class VacancySettings:
         known = DEFECTS[self.defect]
         if not self.starts or not set(self.starts) <= set(known):
             raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(known)}")
+        if len(set(self.starts)) < len(self.starts):
+            raise InputError(f"starts are {', '.join(self.starts)}; give each of them once")
         if self.starts == ("puckered",):
             raise InputError("not every site can start puckered; give another start, too, such as unmoved")
         if not self.fmax_eV_A > 0.0 or self.steps < 1 or self.sample < 0:

@@ -16,7 +16,7 @@ from ase import Atoms
 from mlh_driver.errors import InputError
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.run_folder import replacing
-from mlh_driver.workflows.vacancy_files import COLUMNS, HOSTS, STRUCTURES, read_results
+from mlh_driver.workflows.vacancy_files import COLUMNS, STRUCTURES, read_hosts, read_results
 
 if TYPE_CHECKING:
     from doped.core import DefectEntry
@@ -72,7 +72,7 @@ def export_doped(folder: Path) -> Path:
         raise InputError("doped is not installed: pip install 'mlh-driver[doped]'") from None
     found = read_results(folder)
     minima = read_frames([folder / STRUCTURES])
-    hosts = {name: _structure(atoms) for name, atoms in read_frames([folder / HOSTS]).items()}
+    hosts = {name: _structure(atoms) for name, atoms in read_hosts(folder, found).items()}
     campaign, mu_eV = found["campaign"]["settings"], found["mu_eV"]
     thermodynamics = DefectThermodynamics(
         [

@@ -30,6 +30,7 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
+from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.run_folder import read_json, replacing, write_json
@@ -127,6 +128,14 @@ def read_results(folder: Path) -> dict[str, Any]:
         )
     results: dict[str, Any] = read_json(path)
     return results
+
+
+def read_hosts(folder: Path, results: dict[str, Any]) -> dict[str, Atoms]:
+    """The relaxed hosts by name, in the order of the results of :func:`read_results`.
+
+    Their names are not those in the file: extended XYZ makes numbers of names such as 001 or 2_3.
+    """
+    return dict(zip(results["hosts"], read_frames([folder / HOSTS]).values(), strict=True))
 
 
 def _read(folder: Path, key: str) -> Atoms:

@@ -34,7 +34,7 @@ from mlh_driver.reference import Labeler, label_into
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.run_folder import replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy
-from mlh_driver.workflows.vacancy_files import HOSTS, STRUCTURES, energy_title, read_results
+from mlh_driver.workflows.vacancy_files import STRUCTURES, energy_title, read_hosts, read_results
 
 VERIFICATION, VERIFICATION_TABLE, VERIFICATION_FIGURE = "verify.json", "verify.csv", "verify.png"
 #: With fewer sites a rank correlation says nothing.
@@ -127,7 +127,7 @@ def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0
     results = read_results(folder)
     vacancies = {entry["name"]: Vacancy(**entry) for entry in results["vacancies"]}
     picked = pick_sites(list(vacancies.values()), number, seed)
-    hosts, minima = (read_frames([folder / name]) for name in (HOSTS, STRUCTURES))
+    hosts, minima = read_hosts(folder, results), read_frames([folder / STRUCTURES])
     frames: dict[str, Atoms] = {}
     for name in picked:
         frames.setdefault(vacancies[name].host, hosts[vacancies[name].host])

@@ -36,7 +36,13 @@ some of those far out of the range that the run came through.
 """
 
 from mlh_driver.workflows.melt_quench.comparison import Comparison, write_comparison
-from mlh_driver.workflows.melt_quench.ensemble import copy_name, how_far, run_copies
+from mlh_driver.workflows.melt_quench.ensemble import (
+    check_copies,
+    copy_name,
+    how_far,
+    run_copies,
+    settings_of_copies,
+)
 from mlh_driver.workflows.melt_quench.run import (
     Run,
     carry_out,
@@ -54,6 +60,7 @@ __all__ = [
     "RandomStart",
     "Run",
     "carry_out",
+    "check_copies",
     "copy_name",
     "find_runs",
     "how_far",
@@ -62,5 +69,6 @@ __all__ = [
     "relax_glass",
     "run_copies",
     "seconds_per_step",
+    "settings_of_copies",
     "write_comparison",
 ]

@@ -20,6 +20,7 @@ from mlh_driver.workflows.campaign import (
     Progress,
     State,
     Task,
+    check_campaign,
     in_this_process,
     open_campaign,
     states,
@@ -46,10 +47,8 @@ def run_copies(
     Raises InputError, before anything is computed, where the folder holds a run of other settings, or a
     single one.
     """
-    if (folder / SETTINGS).exists():
-        raise InputError(f"{folder} holds a single melt-quench; give another folder by --out for copies")
+    described = check_copies(folder, start, settings, engine)
     fields = engine_fields(engine)
-    described = {"workflow": "melt-quench", **request(start, settings, engine_for(fields))}
     inputs = {"start": _start_fields(start), "engine": fields}
     tasks = [
         Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()})
@@ -58,6 +57,25 @@ def run_copies(
     with open_campaign(folder, described, copies) as campaign:
         campaign.run(tasks, pool, "copies", progress)
     return [state for state in states(folder) if state.status == "failed"]
+
+
+def check_copies(
+    folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: EngineSettings
+) -> dict[str, Any]:
+    """What the campaign holds of its settings.
+
+    Raises InputError where the folder holds a run of other settings, or a single one.
+    """
+    if (folder / SETTINGS).exists():
+        raise InputError(f"{folder} holds a single melt-quench; give another folder by --out for copies")
+    fields = engine_fields(engine)
+    described = {
+        "workflow": "melt-quench",
+        "engine": fields,
+        **request(start, settings, engine_for(fields)),
+    }
+    check_campaign(folder, described)
+    return described
 
 
 def settings_of_copies(settings: MeltQuenchSettings, copies: int) -> Iterator[MeltQuenchSettings]:

@@ -154,8 +154,11 @@ class IpiRun:
         """What was logged, by LAMMPS' names: Step, Temp, PotEng, Econserve, gap, extrapolation and so on."""
         parts = []
         for stage, start in self._stages():
-            out, _ = ipi.read_output(self.folder / f"{stage}.out")
-            observables = np.loadtxt(self.folder / f"{stage}.observables_0", ndmin=2)
+            files = [self.folder / f"{stage}.{ending}" for ending in ("out", "observables_0")]
+            if not all(map(_has_numbers, files)):  # i-PI waits for its first forces
+                continue
+            out, _ = ipi.read_output(files[0])
+            observables = np.loadtxt(files[1], ndmin=2)
             rows = {"Step": out["step"] + start, "Temp": out["temperature"]}
             rows |= {"PotEng": out["potential"], "Econserve": out["conserved"]}
             rows |= {name: observables[:, k] for name, k in OBSERVABLES.items()}
@@ -187,3 +190,8 @@ class IpiRun:
         start = self.folder / START
         cell = Cell.fromcellpar([float(word) for word in start.read_text().split("\n")[1].split()[2:8]])
         return plain(Atoms(numbers=checkpoint.numbers, positions=checkpoint.positions, cell=cell, pbc=True))
+
+
+def _has_numbers(path: Path) -> bool:
+    """Whether an output of i-PI has more than a header."""
+    return path.exists() and any(line[:1] != "#" for line in path.read_text().splitlines())

@@ -78,7 +78,8 @@ class LammpsRun:
     def carry_out(self, engine: ForceEngine) -> None:
         """From the latest restart file, or from the start, to the end."""
         path, step = self.restart()
-        self._forget_from(step, resumed=path is not None)
+        if step < self.settings.steps:  # at the end nothing is written a second time
+            self._forget_from(step, resumed=path is not None)
         arguments = ["-screen", "none", "-log", f"log.{step}.lammps"]
         if path is not None:
             arguments += ["-var", "resume", "yes", "-var", "restart", path.name]
@@ -107,11 +108,12 @@ class LammpsRun:
         """What was logged, one line a step: Step, Temp, PotEng, gap, extrapolation and so on."""
         parts: list[dict[str, Array]] = []
         for first, log in self._logs():
-            parts = [{name: values[part["Step"] < first] for name, values in part.items()} for part in parts]
             try:
-                parts.append(read_log(log))
-            except InputError:  # killed before its first line
+                lines = read_log(log)
+            except InputError:  # killed before its first line, or begun at the last step
                 continue
+            parts = [{name: values[part["Step"] < first] for name, values in part.items()} for part in parts]
+            parts.append(lines)
         if not parts:
             raise InputError(f"{self.folder} has no log of a run; start it with 'mlh-driver melt-quench'")
         merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -23,7 +23,8 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.engine import Engine
-from mlh_driver.system import Array
+from mlh_driver.small_cells import repeated
+from mlh_driver.system import Array, System
 from mlh_driver.workflows.defect_levels import Levels
 from mlh_driver.workflows.run_folder import replacing
 
@@ -38,18 +39,24 @@ MOST_ORBITALS = 2000
 def write_levels(frames: Sequence[tuple[int, Atoms]], timestep_fs: float, engine: Engine, path: Path) -> None:
     """Of frames spread evenly over a run, each with its step; none of large cells, nor of open shells."""
     basis = engine.model.basis
-    species = basis.species_index(frames[0][1].numbers)
+    species = basis.species_index(_wide(frames[0][1], engine).numbers)
     is_open = round(basis.valences[species].sum()) % 2
     if is_open or basis.sizes[species].sum() > MOST_ORBITALS:
         return
     rows = []
     for k in np.linspace(0, len(frames) - 1, min(MOST_FRAMES, len(frames))).round().astype(int):
         step, atoms = frames[k]
-        levels = Levels.of(atoms, engine)
-        center = levels.deep_center(np.arange(len(atoms)))
+        levels = Levels.of(_wide(atoms, engine), engine)
+        center = levels.deep_center(np.unique(levels.atoms))
         rows.append((step, step * timestep_fs / 1e3, levels.homo - center, levels.lumo - center))
     with replacing(path) as partial, open(partial, "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def _wide(atoms: Atoms, engine: Engine) -> Atoms:
+    """A narrow cell as often as the engine repeats it in the run."""
+    system = System.from_ase(atoms)
+    return repeated(system, engine.repeater(system)).to_ase()
 
 
 def read_levels(path: Path) -> dict[str, Array]:

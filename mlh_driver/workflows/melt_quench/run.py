@@ -126,6 +126,8 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
         return Run(folder, settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
+    if folder.exists() and folder.samefile(Path.cwd()):
+        raise InputError(f"{folder} is the folder at work; name another by --out, which a run can make")
     if isinstance(start, Atoms):
         System.from_ase(start)  # refuses what has no cell
     partial = folder.with_name(f".{folder.name}.partial")

@@ -70,6 +70,11 @@ class MeltQuenchSettings(Settings):
             )
         if self.engine == "ipi" and self.ensemble == "npt":
             raise ValueError("ensemble npt runs in LAMMPS only; choose engine lammps or ensemble nvt")
+        if self.ensemble == "nvt" and self.pressure_bar:
+            raise ValueError(
+                f"pressure_bar is {self.pressure_bar:g}, but the volume is constant; choose ensemble npt, or "
+                "leave the pressure out"
+            )
         return self
 
     @property
