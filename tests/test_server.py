@@ -151,6 +151,26 @@ def test_killed_engine_leaves_the_server_up(start: Launcher, system: System) -> 
         remote.compute(system)
 
 
+def test_who_leaves_while_its_structure_is_computed_takes_no_model_along(
+    start: Launcher, system: System
+) -> None:
+    program = serve(start, "fake,slow=6")
+    gone = dial(start)
+
+    def compute_and_forget() -> None:
+        with contextlib.suppress(ConnectionLost):
+            gone.compute(system)
+
+    computing = threading.Thread(target=compute_and_forget)
+    computing.start()
+    computing.join(1.0)
+    gone._channel.abort()
+    with dial(start) as remote:
+        remote.compute(system)
+    assert "started again" not in program.output
+    computing.join(30.0)
+
+
 def test_a_script_that_ends_says_so(start: Launcher, system: System) -> None:
     """Also if nobody has closed its engine, as with ASE."""
     program = serve(start)
