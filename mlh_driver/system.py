@@ -12,8 +12,9 @@ from mlh_driver.errors import StructureError
 
 #: Beyond it there is no dynamics left, and a few digits after the point.
 LARGEST_POSITION_A = 1e9
-#: In which the closest atoms are looked for.
-CLOSEST_WITHIN_A = 4.0
+#: In which the closest atoms are looked for, and in units of the cube root of the volume of an atom: no
+#: packing keeps all atoms farther apart than 1.13 of these.
+CLOSEST_WITHIN_A, CLOSEST_WITHIN = 4.0, 1.2
 
 Array = NDArray[np.float64]
 
@@ -104,7 +105,9 @@ def described(system: System) -> str:
 
     atoms = system.to_ase()
     words = f"{atoms.get_chemical_formula()} at {mass_density(atoms):.3g} g/cm3"
-    i, j, distances = NeighborList(cutoff=CLOSEST_WITHIN_A, full_list=False).compute(
+    # 4 Å around each atom of a cell in the wrong unit could be more pairs than memory holds
+    within = min(CLOSEST_WITHIN_A, CLOSEST_WITHIN * (system.volume / len(system)) ** (1.0 / 3.0))
+    i, j, distances = NeighborList(cutoff=within, full_list=False).compute(
         points=system.positions, box=system.cell, periodic=True, quantities="ijd"
     )
     if not len(distances):
