@@ -194,6 +194,16 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
         remote.check_species([1, 8])
 
 
+def test_elements_that_change_in_their_array_are_told_anew(start: Launcher, system: System) -> None:
+    serve(start)
+    numbers = system.numbers.copy()
+    with dial(start) as remote:
+        remote.check_species(numbers)
+        numbers[:] = 8
+        results = remote.compute(System(numbers, system.positions, system.cell))
+    assert (results.charges == -0.75).all()
+
+
 def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: System) -> None:
     program = serve(start, "fake,memory=2", "--no-supervisor")
     with dial(start) as remote:
