@@ -28,7 +28,8 @@ class System:
     cell:      (3, 3) lattice vectors in Å as **rows**, periodic in all three directions
     velocities: (N, 3) in Å/fs where the MD engine tells them, or None; no result depends on them
 
-    All are copied: what moves later does not move an earlier structure.
+    All are copied, and the copies are read-only: what moves later does not move an earlier structure, with
+    which engines compare the next one.
 
     Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
     singular cell.
@@ -40,10 +41,12 @@ class System:
     velocities: Array | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64)):
-            object.__setattr__(self, name, np.array(getattr(self, name), dtype=kind, order="C"))
-        if self.velocities is not None:
-            object.__setattr__(self, "velocities", np.array(self.velocities, dtype=np.float64))
+        kinds = {"numbers": np.int64, "positions": np.float64, "cell": np.float64, "velocities": np.float64}
+        for name, kind in kinds.items():
+            if (given := getattr(self, name)) is not None:
+                copy = np.array(given, dtype=kind, order="C")
+                copy.setflags(write=False)
+                object.__setattr__(self, name, copy)
         n = len(self.numbers)
         if n == 0:
             raise StructureError("the structure has no atoms")
