@@ -97,9 +97,9 @@ def _packed(structures: tuple[System, ...]) -> dict[str, Tensor] | None:
         return None
     return {
         "n_atoms": torch.tensor([len(system) for system in structures]),
-        "numbers": torch.cat([torch.from_numpy(system.numbers) for system in structures]).to(torch.int16),
-        "positions": torch.cat([torch.from_numpy(system.positions) for system in structures]),
-        "cells": torch.stack([torch.from_numpy(system.cell) for system in structures]),
+        "numbers": torch.cat([torch.tensor(system.numbers) for system in structures]).to(torch.int16),
+        "positions": torch.cat([torch.tensor(system.positions) for system in structures]),
+        "cells": torch.stack([torch.tensor(system.cell) for system in structures]),
     }
 
 

@@ -12,8 +12,9 @@ from mlh_driver.errors import StructureError
 
 #: Beyond it there is no dynamics left, and a few digits after the point.
 LARGEST_POSITION_A = 1e9
-#: In which the closest atoms are looked for.
-CLOSEST_WITHIN_A = 4.0
+#: In which the closest atoms are looked for, and in units of the cube root of the volume of an atom: no
+#: packing keeps all atoms farther apart than 1.13 of these.
+CLOSEST_WITHIN_A, CLOSEST_WITHIN = 4.0, 1.2
 
 Array = NDArray[np.float64]
 
@@ -27,7 +28,8 @@ class System:
     cell:      (3, 3) lattice vectors in Å as **rows**, periodic in all three directions
     velocities: (N, 3) in Å/fs where the MD engine tells them, or None; no result depends on them
 
-    All are copied: what moves later does not move an earlier structure.
+    All are copied, and the copies are read-only: what moves later does not move an earlier structure, with
+    which engines compare the next one.
 
     Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
     singular cell.
@@ -39,10 +41,12 @@ class System:
     velocities: Array | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64)):
-            object.__setattr__(self, name, np.array(getattr(self, name), dtype=kind, order="C"))
-        if self.velocities is not None:
-            object.__setattr__(self, "velocities", np.array(self.velocities, dtype=np.float64))
+        kinds = {"numbers": np.int64, "positions": np.float64, "cell": np.float64, "velocities": np.float64}
+        for name, kind in kinds.items():
+            if (given := getattr(self, name)) is not None:
+                copy = np.array(given, dtype=kind, order="C")
+                copy.setflags(write=False)
+                object.__setattr__(self, name, copy)
         n = len(self.numbers)
         if n == 0:
             raise StructureError("the structure has no atoms")
@@ -104,7 +108,9 @@ def described(system: System) -> str:
 
     atoms = system.to_ase()
     words = f"{atoms.get_chemical_formula()} at {mass_density(atoms):.3g} g/cm3"
-    i, j, distances = NeighborList(cutoff=CLOSEST_WITHIN_A, full_list=False).compute(
+    # 4 Å around each atom of a cell in the wrong unit could be more pairs than memory holds
+    within = min(CLOSEST_WITHIN_A, CLOSEST_WITHIN * (system.volume / len(system)) ** (1.0 / 3.0))
+    i, j, distances = NeighborList(cutoff=within, full_list=False).compute(
         points=system.positions, box=system.cell, periodic=True, quantities="ijd"
     )
     if not len(distances):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
 import pytest
+import vesin
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
@@ -107,6 +109,25 @@ def test_a_description_names_the_closest_atoms(glass: Atoms) -> None:
     assert "0.40 Å apart" in words
     alone = System(np.array([8]), np.zeros((1, 3)), 10.0 * np.eye(3))
     assert "apart" not in described(alone)
+
+
+def test_a_crushed_structure_is_described_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 Å around each atom of a cell in the wrong unit are more pairs than memory holds."""
+    found = []
+
+    class Counting(vesin.NeighborList):
+        def compute(self, **where: Any) -> Any:
+            answer = super().compute(**where)
+            found.append(len(answer[0]))
+            return answer
+
+    monkeypatch.setattr(vesin, "NeighborList", Counting)
+    fractions = np.random.default_rng(0).random((100, 3))
+    fractions[7] = fractions[70] + [0.001, 0.0, 0.0]
+    words = described(System(np.full(100, 14), fractions, np.eye(3)))
+    assert "Si 7" in words
+    assert "Si 70" in words
+    assert found[0] < 20 * 100
 
 
 def test_predict_prints_the_doubts(tmp_path: Path, glass: Atoms) -> None:

@@ -301,6 +301,14 @@ def test_an_energy_without_bottom_is_not_returned(
         Engine(unbounded, solver=solver).compute(system)
 
 
+def test_a_structure_that_an_engine_has_seen_cannot_be_moved(host: Atoms) -> None:
+    """Its pairs are kept until atoms have moved from where they are in it."""
+    system = System(host.numbers, host.positions, host.cell.array, np.zeros((len(host), 3)))
+    for name in ("numbers", "positions", "cell", "velocities"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(system, name)[0] += 1
+
+
 def test_atoms_on_top_of_each_other_are_refused(model64: Model) -> None:
     system = System(np.array([8, 8, 14]), np.array([[0.0, 0, 0], [0, 0, 0], [3, 0, 0]]), 12 * np.eye(3))
     with pytest.raises(StructureError, match=r"atoms 0 and 1 .* is one of them there twice"):

@@ -23,6 +23,7 @@ from processes import DRIVER, ENVIRONMENT, Launcher, launching, serve
 from mlh_driver import Results, System
 from mlh_driver.cli.lammps import read_arguments
 from mlh_driver.errors import ConnectionLost, InputError
+from mlh_driver.interfaces.lammps.run import _interrupts_noted
 from mlh_driver.interfaces.lammps.script import remove_leftovers
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.model_files import model_digest
@@ -132,14 +133,22 @@ def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, sta
 
 
 def test_folders_of_dead_processes_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not those of another machine, whose processes are not to be seen here: nodes may share the folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = subprocess.Popen(["true"])
     dead.wait()
-    for owner in (dead.pid, os.getpid(), 1):
-        (tmp_path / f"mlh-driver-lammps-{owner}-x").mkdir()
+    for machine in ("node_2", "node"):
+        for owner in (dead.pid, os.getpid(), 1):
+            (tmp_path / f"mlh-driver-lammps-{machine}-{owner}-x").mkdir()
+    monkeypatch.setattr("socket.gethostname", lambda: "node-2")
     remove_leftovers()
-    left = {path.name.split("-")[3] for path in tmp_path.iterdir()}
-    assert left == {str(os.getpid()), "1"}
+    left = sorted(path.name.split("-")[3:5] for path in tmp_path.iterdir())
+    assert left == sorted(
+        [
+            ["node", str(dead.pid)],
+            *([node, str(pid)] for node in ("node", "node_2") for pid in (os.getpid(), 1)),
+        ]
+    )
 
 
 def test_a_killed_server_ends_the_run(host: Atoms, start: Launcher) -> None:
@@ -193,6 +202,17 @@ def test_ctrl_c_ends_the_run(host: Atoms, start: Launcher) -> None:
     program.wait_for("Per MPI rank memory")
     program.process.send_signal(signal.SIGINT)
     assert program.status() == 130
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    """As those that a shell script starts in the background do: Ctrl-C is meant for those in front."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _interrupts_noted() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupted.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_command_refuses_several_ranks() -> None:

@@ -151,6 +151,26 @@ def test_killed_engine_leaves_the_server_up(start: Launcher, system: System) -> 
         remote.compute(system)
 
 
+def test_who_leaves_while_its_structure_is_computed_takes_no_model_along(
+    start: Launcher, system: System
+) -> None:
+    program = serve(start, "fake,slow=6")
+    gone = dial(start)
+
+    def compute_and_forget() -> None:
+        with contextlib.suppress(ConnectionLost):
+            gone.compute(system)
+
+    computing = threading.Thread(target=compute_and_forget)
+    computing.start()
+    computing.join(1.0)
+    gone._channel.abort()
+    with dial(start) as remote:
+        remote.compute(system)
+    assert "started again" not in program.output
+    computing.join(30.0)
+
+
 def test_a_script_that_ends_says_so(start: Launcher, system: System) -> None:
     """Also if nobody has closed its engine, as with ASE."""
     program = serve(start)
@@ -172,6 +192,16 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
             remote.compute(system)
     with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[1\]"):
         remote.check_species([1, 8])
+
+
+def test_elements_that_change_in_their_array_are_told_anew(start: Launcher, system: System) -> None:
+    serve(start)
+    numbers = system.numbers.copy()
+    with dial(start) as remote:
+        remote.check_species(numbers)
+        numbers[:] = 8
+        results = remote.compute(System(numbers, system.positions, system.cell))
+    assert (results.charges == -0.75).all()
 
 
 def test_errors_that_are_not_ours_reach_the_engine_too(start: Launcher, system: System) -> None:

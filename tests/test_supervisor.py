@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from processes import DRIVER, FAKE, Launcher, copy_case, eventually, launching
 
 from mlh_driver.engine_settings import EngineSettings
-from mlh_driver.errors import EngineCrashed, ModelFileError, StructureError
+from mlh_driver.errors import ConnectionLost, EngineCrashed, InputError, ModelFileError, StructureError
 from mlh_driver.interfaces.sockets import remote, supervisor
 from mlh_driver.interfaces.sockets.supervisor import Supervisor
 from mlh_driver.system import System
@@ -158,6 +159,51 @@ def test_a_killed_owner_takes_the_process_along(start: Launcher) -> None:
     program.status()
     assert eventually(lambda: not Path(f"/proc/{worker}").exists())
     assert not folder.exists()
+
+
+def test_a_killed_owner_leaves_nothing_of_a_process_killed_before(start: Launcher) -> None:
+    program = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", "fake")
+    program.wait_for("listening")
+    (worker,) = children(program.process.pid)
+    command = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+    folder = Path(next(word for word in command if "/mlh-" in word)).parent
+    os.kill(worker, signal.SIGKILL)
+    with remote.RemoteEngine(f"unix:{start.folder}/socket") as engine:
+        engine.compute(GLASS)
+    program.wait_for("started again")
+    program.process.kill()
+    program.status()
+    assert eventually(lambda: not folder.exists())
+
+
+def test_an_owner_that_cannot_start_leaves_no_folder(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("mlh_driver.distributed.ranks.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="which is not installed"):
+        Supervisor(EngineSettings("fake"), restarts=3, say=said.append, ranks=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_pause_between_two_starts_is_longer_than_a_minute(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "WORKER", [sys.executable, FAKE[1]])
+    pauses: list[float] = []
+    sleep = time.sleep
+
+    def recorded(seconds: float) -> None:
+        if seconds >= 1.0:
+            pauses.append(seconds)
+        else:
+            sleep(seconds)
+
+    with owner(said, restarts=30) as its_owner:
+        monkeypatch.setattr("time.sleep", recorded)
+        for failures in (1, 2, 30):
+            its_owner.replace(its_owner.process, failures, ConnectionLost("gone"))
+    assert pauses == [1.0, 60.0]
 
 
 def test_a_model_that_does_not_exist_is_said_at_once(said: list[str]) -> None:

@@ -110,10 +110,10 @@ def _interrupts_noted() -> Iterator[Event]:
 
     That place could be inside the callback's entry, where exceptions are ignored, with old forces left in
     the array. A second Ctrl-C acts at once. Outside the main thread, which alone gets signals, nothing
-    changes.
+    changes, nor in a process that ignores SIGINT, as those in the background of a shell script do.
     """
     event = Event()
-    if current_thread() is not main_thread():
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield event
         return
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ class ScriptRunner:
                 "cannot hold; set TMPDIR to one without blanks"
             )
         remove_leftovers()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_here()}{os.getpid()}-")
         self._pipe = Path(self._folder.name) / "ask"
         self._copies = ScriptCopies(Path(self._folder.name), self._pipe)
         os.mkfifo(self._pipe)
@@ -185,11 +186,19 @@ def check_order(fix_id: str, listed: str) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove the folders of processes that are gone: killed ones, and those whose script said ``quit``."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+    """Remove the folders of processes that are gone: killed ones, and those whose script said ``quit``.
+
+    Machines may share the folder for temporary files, so only those of this one are looked at.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_here()}*-*"):
+        owner = folder.name.removeprefix(_here()).split("-")[0]
         if owner.isdigit() and not _is_running(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _here() -> str:
+    """What the names of the folders of this machine begin with."""
+    return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
 
 
 def _is_running(process: int) -> bool:

@@ -58,7 +58,7 @@ class SocketEngine:
 
     def check_species(self, numbers: ArrayLike) -> None:
         """Tell the other end the elements; raises StructureError for those that its model does not know."""
-        numbers = np.asarray(numbers, dtype=np.int64)
+        numbers = np.array(numbers, dtype=np.int64)  # a copy: the caller's may change, as ASE's do
         text = json.dumps({"numbers": numbers.tolist()}).encode()
         with self._conversation() as channel:
             channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))

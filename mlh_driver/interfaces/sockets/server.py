@@ -150,8 +150,13 @@ class _QueuedEngine:
             future = self._worker.submit(self._if_wanted, ask)
         except RuntimeError:  # the worker takes no more jobs
             raise ConnectionLost("the server stops") from None
-        while not wait([future], timeout=SIGN_OF_LIFE_S).done:
-            self.say_working()
+        try:
+            while not wait([future], timeout=SIGN_OF_LIFE_S).done:
+                self.say_working()
+        except ConnectionLost:  # what comes next closes the engine, which must not be at work then
+            if not future.cancel():
+                wait([future])
+            raise
         try:
             return future.result()
         except CancelledError:

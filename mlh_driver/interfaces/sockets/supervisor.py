@@ -41,7 +41,7 @@ from mlh_driver.results import Results
 from mlh_driver.system import System
 
 WORKER = [sys.executable, "-m", "mlh_driver.interfaces.sockets.worker"]
-FIRST_PAUSE_S = 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Before the second start for the same structure; doubles each time, so that memory may become free."""
 START_S = 600.0
 """Longest wait for a process that has not opened its socket: a cold disk of a cluster may need minutes."""
@@ -90,7 +90,7 @@ class Process:
         raise ConnectionLost("it ended before it could answer")
 
     def end(self) -> str:
-        """Make sure that the process is gone; says how it ended."""
+        """Make sure that the process is gone, and its socket; says how it ended."""
         try:
             status = self._popen.wait(REAPING_S)
         except subprocess.TimeoutExpired:
@@ -100,6 +100,7 @@ class Process:
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
+        Path(self._address.path).unlink(missing_ok=True)  # or the next process could not remove the folder
         if status is None:
             return "did not answer"
         return (
@@ -140,7 +141,11 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="mlh-"))  # for this user alone
         self._lock = threading.Lock()
         self._started = 0
-        self.process = self._start()
+        try:
+            self.process = self._start()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     def engine(self) -> SupervisedEngine:
         """An engine for one MD engine; raises what is wrong with model or settings."""
@@ -163,7 +168,7 @@ class Supervisor:
                     "it have enough memory? --no-supervisor shows what happens inside"
                 )
             self._say(f"{problem}; it is started again for the same structure ({failures}/{self._restarts})")
-            time.sleep(FIRST_PAUSE_S * (2 ** (failures - 1) - 1))
+            time.sleep(min(FIRST_PAUSE_S * (2 ** (failures - 1) - 1), LONGEST_PAUSE_S))
             self.process = self._start()
 
     def close(self) -> None:
