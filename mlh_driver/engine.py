@@ -24,7 +24,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
-from mlh_driver.errors import NonFiniteError, SolverError, StructureError
+from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
@@ -133,7 +133,20 @@ class Engine:
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
+        if isinstance(model, Model):
+            self._follow_model(settings)
         self._composition: tuple[bytes, _Atoms] | None = None
+
+    def _follow_model(self, asked: EngineKeywords) -> None:
+        """A loaded model stays what it is; InputError if something else is asked for."""
+        own = EngineKeywords(dtype=str(self._dtype).removeprefix("torch."), device=str(self._device))
+        for name, value in own.items():
+            if not str(value).startswith(str(asked.get(name, value))):
+                raise InputError(
+                    f"{name} is {asked.get(name)!r}, but the model given is loaded already, with {value}; "
+                    "give its name or file instead"
+                )
+        self.settings = replace(self.settings, **own)
 
     def __repr__(self) -> str:
         return f"Engine({self.model.metadata.name!r})"

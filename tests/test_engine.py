@@ -279,6 +279,9 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
         Engine(model64, electronic_temperature_K=-5)
     with pytest.raises(InputError, match="magic"):
         Engine(model64, solver="magic")
+    with pytest.raises(InputError, match=r"dtype is 'float32', but .* loaded already, with float64"):
+        engine.with_settings(dtype="float32")
+    assert engine.settings.dtype == "float64"
 
 
 @pytest.mark.parametrize("amplitude_A", [0.0, 0.4])

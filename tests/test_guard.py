@@ -41,6 +41,8 @@ def test_rules_are_read_with_and_without_a_limit() -> None:
         Rule.parse("force", "halt")
     with pytest.raises(InputError, match="'much' in 'stop:much' is no number"):
         Rule.parse("force", "stop:much")
+    with pytest.raises(InputError, match="'nan' in 'stop:nan' is no number"):
+        Rule.parse("extrapolation", "stop:nan")  # it would never stop
     with pytest.raises(InputError, match=r"'warn:1.5' for extrapolation: .* such as dump:1\.5"):
         Rule.parse("extrapolation", "warn:1.5")  # it would warn at 2 all the same
 

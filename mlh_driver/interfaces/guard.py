@@ -8,6 +8,7 @@ Before it comes the last structure without any such doubt, to go on from. ``mlh-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,15 @@ class Rule:
                 f"{text!r} for {name}: warnings come at limits of their own; give a limit with dump or stop, "
                 f"such as dump:{value}"
             )
+        if not colon:
+            return cls(action, GUARDED[name].limit)
         try:
-            return cls(action, float(value) if colon else GUARDED[name].limit)
+            limit = float(value)
         except ValueError:
-            raise InputError(f"{value!r} in {text!r} is no number; give a limit such as stop:2.5") from None
+            limit = math.nan
+        if not math.isfinite(limit):
+            raise InputError(f"{value!r} in {text!r} is no number; give a limit such as stop:2.5")
+        return cls(action, limit)
 
 
 class GuardedEngine:

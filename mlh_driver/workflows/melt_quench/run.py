@@ -41,6 +41,7 @@ from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
 from mlh_driver.model_files import model_digest
 from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.settings import validated
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
@@ -68,11 +69,11 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run in a folder that was prepared; raises InputError if there is none."""
+        """The run in a folder that was prepared; raises InputError if there is none, or one of no use."""
         path = folder / SETTINGS
         if not path.is_file():
             raise InputError(f"{folder} holds no run of 'mlh-driver melt-quench' ({SETTINGS} is missing)")
-        return cls(folder, MeltQuenchSettings.model_validate(read_json(path)["settings"]))
+        return cls(folder, validated(MeltQuenchSettings, read_json(path)["settings"], str(path)))
 
     @property
     def md(self) -> LammpsRun | IpiRun:
