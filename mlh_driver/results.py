@@ -20,6 +20,8 @@ LARGEST_EXTRAPOLATION = 1e6
 TOLERATED_e = 0.1
 #: Below it, a closed shell and one Slater determinant describe an insulator badly.
 SMALL_GAP_eV = 1.0
+#: In eV/Å, of an atom; the largest in a labelled melt is 22.
+LARGE_FORCE_eV_A = 100.0
 
 OBSERVABLES = (
     "band_gap",
@@ -110,6 +112,11 @@ class Results:
             )
         if self.band_gap < SMALL_GAP_eV:
             found["band_gap"] = f"the gap of {self.band_gap:.2f} eV is small for a closed shell"
+        if self.largest_force > LARGE_FORCE_eV_A:
+            found["largest_force"] = (
+                f"the force of {self.largest_force:.0f} eV/Å on atom "
+                f"{np.linalg.norm(self.forces, axis=1).argmax()} is too large for matter in equilibrium"
+            )
         return found
 
     def check_finite(self) -> Results:

@@ -55,6 +55,15 @@ def test_good_structures_raise_no_doubt(engine: Engine, glass: Atoms) -> None:
     assert computed(engine, ase.io.read(REPOSITORY / "examples" / "vacancy.xyz")).doubts() == {}
 
 
+def test_a_huge_force_is_doubted(engine: Engine, glass: Atoms) -> None:
+    results = computed(engine, glass)
+    forces = results.forces.copy()
+    forces[7] = [0.0, 150.0, 0.0]
+    torn = replace(results, forces=forces)
+    assert "force of 150 eV/Å on atom 7" in torn.doubts()["largest_force"]
+    assert [warning.startswith("step 3: the force of 150") for warning in Alarm()("step 3", torn)] == [True]
+
+
 def test_a_surface_cut_through_glass_is_doubted(engine: Engine, glass: Atoms) -> None:
     glass.wrap()
     glass.cell[2, 2] += 15.0

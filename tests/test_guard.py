@@ -37,10 +37,10 @@ def reasons(folder: Path) -> list[str]:
 def test_rules_are_read_with_and_without_a_limit() -> None:
     assert Rule.parse("band_gap", "stop") == Rule("stop", GUARDED["band_gap"].limit)
     assert Rule.parse("extrapolation", "dump:3.5") == Rule("dump", 3.5)
-    with pytest.raises(InputError, match="'halt' is no action for force; give warn, dump, stop"):
-        Rule.parse("force", "halt")
+    with pytest.raises(InputError, match="'halt' is no action for largest_force; give warn, dump, stop"):
+        Rule.parse("largest_force", "halt")
     with pytest.raises(InputError, match="'much' in 'stop:much' is no number"):
-        Rule.parse("force", "stop:much")
+        Rule.parse("largest_force", "stop:much")
     with pytest.raises(InputError, match="'nan' in 'stop:nan' is no number"):
         Rule.parse("extrapolation", "stop:nan")  # it would never stop
     with pytest.raises(InputError, match=r"'warn:1.5' for extrapolation: .* such as dump:1\.5"):
@@ -75,7 +75,7 @@ def test_a_rule_may_end_the_run(tmp_path: Path) -> None:
 
 
 def test_forces_are_guarded(tmp_path: Path) -> None:
-    engine = guarded(tmp_path, "fake", force="stop:0.5")
+    engine = guarded(tmp_path, "fake", largest_force="stop:0.5")
     engine.compute(GLASS)
     pulled = System(
         GLASS.numbers, GLASS.positions + np.array([[0, 0, 0], [0, 0, 0.2], [0, 0, 0]]), GLASS.cell

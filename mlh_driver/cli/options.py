@@ -99,7 +99,7 @@ SERVING_OPTIONS: dict[str, Any] = {
     "on_extrapolation": _guard_option("--on-extrapolation", "extrapolation"),
     "on_charge_deviation": _guard_option("--on-charge-deviation", "charge_deviation"),
     "on_small_gap": _guard_option("--on-small-gap", "band_gap"),
-    "on_large_force": _guard_option("--on-large-force", "force"),
+    "on_large_force": _guard_option("--on-large-force", "largest_force"),
 }
 
 
@@ -124,7 +124,7 @@ class Serving:
             "extrapolation": self.on_extrapolation,
             "charge_deviation": self.on_charge_deviation,
             "band_gap": self.on_small_gap,
-            "force": self.on_large_force,
+            "largest_force": self.on_large_force,
         }
         return {name: Rule.parse(name, text) for name, text in texts.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.results import LARGE_FORCE_eV_A, Results, SMALL_GAP_eV, TOLERATED_e
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ GUARDED = {
     "extrapolation": Guarded("an extrapolation", 2.0),
     "charge_deviation": Guarded("a charge deviation (electrons)", 2.0 * TOLERATED_e),
     "band_gap": Guarded("a gap (eV)", SMALL_GAP_eV, low=True),
-    "force": Guarded("a force (eV/Å)", 100.0),
+    "largest_force": Guarded("a force (eV/Å)", LARGE_FORCE_eV_A),
 }
-"""By observable; ``force`` is the largest. The limit is twice as far out as the training data reach, and so
+"""By observable. The limit is twice as far out as the training data reach, and so
 on: a single step beyond the edge (1) is nothing to stop for."""
 
 

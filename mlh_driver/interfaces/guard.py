@@ -81,7 +81,7 @@ class GuardedEngine:
         except (NonFiniteError, SolverError, StructureError) as error:
             self._write(system, None, str(error))
             raise type(error)(f"{error}. {self._where()}") from error
-        figures = _figures(results)
+        figures = {name: float(getattr(results, name)) for name in self._watches}
         passed = {
             name: figures[name] for name, watch in self._watches.items() if watch.is_beyond(figures[name])
         }
@@ -119,12 +119,3 @@ class GuardedEngine:
                 atoms = labelled_atoms(atoms, its_results)
             atoms.info["why"] = reason
             write(self._file, atoms, format="extxyz", append=True)
-
-
-def _figures(results: Results) -> dict[str, float]:
-    return {
-        "extrapolation": results.extrapolation,
-        "charge_deviation": results.charge_deviation,
-        "band_gap": results.band_gap,
-        "force": results.largest_force,
-    }
