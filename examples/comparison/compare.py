@@ -1,5 +1,6 @@
 """A machine-learned Hamiltonian beside interatomic potentials: MACE of the same data, and pretrained ones.
 
+    python compare.py CONFIG --model NAME --test DATA ...
     python compare.py CONFIG --model NAME --mace-python PATH --epochs 60 --test DATA ... --output FOLDER
     python compare.py CONFIG --model NAME --pretrained-python PATH --test DATA ... --output FOLDER
 
@@ -7,7 +8,8 @@ CONFIG is the training file of the model: MACE gets the same training and valida
 forces, and the same isolated-atom energies, but no Hamiltonians (and no drafts). It is trained by its own
 program with its own weights of the loss, energies last ("stage two"). PATH is the python of an environment
 with ``mace-torch``. Frames of the test split of every DATA, of any size, are predicted by both. What MACE
-makes is kept in FOLDER; without --mace-python its predictions are read from there. Prints tables and draws
+makes is kept in FOLDER; without --mace-python its predictions are read from there, and where there are none,
+the frames that were not trained on are compared with the model alone. Prints tables and draws
 FOLDER/comparison.png.
 
 With --pretrained-python, the python of an environment with ``chgnet`` and ``sevenn``, the frames that were
@@ -82,15 +84,15 @@ def main() -> None:
     found["test"] = [label for path in options.test for label in read_split(path, "test")]
     labels = {role: some for role, some in found.items() if some}
     check_names([label for some in labels.values() for label in some])
-    if options.pretrained_python:
+    with_mace = options.mace_python or (options.output / PREDICTIONS).exists()
+    if options.pretrained_python or not with_mace:
         labels.pop("train", None)
+    if options.pretrained_python:
         run_pretrained(options.pretrained_python, labels, options.output)
     elif options.mace_python:
         if "validation" not in labels:
             parser.error(f"{options.config} names no frames for validation, which MACE needs")
         run_mace(options.mace_python, options.epochs, settings, labels, options.output)
-    elif not (options.output / PREDICTIONS).exists():
-        parser.error(f"there is no {options.output / PREDICTIONS} yet; train MACE with --mace-python PATH")
     engine = Engine(options.model)
     predictions = {
         options.model: {
@@ -104,11 +106,12 @@ def main() -> None:
         everything = [label for some in labels.values() for label in some]
         for path in sorted((options.output / PRETRAINED).glob("*.xyz")):
             predictions[path.stem] = aligned(everything, read_predictions(path, "other"))
-    else:
+    elif with_mace:
         predictions["MACE"] = read_predictions(options.output / PREDICTIONS, "MACE")
         plot(labels, predictions, options.output / "comparison.png")
     for role, some in labels.items():
         Console().print(table(role, some, predictions))
+        print_formation_errors(some, predictions[options.model])
 
 
 def read_predictions(path: Path, prefix: str) -> dict[str, Prediction]:
@@ -222,6 +225,11 @@ def formation_errors(labels: list[LabelledStructure], found: dict[str, Predictio
         for number in re.findall(r"^v(?:ac_|md_|rel_)?(\d+)", name)
         if number in hosts
     }
+
+
+def print_formation_errors(labels: list[LabelledStructure], found: dict[str, Prediction]) -> None:
+    errors = formation_errors(labels, found)
+    print("formation (meV): " + ", ".join(f"{name} {1e3 * error:.0f}" for name, error in errors.items()))
 
 
 def site_errors(labels: list[LabelledStructure], found: dict[str, Prediction]) -> list[float]:
