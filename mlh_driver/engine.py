@@ -133,20 +133,10 @@ class Engine:
         self.graphs = GraphBuilder(self.model.basis, self.model.network.settings.pair_cutoff_A)
         parameter = next(self.model.network.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
-        if isinstance(model, Model):
-            self._follow_model(settings)
+        if isinstance(model, Model):  # which stays what it is
+            own = EngineKeywords(dtype=str(self._dtype).removeprefix("torch."), device=str(self._device))
+            self.settings = replace(self.settings, **own)
         self._composition: tuple[bytes, _Atoms] | None = None
-
-    def _follow_model(self, asked: EngineKeywords) -> None:
-        """A loaded model stays what it is; InputError if something else is asked for."""
-        own = EngineKeywords(dtype=str(self._dtype).removeprefix("torch."), device=str(self._device))
-        for name, value in own.items():
-            if not str(value).startswith(str(asked.get(name, value))):
-                raise InputError(
-                    f"{name} is {asked.get(name)!r}, but the model given is loaded already, with {value}; "
-                    "give its name or file instead"
-                )
-        self.settings = replace(self.settings, **own)
 
     def __repr__(self) -> str:
         return f"Engine({self.model.metadata.name!r})"
@@ -216,11 +206,17 @@ class Engine:
         )
 
     def with_settings(self, **changes: Unpack[EngineKeywords]) -> Engine:
-        """An engine with the same model and other settings."""
+        """An engine with the same model and other settings; InputError for other ``dtype`` or ``device``."""
         before = EngineKeywords(
             **{name: value for name, value in vars(self.settings).items() if name != "model"}  # type: ignore[typeddict-item]
         )
-        return Engine(self.model, **(before | changes))
+        settings = before | changes
+        if (settings["dtype"], settings["device"]) != (before["dtype"], before["device"]):
+            raise InputError(
+                f"the model is loaded already, in {before['dtype']} on {before['device']}, and stays so; "
+                "make an engine from its name or file instead"
+            )
+        return Engine(self.model, **settings)
 
     def close(self) -> None:
         """Nothing to give back: the model goes with the last engine that uses it."""

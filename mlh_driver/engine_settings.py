@@ -29,7 +29,7 @@ class EngineSettings:
     """How a model is run.
 
     model:  name of a shipped model, path of a model file, or a loaded :class:`~mlh_driver.model.Model`,
-            which stays in the precision and on the device that it has; others are refused
+            which stays in the precision and on the device that it has
     solver: of the density matrix: ``auto``, ``dense``, or in linear time ``sp2`` (gap of at least 20 kT) or
             ``foe`` (any kT > 0)
     electronic_temperature_K: of the Fermi-Dirac occupations; 0 is allowed when there is a gap
