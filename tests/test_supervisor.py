@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import DRIVER, FAKE, Launcher, copy_case, eventually, launching
+from processes import DRIVER, FAKE, Launcher, Program, copy_case, eventually, launching
 
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import ConnectionLost, EngineCrashed, InputError, ModelFileError, StructureError
@@ -148,12 +148,18 @@ def test_nothing_is_left_behind(said: list[str]) -> None:
     assert not folder.exists()
 
 
-def test_a_killed_owner_takes_the_process_along(start: Launcher) -> None:
+def serving(start: Launcher) -> tuple[Program, int, Path]:
+    """A server, the process with its model, and the folder of their socket."""
     program = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", "fake")
     program.wait_for("listening")
     (worker,) = children(program.process.pid)
     command = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
     folder = Path(next(word for word in command if "/mlh-" in word)).parent
+    return program, worker, folder
+
+
+def test_a_killed_owner_takes_the_process_along(start: Launcher) -> None:
+    program, worker, folder = serving(start)
     assert folder.exists()
     program.process.kill()
     program.status()
@@ -162,11 +168,7 @@ def test_a_killed_owner_takes_the_process_along(start: Launcher) -> None:
 
 
 def test_a_killed_owner_leaves_nothing_of_a_process_killed_before(start: Launcher) -> None:
-    program = start(*FAKE, "serve", "--unix", f"{start.folder}/socket", "--model", "fake")
-    program.wait_for("listening")
-    (worker,) = children(program.process.pid)
-    command = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
-    folder = Path(next(word for word in command if "/mlh-" in word)).parent
+    program, worker, folder = serving(start)
     os.kill(worker, signal.SIGKILL)
     with remote.RemoteEngine(f"unix:{start.folder}/socket") as engine:
         engine.compute(GLASS)

@@ -81,9 +81,10 @@ class GuardedEngine:
         except (NonFiniteError, SolverError, StructureError) as error:
             self._write(system, None, str(error))
             raise type(error)(f"{error}. {self._where()}") from error
-        figures = {name: float(getattr(results, name)) for name in self._watches}
         passed = {
-            name: figures[name] for name, watch in self._watches.items() if watch.is_beyond(figures[name])
+            name: value
+            for name, watch in self._watches.items()
+            if watch.is_beyond(value := float(getattr(results, name)))
         }
         if not passed:
             self._good = (system, results)

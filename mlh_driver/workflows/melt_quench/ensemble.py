@@ -48,8 +48,7 @@ def run_copies(
     single one.
     """
     described = check_copies(folder, start, settings, engine)
-    fields = engine_fields(engine)
-    inputs = {"start": _start_fields(start), "engine": fields}
+    inputs = {"start": _start_fields(start), "engine": described["engine"]}
     tasks = [
         Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()})
         for each in settings_of_copies(settings, copies)
