@@ -357,6 +357,34 @@ def test_a_script_of_lammps_runs_with_its_own_seed_in_its_own_folder(
     np.testing.assert_array_equal(again[0].positions, runs[0][0][0].positions)
 
 
+def test_some_frames_of_a_run_are_relaxed(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr("mlh_driver.learning.explore.Engine", lambda model, **_: engine)
+    monkeypatch.setattr("mlh_driver.learning.explore.RELAXED_eV_A", 0.01)  # forces of the run are small
+    frames, _ = explore(
+        a_start(tmp_path, molecule(), 4), ANY_MODEL, of_script(script, frames_per_run=4, relaxed_per_run=2)
+    )
+    is_relaxed = ["relaxed" in atoms.info["note"] for atoms in frames]
+    assert sorted(is_relaxed) == [False, False, True, True]
+    for atoms, expected in zip(frames, is_relaxed, strict=True):
+        largest = np.linalg.norm(engine.compute(System.from_ase(atoms)).forces, axis=1).max()
+        assert (largest < 0.01) == expected
+        assert "step" in atoms.info["note"]
+
+
+def test_a_frame_that_cannot_be_relaxed_is_kept_as_it_is(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlh_driver.learning.explore.MOST_RELAXATION_STEPS", 0)
+    monkeypatch.setattr("mlh_driver.learning.explore.Engine", lambda model, **_: FakeEngine())
+    frames, _ = explore(
+        a_start(tmp_path, molecule(), 2), ANY_MODEL, of_script(script, frames_per_run=2, relaxed_per_run=1)
+    )
+    assert not any("relaxed" in atoms.info["note"] for atoms in frames)
+
+
 def test_a_script_ends_where_a_limit_is_passed(
     tmp_path: Path, script: Path, fake: Callable[[str], None]
 ) -> None:

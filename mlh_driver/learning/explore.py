@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.optimize import LBFGS
 
 from mlh_driver.engine import Engine
 from mlh_driver.errors import LimitReached, MLHError
+from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.ase import MLHCalculator
 from mlh_driver.learning.runs import LANGEVIN_LOG, LARGEST_SEED, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
@@ -24,6 +28,10 @@ from mlh_driver.learning.watch import Frame, Watch
 from mlh_driver.model import Model
 
 FINISHED = "finished"
+RELAXED_eV_A = 0.15
+"""Largest force of a relaxed frame: where a melt of 96 atoms is after some hundred steps."""
+
+MOST_RELAXATION_STEPS = 500
 
 
 def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
@@ -127,6 +135,8 @@ def _run(
             raise
         end = f"{type(error).__name__}: {error}"
     frames = [_noted(frame, start, watch.steps, settings) for frame in watch.frames(start.n_frames)]
+    hot = max(0, len(frames) - settings.relaxed_per_run)
+    frames[hot:] = [_relaxed(atoms, engine) for atoms in frames[hot:]]
     return frames, Outcome(end, watch.steps, [round(value, 3) for value in watch.extrapolations])
 
 
@@ -146,6 +156,23 @@ def _drive(watch: Watch, start: Start, settings: ExploreSettings, seed: int) -> 
         run_lammps(watch, start.folder / source.name, settings.variables, seed)
     else:
         run_ipi(watch, start.folder / source.name, seed)
+
+
+def _relaxed(atoms: Atoms, engine: ForceEngine) -> Atoms:
+    """The atoms near the minimum below them, or as they are where the model does not lead to one."""
+    relaxed = plain(atoms)
+    relaxed.calc = MLHCalculator(engine=engine)
+    with warnings.catch_warnings(), LBFGS(relaxed, logfile=None) as optimizer:  # type: ignore[arg-type]
+        warnings.simplefilter("ignore", UserWarning)  # doubts are what a label is for
+        try:
+            found = optimizer.run(fmax=RELAXED_eV_A, steps=MOST_RELAXATION_STEPS)
+        except MLHError:
+            found = False
+    if not found:
+        return atoms
+    relaxed.calc = None
+    relaxed.info["note"] = f"{atoms.info['note']}, then relaxed to {RELAXED_eV_A} eV/Å"
+    return relaxed
 
 
 def _noted(frame: Frame, start: Start, steps: int, settings: ExploreSettings) -> Atoms:

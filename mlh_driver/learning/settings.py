@@ -29,7 +29,9 @@ class ExploreSettings(Settings):
 
     A run ends early where an observable passes its limit, or where the model has no answer: what comes later
     is the invention of the model, and teaches little about the material. Of the frames before,
-    ``frames_per_run`` are taken: the one with the highest extrapolation, and others spread over the run.
+    ``frames_per_run`` are taken: the one with the highest extrapolation, and others spread over the run. The
+    last ``relaxed_per_run`` of these are relaxed by the model first: such minima are what a quench ends in,
+    and DFT converges there in few steps.
 
     limits:       largest values of observables (:data:`mlh_driver.results.OBSERVABLES`)
     lower_limits: smallest values, such as ``{band_gap = 0.1}``
@@ -43,6 +45,7 @@ class ExploreSettings(Settings):
     steps: int = Field(default=200, gt=0)
     timestep_fs: float = Field(default=1.0, gt=0)
     frames_per_run: int = Field(default=1, ge=1)
+    relaxed_per_run: int = Field(default=0, ge=0)
     apart_steps: int = Field(default=20, ge=1)
     limits: dict[str, float] = Field(default={"extrapolation": 1.5})
     lower_limits: dict[str, float] = Field(default={})
@@ -58,7 +61,11 @@ class ExploreSettings(Settings):
         return limits
 
     @model_validator(mode="after")
-    def _is_one_kind(self) -> ExploreSettings:
+    def _is_consistent(self) -> ExploreSettings:
+        if self.relaxed_per_run > self.frames_per_run:
+            raise ValueError(
+                f"relaxed_per_run is {self.relaxed_per_run}, but frames_per_run only {self.frames_per_run}"
+            )
         if self.script and self.ipi:
             raise ValueError("script and ipi are both given; remove one of them")
         if self.variables and not self.script:
