@@ -471,6 +471,10 @@ def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -
     trainer = Trainer(read_settings(folder / "tiny.toml"))
     for a, b in zip(trainer.network.parameters(), teacher.network.parameters(), strict=True):
         torch.testing.assert_close(a, b.float())
+    trainer.save_checkpoint()
+    (folder / "tiny.toml").write_text(CONFIG)
+    with pytest.raises(InputError, match="or from another model"):
+        Trainer(read_settings(folder / "tiny.toml")).run(resume=True)
     (folder / "tiny.toml").write_text(text.replace("channels = 8", "channels = 10", 1))
     with pytest.raises(InputError, match=r"teacher\.pt.*network settings"):
         Trainer(read_settings(folder / "tiny.toml"))

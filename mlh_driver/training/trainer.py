@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
 from mlh_driver.model import Model, load_archive, save_archive
+from mlh_driver.model_files import model_digest
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.dataset import DataSet
 from mlh_driver.training.samples import DTYPE
@@ -249,7 +250,8 @@ class Trainer:
         if state["made_for"] != self._made_for():
             raise InputError(
                 f"{self.checkpoint_path} was written with another basis, other atom_energy_eV or network "
-                "settings; restore them, or choose another output and start without --resume"
+                "settings, or from another model; restore them, or choose another output and start without "
+                "--resume"
             )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -268,6 +270,7 @@ class Trainer:
             "basis": asdict(settings.basis()),
             "atom_energies_eV": settings.atom_energies(),
             "network": asdict(settings.network),
+            "parent": model_digest(settings.start_from) if settings.start_from else None,
         }
 
     def _read_checkpoint(self) -> dict[str, Any]:
