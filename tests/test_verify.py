@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -23,7 +25,9 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_structure
 from mlh_driver.errors import InputError
 from mlh_driver.reference import Cp2kLabeler
+from mlh_driver.workflows.relaxation import CHECKPOINT
 from mlh_driver.workflows.report import write_report
+from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.verify import pick_sites, plan_verification, verify
 
@@ -147,6 +151,36 @@ def test_files_and_the_page_hold_the_same_numbers(found: VacancyCampaign, labele
         assert f"<td>{site.error_eV:.3f}</td>".replace("-", "−") in page
     assert written["statistics"]["mae_eV"] == verification.statistics.mae_eV
     assert written["reference"] == labeler.reference()
+
+
+def test_a_site_with_a_lower_minimum_since_is_compared_anew(
+    tmp_path: Path, labeler: SomeLabeler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlh_driver.reference.make_labeler", lambda *_: labeler)
+    run, host = tmp_path / "run", small_host(1)
+    first, second = (int(k) for k in np.flatnonzero(host.symbols == "O")[:2])
+    minima = {first: without(host, first), second: without(host, second)}
+    write_campaign(run, {"a": host}, model_energy_eV, {"a": minima})
+    command = ["verify", str(run), "--n", "2", "--relax", "--fmax", "0.01", "--steps", "100"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert "not the lowest any more" not in write_report(run).read_text()
+    shutil.rmtree(run / "tasks")
+    lower = without(host, first)
+    lower.rattle(0.05, seed=3)
+    write_campaign(run, {"a": host}, model_energy_eV, {"a": {**minima, first: lower}})
+    name = f"a_v_O_site{first}"
+    assert f"not the lowest any more: {name}. " in write_report(run).read_text()
+    calls = labeler.calls
+    again = CliRunner().invoke(app, command, env={"COLUMNS": "150"})
+    assert again.exit_code == 0, again.output
+    assert f"its label is kept as {name}_before_1" in again.output and labeler.calls > calls
+    names = (f"{name}_before_1", name)
+    labels = [read_structure(run / "dft_some.h5", key) for key in names]
+    for label, atoms in zip(labels, (minima[first], lower), strict=True):
+        assert label.energy == pytest.approx(true_energy_eV(atoms), abs=1e-6)
+    starts = [ase.io.read(run / "dft_some_relaxed" / key / CHECKPOINT, index=0) for key in names]
+    assert [atoms.get_potential_energy() for atoms in starts] == [label.energy for label in labels]
+    assert "not the lowest any more" not in write_report(run).read_text()
 
 
 def test_what_does_not_converge_is_left_out_with_all_that_needs_it(

@@ -44,7 +44,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,14 @@ def append_missing(
         seen += [label for label, _ in batch]
         n_held += len(batch) - len(new)
     return seen, n_held
+
+
+def set_aside(path: Path, name: str) -> str:
+    """Give a structure another name, which is returned, so that its own is free."""
+    with _replacing(path) as file:
+        new = next(other for k in count(1) if (other := f"{name}_before_{k}") not in file)
+        file.move(name, new)
+    return new
 
 
 def _check_same(path: Path, label: LabelledStructure) -> None:

@@ -147,12 +147,12 @@ def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str
     hdf5.check_reference(path, labeler.reference())
     known = set(hdf5.read_names(path))
     for name in frames.keys() & known:
-        if not _same(hdf5.read_structure(path, name).system, System.from_ase(frames[name])):
+        if not same_structure(hdf5.read_structure(path, name).system, System.from_ase(frames[name])):
             raise InputError(f"{path} holds another structure called {name!r}; rename one of the two")
     return {name: atoms for name, atoms in frames.items() if name not in known}
 
 
-def _same(first: System, second: System) -> bool:
+def same_structure(first: System, second: System) -> bool:
     """Whether two structures are one, to the digits that files of structures keep."""
     if not np.array_equal(first.numbers, second.numbers):
         return False

@@ -132,6 +132,7 @@ def write_report(folder: Path) -> Path:
         "reach_A": f"{REACH_A:g}",
         "figure": embedded((folder / FIGURE).read_bytes()),
         "verification": verification,
+        "outdated": _outdated(found, verification) if verification else [],
         "relaxations": _optional_json(folder / RELAXATIONS),
         "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
         "verification_figure": embedded((folder / VERIFICATION_FIGURE).read_bytes()) if verification else "",
@@ -143,6 +144,12 @@ def write_report(folder: Path) -> Path:
     with replacing(path) as partial:
         partial.write_text(render("report.html", content), encoding="utf-8")
     return path
+
+
+def _outdated(found: dict[str, Any], verification: dict[str, Any]) -> list[str]:
+    """Sites that were compared with DFT at a minimum that is not their lowest any more."""
+    now = {site["name"]: site["difference_eV"] for site in found["vacancies"]}
+    return [s["name"] for s in verification["sites"] if s["difference_eV"] != now.get(s["name"])]
 
 
 def _optional_json(path: Path) -> Any:

@@ -30,8 +30,9 @@ from scipy.stats import qmc, spearmanr
 
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
-from mlh_driver.reference import Labeler, label_into
+from mlh_driver.reference import Labeler, label_into, same_structure
 from mlh_driver.structures import read_frames
+from mlh_driver.system import System
 from mlh_driver.workflows.run_folder import replacing, write_json
 from mlh_driver.workflows.vacancies import Vacancy
 from mlh_driver.workflows.vacancy_files import STRUCTURES, energy_title, read_hosts, read_results
@@ -116,7 +117,19 @@ class Plan:
     @property
     def labelled(self) -> set[str]:
         """Names of the structures that have a label already."""
-        return set(hdf5.read_names(self.labels)) if self.labels.exists() else set()
+        return {
+            name
+            for name in self.named_labels
+            if same_structure(
+                hdf5.read_structure(self.labels, name).system, System.from_ase(self.frames[name])
+            )
+        }
+
+    @property
+    def named_labels(self) -> set[str]:
+        """Names under which there is a label, if of a minimum that is not the lowest any more."""
+        names = set(hdf5.read_names(self.labels)) if self.labels.exists() else set()
+        return names & self.frames.keys()
 
 
 def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0) -> Plan:
@@ -198,11 +211,14 @@ def verify(plan: Plan, labeler: Labeler, report: Callable[[str], None]) -> Verif
     """Label what has no label yet, compare, and write the files named above.
 
     ``report`` gets lines of text about each calculation. What the reference code cannot do is left out; no
-    file is written if that leaves no site. Started again after an interruption, it goes on. Raises what
+    file is written if that leaves no site. Started again after an interruption, it goes on. Where a site has
+    a lower minimum since, the label of the one before is kept under another name. Raises what
     :func:`~mlh_driver.reference.label_into` raises.
     """
+    for name in sorted(plan.named_labels - plan.labelled):
+        report(f"{name}: has another minimum now; its label is kept as {hdf5.set_aside(plan.labels, name)}")
     label_into(plan.labels, plan.frames, labeler, "test", report)
-    labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.labelled & plan.frames.keys()}
+    labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.named_labels}
     sites = [
         _compare(plan, name, labels[plan.vacancies[name].host], labels[name])
         for name in plan.picked

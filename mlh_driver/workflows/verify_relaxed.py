@@ -17,6 +17,7 @@ import csv
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from ase.geometry import find_mic
 
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import MLHError
-from mlh_driver.reference import Labeler
-from mlh_driver.workflows.relaxation import RELAXED, descend, read_relaxed
+from mlh_driver.reference import Labeler, same_structure
+from mlh_driver.system import System
+from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED, descend, read_relaxed
 from mlh_driver.workflows.run_folder import check_same, read_json, replacing, write_json
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
@@ -123,6 +125,7 @@ def _minimum(
     report: Callable[[str], None],
 ) -> Atoms:
     """From its folder, or relaxed there; the number of steps is in its ``info``."""
+    _set_aside_if_of_another(folder, label)
     if (folder / RELAXED).exists():
         return read_relaxed(folder)
     folder.mkdir(exist_ok=True)
@@ -137,6 +140,17 @@ def _minimum(
     with replacing(folder / RELAXED) as partial:
         ase.io.write(partial, atoms, format="extxyz")
     return read_relaxed(folder)
+
+
+def _set_aside_if_of_another(folder: Path, label: LabelledStructure) -> None:
+    """A site may have a lower minimum since; relaxations from the one before stay, in another folder."""
+    if not (folder / CHECKPOINT).exists():
+        return
+    first = ase.io.read(folder / CHECKPOINT, index=0)
+    assert isinstance(first, Atoms)
+    if not same_structure(System.from_ase(first), label.system):
+        others = (folder.with_name(f"{folder.name}_before_{k}") for k in count(1))
+        folder.rename(next(other for other in others if not other.exists()))
 
 
 def _compare(
