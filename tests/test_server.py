@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -109,6 +110,21 @@ def test_a_call_after_one_that_failed_is_answered_with_its_own_results(
                 assert_same(local.compute(asked), remote.compute(asked))
             with pytest.raises(StructureError, match="does not know the elements"):
                 remote.compute(golden)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set as on Linux")
+def test_connections_wait_while_there_are_no_descriptors(start: Launcher, system: System) -> None:
+    program = serve(start)
+    with dial(start) as remote:
+        expected = remote.compute(system)
+        pid = program.process.pid
+        _, largest = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), largest))
+        with dial(start) as late:
+            program.wait_for("cannot accept a connection: Too many open files; trying again")
+            assert_same(expected, remote.compute(system))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (largest, largest))
+            assert_same(expected, late.compute(system))
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])

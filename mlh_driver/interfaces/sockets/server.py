@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -27,6 +29,8 @@ from mlh_driver.runtime import sigterm_interrupts
 from mlh_driver.system import System
 
 Answer = TypeVar("Answer")
+ACCEPT_AGAIN_S = 1.0
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 SIGN_OF_LIFE_S = 2.0
 """Time between two messages that say that the server still computes."""
 
@@ -67,13 +71,27 @@ class Server:
                         "--secret-file, or listen on localhost and let them come by ssh -L"
                     )
                 for number in itertools.count(1):
-                    sock, _ = listener.socket.accept()
-                    self._start_session(sock, SessionLog(self._console, f"MD engine {number}: "))
+                    log = SessionLog(self._console, f"MD engine {number}: ")
+                    self._start_session(self._accept(listener), log)
             except KeyboardInterrupt:
                 self._say("stopping")
             finally:
                 listener.close()
                 self._stop()
+
+    def _accept(self, listener: Listener) -> socket.socket:
+        """The next connection; those that come while the system has no room for one wait until it has."""
+        waiting = False
+        while True:
+            try:
+                return listener.socket.accept()[0]
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                if not waiting:
+                    self._say(f"cannot accept a connection: {error.strerror}; trying again")
+                waiting = True
+                time.sleep(ACCEPT_AGAIN_S)
 
     def _say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
