@@ -180,7 +180,8 @@ def test_dry_run_writes_inputs_of_a_random_start_that_run_by_hand(start: Launche
     )
     program = start(*command, "--out", "run")
     assert program.status() == 0, program.output
-    assert "by hand: cd run && mlh-driver lammps -in in.melt_quench" in program.output
+    by_hand = "cd run && mlh-driver lammps -in in.melt_quench --electronic-temperature 2000.0"
+    assert f"{by_hand}\n" in program.output
     run = Run.read(start.folder / "run")
     assert sorted(path.name for path in run.folder.iterdir()) == [
         "in.melt_quench", "settings.json", "start.data", "start.xyz",

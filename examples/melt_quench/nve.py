@@ -18,6 +18,7 @@ from frames import nearest
 
 from mlh_driver.structures import write_lammps_data
 from mlh_driver.workflows.melt_quench import Run, find_runs
+from mlh_driver.workflows.run_folder import SETTINGS, read_json
 
 INPUT = Path(__file__).resolve().parents[2] / "lammps_inputs" / "nve"
 
@@ -31,7 +32,8 @@ def drift(run: Run, temperature_K: float, steps: int, settle: int) -> str:
     write_lammps_data(atoms, folder / "host.data", ("Si", "O"))
     variables = {"T": temperature_K, "steps": steps, "settle": settle}
     options = [word for name, value in variables.items() for word in ("-var", name, str(value))]
-    command = ["mlh-driver", "lammps", "-in", "in.nve", *options]
+    electrons = str(read_json(run.folder / SETTINGS)["model"]["electronic_temperature_K"])
+    command = ["mlh-driver", "lammps", "--electronic-temperature", electrons, "-in", "in.nve", *options]
     with (folder / "output.log").open("w") as output:
         subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, check=True)
     lines = (folder / "output.log").read_text().splitlines()

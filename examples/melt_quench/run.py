@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+", metavar="SEED")
     parser.add_argument("--engine", choices=("lammps", "ipi", "vashishta"), default="lammps")
     parser.add_argument("--temperature", type=float, default=4500.0, help="of the melt in K")
+    parser.add_argument("--electronic-temperature", type=float, default=2000.0, metavar="K")
     parser.add_argument("--melt", type=int, default=2000, help="steps before the quench")
     parser.add_argument("--quench", type=int, default=5000, help="steps of the quench, down to 300 K")
     parser.add_argument("--anneal", type=int, default=1000, help="steps at 300 K")
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("melt_quench_output"), metavar="DIR")
     options = parser.parse_args()
     start = read_frames([START])["host"].repeat((options.atoms // 96, 1, 1))
-    engine = Engine("asio2-minimal")
+    engine = Engine("asio2-minimal", electronic_temperature_K=options.electronic_temperature)
     runs = []
     for seed in options.seeds:
         settings = MeltQuenchSettings(

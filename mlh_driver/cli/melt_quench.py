@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from mlh_driver.cli.campaigns import (
     campaign_engine,
     campaign_pool,
 )
-from mlh_driver.cli.options import option, with_engine_options, with_options
+from mlh_driver.cli.options import as_options, option, with_engine_options, with_options
 from mlh_driver.cli.progress_bars import progress_bars
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from mlh_driver.workflows.melt_quench import MeltQuenchSettings, RandomStart, Run
     from mlh_driver.workflows.melt_quench.monitor import Progress, Status
 
+#: That of the labels of melts. Where the gap closes, electrons at 300 K would be in states that no label has;
+#: with a gap of 2 eV and more energy and forces are those at 300 K.
+ELECTRONIC_TEMPERATURE_K = 2000.0
 LINE_EVERY_S = 60.0
 """Seconds between lines where the output is no terminal."""
 
@@ -71,7 +75,7 @@ def _with_given(name: str, table: dict[str, tuple[type, str, str, str]]) -> Any:
     return lambda command: with_options(command, name, given, options)
 
 
-@with_engine_options
+@partial(with_engine_options, electronic_temperature_K=ELECTRONIC_TEMPERATURE_K)
 @_with_given("changes", SETTINGS)
 @_with_given("random", RANDOM)
 def melt_quench(
@@ -118,7 +122,8 @@ def melt_quench(
     first = _first(out, start, chosen, settings, copies, engine)
     _tell_time(first, engine, console)
     if dry_run:
-        console.print(f"inputs are in {first.folder}; by hand: cd {first.folder} && {first.md.by_hand}")
+        by_hand = f"{first.md.by_hand} {as_options(settings)}".rstrip()
+        console.print(f"inputs are in {first.folder}; by hand: cd {first.folder} && {by_hand}")
         return
     try:
         if copies == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -179,10 +180,26 @@ def with_options(
     return run
 
 
-def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead."""
-    options = [option(each.name, each.default, ENGINE_OPTIONS[each.name]) for each in fields(EngineSettings)]
+def with_engine_options(command: Callable[..., None], **defaults: Any) -> Callable[..., None]:
+    """Let a command that takes ``settings: EngineSettings`` have one option for each setting instead.
+
+    defaults: those in which the command differs from EngineSettings
+    """
+    options = [
+        option(each.name, defaults.get(each.name, each.default), ENGINE_OPTIONS[each.name])
+        for each in fields(EngineSettings)
+    ]
     return with_options(command, "settings", EngineSettings, options)
+
+
+def as_options(settings: EngineSettings) -> str:
+    """The options with which ``mlh-driver lammps`` or ``ipi`` has these settings, to be copied."""
+    words = []
+    for each in fields(EngineSettings):
+        if (value := getattr(settings, each.name)) != each.default:
+            flag = ENGINE_OPTIONS[each.name].__metadata__[0].default  # where typer keeps the first name
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
