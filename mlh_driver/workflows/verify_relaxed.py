@@ -100,7 +100,8 @@ def relax_by_dft(
     if (folder / REFERENCE).exists():
         check_same(folder, read_json(folder / REFERENCE), asked)
     write_json(folder / REFERENCE, asked)
-    labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.frames if name in plan.labelled}
+    labelled = plan.labelled
+    labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.frames if name in labelled}
     minima: dict[str, Atoms] = {}
     for name, label in labels.items():
         try:
