@@ -122,8 +122,7 @@ def melt_quench(
     first = _first(out, start, chosen, settings, copies, engine)
     _tell_time(first, engine, console)
     if dry_run:
-        by_hand = f"{first.md.by_hand} {as_options(settings)}".rstrip()
-        console.print(f"inputs are in {first.folder}; by hand: cd {first.folder} && {by_hand}")
+        console.print(f"inputs are in {first.folder}; by hand: {_by_hand(first, settings)}")
         return
     try:
         if copies == 1:
@@ -139,6 +138,11 @@ def melt_quench(
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last restart file")
         raise typer.Exit(130) from None
+
+
+def _by_hand(run: Run, settings: EngineSettings) -> str:
+    """What to type for the dynamics of the run."""
+    return f"cd {run.folder} && {run.md.by_hand} {as_options(settings)}".rstrip()
 
 
 def _first(
