@@ -61,6 +61,12 @@ def table(path: Path) -> np.ndarray:
     return np.loadtxt(path, ndmin=2)
 
 
+def lines_of_steps(path: Path) -> int:
+    """How many there are up to now in a file that i-PI may not have begun yet."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sum(not line.startswith("#") for line in lines)
+
+
 def test_units_are_those_of_ipi() -> None:
     assert unit_to_internal("length", "angstrom", 1.0) == ANGSTROM
     assert unit_to_internal("energy", "electronvolt", 1.0) == ELECTRONVOLT
@@ -170,6 +176,33 @@ def test_two_clients_share_the_beads(start: Launcher) -> None:
     counts = [int(re.search(r"(\d+) structures in", p.output)[1]) for p in pair]
     assert sum(counts) == 4 * 21
     assert min(counts) > 10
+
+
+def test_eight_beads_survive_one_of_three_clients(start: Launcher) -> None:
+    """Where i-PI is not told to end with a client, the others compute what it was at."""
+    changes = {
+        r'nbeads="1"': 'nbeads="8"',
+        "<total_steps>5": "<total_steps>12",
+        "disconnect>True": "disconnect>False",
+    }
+    edit(start.folder / "input.xml", changes)
+    server = i_pi(start)
+    server.wait_for("Starting the polling thread")
+    single = client(start, "fake")
+    assert (server.status(), single.status()) == (0, 0)
+    output = start.folder / "nve.out"
+    expected = table(output)
+    output.unlink()
+    server = i_pi(start)
+    server.wait_for("Starting the polling thread")
+    victim, *others = [client(start, "fake,slow=0.05") for _ in range(3)]
+    while lines_of_steps(output) < 3:
+        assert server.process.poll() is None
+        time.sleep(0.05)
+    victim.process.kill()
+    assert [program.status() for program in (server, *others)] == [0, 0, 0]
+    assert "connected" in victim.output
+    assert np.array_equal(table(start.folder / "nve.out"), expected)
 
 
 def failing(start: Launcher, model: str, message: str, template: str = "init.xyz") -> None:
