@@ -25,7 +25,7 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_structure
 from mlh_driver.errors import InputError
 from mlh_driver.reference import Cp2kLabeler
-from mlh_driver.workflows.relaxation import CHECKPOINT
+from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED
 from mlh_driver.workflows.report import write_report
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
@@ -181,6 +181,10 @@ def test_a_site_with_a_lower_minimum_since_is_compared_anew(
     starts = [ase.io.read(run / "dft_some_relaxed" / key / CHECKPOINT, index=0) for key in names]
     assert [atoms.get_potential_energy() for atoms in starts] == [label.energy for label in labels]
     assert "not the lowest any more" not in write_report(run).read_text()
+    killed = run / "dft_some_relaxed" / name
+    (killed / RELAXED).unlink()
+    (killed / CHECKPOINT).write_bytes(b"half a step")  # as after a kill in the first one
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 def test_what_does_not_converge_is_left_out_with_all_that_needs_it(

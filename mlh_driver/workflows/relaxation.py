@@ -95,6 +95,11 @@ def descend(
     return optimizer.nsteps
 
 
+def read_start(folder: Path) -> Atoms | None:
+    """Where the relaxation in the folder of a task began; None if there is nothing that can be read."""
+    return next(iter(_readable(folder / CHECKPOINT)), None)
+
+
 def read_relaxed(folder: Path) -> Atoms:
     """The minimum in the folder of a task."""
     atoms = ase.io.read(folder / RELAXED)
@@ -104,11 +109,15 @@ def read_relaxed(folder: Path) -> Atoms:
 
 def _frames(path: Path) -> list[Atoms]:
     """The start and the steps of a run before; none if it was killed before its first step was written."""
-    try:
-        frames = list(ase.io.read(path, index=":"))
-    except Exception:  # no file, or a damaged one, for which ASE raises anything
-        frames = []
+    frames = _readable(path)
     if len(frames) < 2:
         path.unlink(missing_ok=True)
         return []
     return frames
+
+
+def _readable(path: Path) -> list[Atoms]:
+    try:
+        return list(ase.io.read(path, index=":"))
+    except Exception:  # no file, or a damaged one, for which ASE raises anything
+        return []

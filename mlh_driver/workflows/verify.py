@@ -127,7 +127,7 @@ class Plan:
 
     @property
     def named_labels(self) -> set[str]:
-        """Names under which there is a label, if of a minimum that is not the lowest any more."""
+        """Names under which there is a label, though it may be of a minimum that is the lowest no more."""
         names = set(hdf5.read_names(self.labels)) if self.labels.exists() else set()
         return names & self.frames.keys()
 

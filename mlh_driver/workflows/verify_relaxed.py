@@ -31,7 +31,7 @@ from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import MLHError
 from mlh_driver.reference import Labeler, same_structure
 from mlh_driver.system import System
-from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED, descend, read_relaxed
+from mlh_driver.workflows.relaxation import RELAXED, descend, read_relaxed, read_start
 from mlh_driver.workflows.run_folder import check_same, read_json, replacing, write_json
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
@@ -145,11 +145,8 @@ def _minimum(
 
 def _set_aside_if_of_another(folder: Path, label: LabelledStructure) -> None:
     """A site may have a lower minimum since; relaxations from the one before stay, in another folder."""
-    if not (folder / CHECKPOINT).exists():
-        return
-    first = ase.io.read(folder / CHECKPOINT, index=0)
-    assert isinstance(first, Atoms)
-    if not same_structure(System.from_ase(first), label.system):
+    start = read_start(folder)
+    if start is not None and not same_structure(System.from_ase(start), label.system):
         others = (folder.with_name(f"{folder.name}_before_{k}") for k in count(1))
         folder.rename(next(other for other in others if not other.exists()))
 
