@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from processes import DRIVER, ENVIRONMENT, REPOSITORY, Launcher, eventually, lau
 from mlh_driver import Engine, Results, System
 from mlh_driver.analysis import read_log
 from mlh_driver.errors import InputError, MLHError, NonFiniteError
+from mlh_driver.model_files import find_model
 from mlh_driver.system import mass_density
 from mlh_driver.workflows.melt_quench import (
     PRESETS,
@@ -166,6 +168,9 @@ def test_a_run_in_ipi_killed_in_the_quench_goes_on(start: Launcher) -> None:
 
 @pytest.mark.slow
 def test_dry_run_writes_inputs_of_a_random_start_that_run_by_hand(start: Launcher) -> None:
+    """By the line that it prints, from the folder in which it was typed."""
+    own = start.folder / "my own.pt"
+    own.symlink_to(find_model("asio2-minimal"))
     command = (
         *DRIVER,
         "melt-quench",
@@ -177,11 +182,13 @@ def test_dry_run_writes_inputs_of_a_random_start_that_run_by_hand(start: Launche
         "--density",
         "2.1",
         "--dry-run",
+        "--model",
+        own.name,
     )
     program = start(*command, "--out", "run")
     assert program.status() == 0, program.output
-    by_hand = "cd run && mlh-driver lammps -in in.melt_quench --electronic-temperature 2000.0"
-    assert f"{by_hand}\n" in program.output
+    folder, typed = re.search("by hand: cd (.*) && mlh-driver lammps (.*)\n", program.output).groups()
+    assert folder == "run"
     run = Run.read(start.folder / "run")
     assert sorted(path.name for path in run.folder.iterdir()) == [
         "in.melt_quench", "settings.json", "start.data", "start.xyz",
@@ -189,7 +196,7 @@ def test_dry_run_writes_inputs_of_a_random_start_that_run_by_hand(start: Launche
     assert str(run.start.symbols) == "Si24O48"
     assert mass_density(run.start) == pytest.approx(2.1)
     lengths = ("-var", "melt", "2", "-var", "quench", "1", "-var", "anneal", "1")
-    by_hand = start(*DRIVER, "lammps", "-in", "in.melt_quench", *lengths, folder=run.folder)
+    by_hand = start(*DRIVER, "lammps", *shlex.split(typed), *lengths, folder=run.folder)
     assert by_hand.status() == 0, by_hand.output
     columns = read_log(run.folder / "log.lammps")
     assert columns["Step"].tolist() == [0, 1, 2, 2, 3, 3, 4]
