@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mlh_driver.analysis import read_log
 from mlh_driver.analysis.plots import plot_thermo
+from mlh_driver.interfaces.lammps import read_log
 
 
 def main() -> None:

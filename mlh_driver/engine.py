@@ -35,7 +35,7 @@ from torch import Tensor
 
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
-from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
+from mlh_driver.errors import NO_RESULT, InputError, NonFiniteError, StructureError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
@@ -162,7 +162,7 @@ class Engine:
             if repeats == ONCE:
                 return self._compute(system)
             return folded(self._compute(repeated(system, repeats)), repeats)
-        except (NonFiniteError, SolverError, StructureError) as error:
+        except NO_RESULT as error:
             raise type(error)(f"{error} ({described(system)})") from error
 
     def _check_density(self, system: System) -> None:

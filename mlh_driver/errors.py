@@ -65,6 +65,10 @@ class LimitReached(MLHError):
     """A run ends early: an observable has passed the limit set for it, or the model has no answer."""
 
 
+#: What an engine raises for a structure that it cannot give a result for; the next structure may be fine.
+NO_RESULT = (NonFiniteError, SolverError, StructureError)
+
+
 def reason(error: Exception) -> str:
     """What somebody else's exception says, or its class where it says nothing."""
     return str(error) or type(error).__name__

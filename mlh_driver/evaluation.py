@@ -9,7 +9,7 @@ the temperature of the engine. Labels are of one point of the Brillouin zone, Ga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,9 +36,9 @@ ROOT_MEAN_SQUARES = frozenset({"forces_rmse_meV_A", "H_rms_per_atom_meV", "score
 class HamiltonianErrors:
     """Errors of H and of the occupied levels of one structure.
 
-    elements: (n, n) difference after the shift
-    shells:   (n, n) index of the distance shell of each element, -1 on site
-    levels:   (n_occupied,)
+    elements_eV: (n, n) difference after the shift
+    shells:      (n, n) index of the distance shell of each element, -1 on site
+    levels_eV:   (n_occupied,)
     """
 
     elements_eV: Array
@@ -47,17 +47,18 @@ class HamiltonianErrors:
     band_energy_eV_atom: float
 
     def summary(self) -> dict[str, float]:
-        """The reported figures by name, in eV."""
+        """The reported figures by name and unit; the highest occupied level is signed."""
         error = np.abs(self.elements_eV)
         figures = {"H_mae_meV": error.mean(), "H_onsite_mae_meV": error[self.shells < 0].mean()}
         for k, (low, high) in enumerate(pairwise(SHELLS_A)):
             if (self.shells == k).any():
                 figures[f"H_{low:g}-{high:g}A_mae_meV"] = error[self.shells == k].mean()
-        return figures | {
+        figures |= {
             "levels_mae_meV": np.abs(self.levels_eV).mean(),
             "homo_meV": self.levels_eV[-1],
             "band_energy_meV_atom": self.band_energy_eV_atom,
         }
+        return _in_meV(figures)
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,19 @@ class StructureErrors:
 
     def summary(self) -> dict[str, float]:
         """The reported figures by name and unit; energies and the highest occupied level are signed."""
-        figures = {} if self.hamiltonian is None else self.hamiltonian.summary()
-        figures |= {
+        electronic = {} if self.hamiltonian is None else self.hamiltonian.summary()
+        figures = {
             "energy_meV_atom": self.energy_eV_atom,
             "forces_mae_meV_A": np.abs(self.forces_eV_A).mean(),
             "forces_rmse_meV_A": np.sqrt((self.forces_eV_A**2).mean()),
         }
         if self.stress_eV_A3 is not None:
             figures["stress_mae_meV_A3"] = np.abs(self.stress_eV_A3).mean()
-        return {key: 1e3 * float(value) for key, value in figures.items()} | {
-            "extrapolation": self.extrapolation
-        }
+        return electronic | _in_meV(figures) | {"extrapolation": self.extrapolation}
+
+
+def _in_meV(figures_eV: Mapping[str, float]) -> dict[str, float]:
+    return {name: 1e3 * float(value) for name, value in figures_eV.items()}
 
 
 def evaluate_structures(

@@ -23,6 +23,7 @@ from torch import Tensor
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError, ModelFileError, reason
 from mlh_driver.extrapolation import ExtrapolationIndicator
+from mlh_driver.files import replacing
 from mlh_driver.model_files import find_model
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 from mlh_driver.system import System
@@ -115,12 +116,8 @@ def save_archive(path: Path, content: dict[str, Any]) -> None:
     """``torch.save`` beside the file, which is replaced when all is written. Raises OSError."""
     archive = io.BytesIO()  # where torch writes itself, a full disk is an internal error of it
     torch.save(content, archive)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(archive.getbuffer())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_archive(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from mlh_driver.system import Array
 #: falls without bound is as likely there as one that rises.
 LARGEST_FORCE_eV_A = 1000.0
 
+#: Of the extrapolation: an atom as far out as the farthest of the training.
+EDGE = 1.0
 #: The training data end at 1, the hottest melt is at some 3, and silicon for a model of silica at 1400.
 LARGEST_EXTRAPOLATION = 1e6
 #: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
@@ -100,10 +102,10 @@ class Results:
     def doubts(self) -> dict[str, str]:
         """Reasons not to trust these numbers without a check against DFT, by observable; none as a rule."""
         found = {}
-        if self.extrapolation > 1.0:
+        if self.extrapolation > EDGE:
             found["extrapolation"] = (
-                f"extrapolation is {self.extrapolation:.2f}, beyond the edge (1) of the training data, at "
-                f"atom {self.extrapolations.argmax()}"
+                f"extrapolation is {self.extrapolation:.2f}, beyond the edge ({EDGE:g}) of the training "
+                f"data, at atom {self.extrapolations.argmax()}"
             )
         if self.charge_deviation > TOLERATED_e:
             found["charge_deviation"] = (

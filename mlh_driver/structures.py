@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from mlh_driver.errors import InputError, reason
 
 #: Every run of VASP has files of these names; what they hold is called after the folder.
 NAMED_BY_FOLDER = ("OUTCAR", "vasprun.xml", "CONTCAR", "POSCAR")
+#: The first line of each frame of a LAMMPS dump.
+DUMP_FRAME = "ITEM: TIMESTEP\n"
 #: Within which a LAMMPS data file says how many types it has, and of what style its atoms are.
 LAMMPS_HEADER_LINES = 100
 
@@ -82,10 +85,13 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
     if not path.is_file():
         raise InputError(f"there is no file {path}; name an existing one")
     options: dict[str, Any] = {}
+    source: Path | io.StringIO = path
     if file_format in (None, "lammps-data") and (style := _lammps_atom_style(path)):
         file_format, options = "lammps-data", {"atom_style": style}
+    if file_format in (None, "lammps-dump-text") and (whole := _whole_frames(path)) is not None:
+        file_format, source = "lammps-dump-text", io.StringIO(whole)
     try:
-        images = ase.io.read(path, index=":", format=file_format, **options)
+        images = ase.io.read(source, index=":", format=file_format, **options)
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
             f"cannot read structures from {path}: {reason(error)}. Use a format that ASE knows by itself "
@@ -94,6 +100,22 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
     if not images:
         raise InputError(f"{path} holds no structure")
     return list(images)
+
+
+def _whole_frames(path: Path) -> str | None:
+    """The text of a LAMMPS dump up to a frame that LAMMPS is still writing; None for other files."""
+    with path.open(errors="replace") as file:
+        if file.readline() != DUMP_FRAME:
+            return None
+        text = DUMP_FRAME + file.read()
+    last = text.rindex(DUMP_FRAME)
+    lines = text[last:].splitlines(keepends=True)
+    head = next((k + 1 for k, line in enumerate(lines) if line.startswith("ITEM: ATOMS")), None)
+    if head is None:
+        return text[:last]
+    frame = lines[: head + int(lines[3])]  # where the number of atoms stands
+    is_whole = len(frame) == head + int(lines[3]) and frame[-1].endswith("\n")
+    return text[:last] + "".join(frame if is_whole else [])
 
 
 def _lammps_atom_style(path: Path) -> str | None:

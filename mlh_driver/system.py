@@ -15,6 +15,8 @@ LARGEST_POSITION_A = 1e9
 #: In which the closest atoms are looked for, and in units of the cube root of the volume of an atom: no
 #: packing keeps all atoms farther apart than 1.13 of these.
 CLOSEST_WITHIN_A, CLOSEST_WITHIN = 4.0, 1.2
+#: Files of structures keep eight digits or so.
+SAME_STRUCTURE_A = 1e-6
 
 Array = NDArray[np.float64]
 
@@ -70,6 +72,11 @@ class System:
         return len(self.numbers)
 
     @property
+    def key(self) -> tuple[bytes, bytes, bytes]:
+        """Equal for structures that are equal in every bit of elements, positions and cell."""
+        return self.numbers.tobytes(), self.positions.tobytes(), self.cell.tobytes()
+
+    @property
     def volume(self) -> float:
         """Volume of the cell in Å^3."""
         return float(abs(np.linalg.det(self.cell)))
@@ -90,6 +97,14 @@ class System:
         if self.velocities is not None:
             atoms.set_velocities(self.velocities / units.fs)
         return atoms
+
+
+def same_structure(first: System, second: System) -> bool:
+    """Whether two structures are one, to the digits that files of structures keep."""
+    if not np.array_equal(first.numbers, second.numbers):
+        return False
+    differences = [abs(first.positions - second.positions).max(), abs(first.cell - second.cell).max()]
+    return bool(max(differences) < SAME_STRUCTURE_A)
 
 
 def mass_density(atoms: Atoms) -> float:

@@ -29,13 +29,13 @@ from mlh_driver.analysis import (
     coordination,
     primitive_rings,
     radial_distribution,
-    read_log,
     structure_factor,
     summary,
 )
 from mlh_driver.analysis.plots import draw_spread, plot_structures, plot_thermo
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps import read_log
 from mlh_driver.structures import read_trajectories
 from mlh_driver.system import mass_density
 
@@ -256,6 +256,9 @@ def test_trajectories_of_lammps_without_elements_are_read_with_those_given(
         read_trajectories([dump], elements=["Xy"])
     with pytest.raises(InputError, match="a second file is called 'run'"):
         read_trajectories([dump, dump], elements=["Si", "O"])
+    for written in (5, len(frame) // 2, len(frame) - 1):  # LAMMPS is at the second frame
+        dump.write_text(frame.format(0) + frame.format(10)[:written])
+        assert [len(atoms) for atoms in read_trajectories([dump])["run"]] == [96]
 
 
 def test_radial_distribution_equals_that_of_ase(glass: Atoms) -> None:

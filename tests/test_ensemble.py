@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from processes import DRIVER, REPOSITORY, eventually, launching
+from processes import DRIVER, PATIENCE_S, REPOSITORY, eventually, launching
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, EngineSettings, System
@@ -202,7 +202,7 @@ def test_a_copy_whose_worker_is_killed_goes_on_from_its_restart_and_stops_no_oth
         program = launch(*command, "--copies", "2", "--workers", "2", "--threads", "1")
         log = run / "seed2" / "log.0.lammps"
         for written in (run / "tasks", log.parent, log):
-            assert eventually(written.exists) or eventually(written.exists), program.output
+            assert eventually(written.exists, 2 * PATIENCE_S), program.output
         assert eventually(lambda: re.search(r"(?m)^ +6 +\d", log.read_text()) is not None), program.output
         (task,) = (path for path in run.glob("tasks/*") if read_json(path / "task.json")["name"] == "seed2")
         os.kill(read_json(task / "running.json")["process"], signal.SIGKILL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,10 +52,6 @@ def test_results_are_complete_and_belong_to_the_structure_asked_for(engine: Forc
     assert all(np.isfinite(value) for value in results.observables().values())
     part = System(system.numbers[:6], system.positions[:6], 1.2 * system.cell)
     assert engine.compute(part).forces.shape == (6, 3)
-    atoms = system.to_ase()
-    before = atoms.positions.copy()
-    engine.compute(System.from_ase(atoms))
-    assert (atoms.positions == before).all()
 
 
 def test_unknown_elements_are_refused_and_the_next_call_is_answered(engine: ForceEngine) -> None:
@@ -103,7 +98,7 @@ def test_any_engine_is_evaluated(engine: ForceEngine) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:structure 1")  # random weights predict anything
-def test_a_calculator_with_a_server_has_its_results(address: str, tmp_path: Path) -> None:
+def test_a_calculator_with_a_server_has_its_results(address: str) -> None:
     atoms = small_system().to_ase()
     atoms.calc = MLHCalculator(server=address)
     expected = Engine(random_model()).compute(System.from_ase(atoms))

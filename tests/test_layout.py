@@ -15,7 +15,7 @@ from mlh_driver import errors
 PACKAGE = Path(mlh_driver.__file__).parent
 LAYERS = (
     ("errors", "constants"),
-    ("runtime", "model_files", "shipped"),
+    ("files", "runtime", "model_files", "shipped"),
     ("system", "basis", "settings", "structures"),
     ("parts",),
     ("results", "graph", "data", "extrapolation"),

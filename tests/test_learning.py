@@ -30,6 +30,7 @@ from mlh_driver.interfaces.lammps import LammpsError
 from mlh_driver.learning.explore import Start, displaced, explore
 from mlh_driver.learning.loop import ActiveLearning, splits
 from mlh_driver.learning.settings import ExploreSettings, read_learn_settings
+from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import MOST_FRAMES, Watch
 from mlh_driver.model import Model, load_model
 from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
@@ -575,3 +576,14 @@ def test_seeds_that_cannot_be_learned_are_refused_before_any_label(
     ase.io.write(folder / "seed.xyz", seed)
     with pytest.raises(InputError, match=message):
         ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+
+
+def test_temperatures_of_a_run_are_read_up_to_a_line_cut_off(tmp_path: Path) -> None:
+    assert temperature_K(tmp_path, 1, 2) is None
+    (tmp_path / "log.lammps").write_text("Step Temp\n 0 300\n 2 400\nLoop time\nStep Temp\n 4 3.1e")
+    assert temperature_K(tmp_path, 1, 2) == 350.0
+    assert temperature_K(tmp_path, 1, 1) is None  # of a run before
+    (tmp_path / "log.lammps").unlink()
+    head = "# column   1     --> step : of the run\n# column   2     --> temperature{kelvin} : now\n"
+    (tmp_path / "run.out").write_text(f"{head} 0.0e+00 3.0e+02 \n 2.0e+00 4.0e+02 \n 3.0e+00 3.")
+    assert temperature_K(tmp_path, 1, 3) == 350.0

@@ -1,4 +1,4 @@
-"""Structure of glasses and melts, above all of SiO2, and logs of the runs that made them.
+"""Structure of glasses and melts, above all of SiO2.
 
     frames -> Network (Si-O bonds) -> coordination, bond angles, primitive rings
            -> radial distribution, structure factor                               -> Structure -> report
@@ -16,7 +16,6 @@ from mlh_driver.analysis.report import write_report
 from mlh_driver.analysis.rings import primitive_rings
 from mlh_driver.analysis.structure import SiliconOxygen, Structure, summary
 from mlh_driver.analysis.structure_factor import StructureFactor, structure_factor
-from mlh_driver.analysis.thermo import read_log
 
 __all__ = [
     "OXYGEN",
@@ -35,7 +34,6 @@ __all__ = [
     "coordination",
     "primitive_rings",
     "radial_distribution",
-    "read_log",
     "structure_factor",
     "summary",
     "write_report",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mlh_driver.analysis.published import Published
 from mlh_driver.analysis.structure import SiliconOxygen, Structure
 from mlh_driver.errors import InputError
-from mlh_driver.results import SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.results import EDGE, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.system import Array
 
 #: Columns of a log and what they are.
@@ -27,7 +27,7 @@ PANELS = {
     "charge_deviation": "charge deviation (e)",
 }
 #: Where the engine begins to doubt its results.
-DOUBTFUL = {"gap": SMALL_GAP_eV, "extrapolation": 1.0, "charge_deviation": TOLERATED_e}
+DOUBTFUL = {"gap": SMALL_GAP_eV, "extrapolation": EDGE, "charge_deviation": TOLERATED_e}
 RING_SIZES = range(2, 11)
 #: Of pairs that are usually written in another order.
 TITLES = {"O-Si": "Si-O"}

@@ -295,6 +295,7 @@ def _print_result(run: Run, structure: Structure) -> None:
     import json
 
     from mlh_driver.analysis.report import table
+    from mlh_driver.results import EDGE, SMALL_GAP_eV, TOLERATED_e
 
     report = json.loads((run.folder / "report.json").read_text())
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -306,7 +307,8 @@ def _print_result(run: Run, structure: Structure) -> None:
     share = report["run"]["share of steps with reason for doubt"]
     if share > 0:
         console.print(
-            f"in {100 * share:.0f} % of the run the model gave reason for doubt (extrapolation above 1, "
-            "charge deviation above 0.1 or gap below 1 eV): check the glass against DFT before you use it"
+            f"in {100 * share:.0f} % of the run the model gave reason for doubt (extrapolation above "
+            f"{EDGE:g}, charge deviation above {TOLERATED_e:g} or gap below {SMALL_GAP_eV:g} eV): check the "
+            "glass against DFT before you use it"
         )
     console.print(f"wrote glass.xyz, report.json, run.png, structure.png and tables to {run.folder}")

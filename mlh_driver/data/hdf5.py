@@ -54,6 +54,7 @@ from filelock import FileLock
 
 from mlh_driver.data.structure import LabelledStructure
 from mlh_driver.errors import InputError, MLHError, reason
+from mlh_driver.files import replacing
 from mlh_driver.system import Array, System
 
 FORMAT = "mlh-driver-data-2"
@@ -133,11 +134,7 @@ def set_aside(path: Path, name: str) -> str:
 
 def _check_same(path: Path, label: LabelledStructure) -> None:
     held = read_structure(path, label.name)
-    same = [
-        np.array_equal(getattr(held.system, name), getattr(label.system, name))
-        for name in ("numbers", "positions", "cell")
-    ]
-    if not all(same) or held.energy != label.energy:
+    if held.system.key != label.system.key or held.energy != label.energy:
         raise InputError(f"{path} holds another structure called {label.name!r}; rename one of the two")
 
 
@@ -229,18 +226,13 @@ def _open(path: Path) -> Iterator[h5py.File]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[h5py.File]:
     """A writable copy of the file (an empty one at first), which replaces it when all went well."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _locked(path):
-        try:
-            if path.exists():
-                with _open(path):
-                    pass  # it is a data set
-                shutil.copyfile(path, partial)
-            with h5py.File(partial, "a" if path.exists() else "w") as file:
-                yield file
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _locked(path), replacing(path) as partial:
+        if path.exists():
+            with _open(path):
+                pass  # it is a data set
+            shutil.copyfile(path, partial)
+        with h5py.File(partial, "a" if path.exists() else "w") as file:
+            yield file
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from ase.units import Bohr, Hartree
 from pydantic import TypeAdapter, ValidationError
 
+from mlh_driver.constants import BOHR_A, HARTREE_eV
 from mlh_driver.data.structure import LabelledStructure
 from mlh_driver.errors import InputError
 from mlh_driver.system import System
@@ -38,11 +38,11 @@ def read_structure(folder: Path, name: str) -> LabelledStructure:
         return LabelledStructure(
             name=name,
             system=System(arrays["numbers"], arrays["positions"], arrays["cell"]),
-            energy=float(arrays["energy_Ha"]) * Hartree,
-            forces=arrays["forces_Ha_bohr"] * (Hartree / Bohr),
+            energy=float(arrays["energy_Ha"]) * HARTREE_eV,
+            forces=arrays["forces_Ha_bohr"] * (HARTREE_eV / BOHR_A),
             stress=arrays.get("stress_eV_A3"),
-            hamiltonian=arrays["h_min_Ha"].astype(np.float64) * Hartree,
-            eigenvalues=arrays["eig_Ha"] * Hartree,
+            hamiltonian=arrays["h_min_Ha"].astype(np.float64) * HARTREE_eV,
+            eigenvalues=arrays["eig_Ha"] * HARTREE_eV,
             n_occupied=int(arrays["nocc"]),
             info={"info": str(arrays["info"])} if "info" in arrays else {},
         )

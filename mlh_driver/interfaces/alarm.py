@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlh_driver.results import LARGE_FORCE_eV_A, Results, SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.results import EDGE, LARGE_FORCE_eV_A, Results, SMALL_GAP_eV, TOLERATED_e
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Guarded:
 
 
 GUARDED = {
-    "extrapolation": Guarded("an extrapolation", 2.0),
+    "extrapolation": Guarded("an extrapolation", 2.0 * EDGE),
     "charge_deviation": Guarded("a charge deviation (electrons)", 2.0 * TOLERATED_e),
     "band_gap": Guarded("a gap (eV)", SMALL_GAP_eV, low=True),
     "largest_force": Guarded("a force (eV/Å)", LARGE_FORCE_eV_A),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlh_driver.errors import InputError, LimitReached, NonFiniteError, SolverError, StructureError
+from mlh_driver.errors import NO_RESULT, InputError, LimitReached
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import GUARDED, Watch
 from mlh_driver.results import Results
@@ -78,7 +78,7 @@ class GuardedEngine:
         """What the engine computes. Raises LimitReached where a rule ends the run."""
         try:
             results = self._engine.compute(system)
-        except (NonFiniteError, SolverError, StructureError) as error:
+        except NO_RESULT as error:
             self._write(system, None, str(error))
             raise type(error)(f"{error}. {self._where()}") from error
         passed = {

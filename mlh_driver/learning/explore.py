@@ -19,6 +19,7 @@ from ase.optimize import LBFGS
 
 from mlh_driver.engine import Engine
 from mlh_driver.errors import LimitReached, MLHError
+from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator
 from mlh_driver.learning.runs import LANGEVIN_LOG, LARGEST_SEED, run_ipi, run_lammps, run_langevin
@@ -67,9 +68,8 @@ class Outcome:
         return cls(**json.loads(path.read_text()))
 
     def write(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self)))
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asdict(self)))
 
     @property
     def finished(self) -> bool:

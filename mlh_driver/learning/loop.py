@@ -22,6 +22,7 @@ from mlh_driver.data import hdf5
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.evaluation import evaluate_structures, mean_summary
+from mlh_driver.files import replacing
 from mlh_driver.learning.explore import Outcome, Start, displaced, explore
 from mlh_driver.learning.report import FIGURES, add_row, figures_of_runs, read_rows
 from mlh_driver.learning.runs import check_inputs
@@ -100,9 +101,8 @@ class ActiveLearning:
             frames = self._displaced(round_) if model is None else self._explored(round_, model)
             for k, atoms in enumerate(frames):
                 atoms.info["name"] = f"r{round_}_{k}"
-            partial = path.with_name(".frames.partial.xyz")
-            ase.io.write(partial, frames)
-            partial.replace(path)
+            with replacing(path) as partial:
+                ase.io.write(partial, frames, format="extxyz")
         return read_frames([path])
 
     def _displaced(self, round_: int) -> list[Atoms]:

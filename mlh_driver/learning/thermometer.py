@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
+from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps.log import read_log
+from mlh_driver.interfaces.sockets.output import read_properties
 from mlh_driver.system import Array
-
-_IPI_COLUMN = re.compile(r"# column\s+(\d+)\s+--> (\w+)")
 
 
 def temperature_K(folder: Path, step: int, steps: int) -> float | None:
@@ -17,34 +17,29 @@ def temperature_K(folder: Path, step: int, steps: int) -> float | None:
 
     Lines of another number of steps than those of the run, as after a restart, are not believed.
     """
-    rows = [*_lammps_rows(folder / "log.lammps"), *_ipi_rows(folder)]
-    if not rows or max(row[0] for row in rows) > steps:
+    steps_K = [*_lammps_rows(folder / "log.lammps"), *_ipi_rows(folder)]
+    if not steps_K or max(steps_K)[0] > steps:
         return None
-    table = np.array(sorted(rows))
+    table = np.array(sorted(steps_K))
     return float(np.interp(step, table[:, 0], table[:, 1]))
 
 
 def _lammps_rows(log: Path) -> list[tuple[float, float]]:
-    """Step and Temp of all tables of a log, the last of which may be incomplete."""
-    rows: list[tuple[float, float]] = []
-    columns: list[str] = []
-    for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
-        words = line.split()
-        if words[:1] == ["Step"]:
-            columns = words
-        elif columns and len(words) == len(columns) and words[0].isdigit() and "Temp" in columns:
-            rows.append((float(words[0]), float(words[columns.index("Temp")])))
-        elif words[:1] == ["Loop"]:
-            columns = []
-    return rows
+    """Step and Temp of a log, none where it has not both."""
+    try:
+        columns = read_log(log)
+    except (FileNotFoundError, InputError):
+        return []
+    return _rows(columns, "Step", "Temp")
 
 
 def _ipi_rows(folder: Path) -> list[tuple[float, float]]:
-    """The same of the first file of properties with ``step`` and ``temperature``."""
-    for path in sorted(folder.glob("*.out")):
-        lines = path.read_text(errors="replace").splitlines()
-        columns = {name: int(k) - 1 for k, name in _IPI_COLUMN.findall("\n".join(lines))}
-        if {"step", "temperature"} <= columns.keys():
-            table: Array = np.loadtxt(path, ndmin=2)
-            return [(float(row[columns["step"]]), float(row[columns["temperature"]])) for row in table]
-    return []
+    """The same of the files of properties."""
+    files = map(read_properties, sorted(folder.glob("*.out")))
+    return [row for columns in files for row in _rows(columns, "step", "temperature")]
+
+
+def _rows(columns: dict[str, Array], step: str, temperature: str) -> list[tuple[float, float]]:
+    if not {step, temperature} <= columns.keys():
+        return []
+    return list(zip(columns[step].tolist(), columns[temperature].tolist(), strict=True))

@@ -62,7 +62,7 @@ class Watch:
         """What the engine computes; raises LimitReached where the run has to end."""
         try:
             results = self._engine.compute(system)
-        except (SolverError, NonFiniteError) as error:
+        except (SolverError, NonFiniteError) as error:  # structures that learning looks for: the run ends
             raise LimitReached(f"the model has no answer: {error}") from error
         self._check(results.observables())
         if self._last is not None and _differ(self._last, system):

@@ -203,7 +203,10 @@ class HamiltonianNetwork(nn.Module):
         )
 
     def local_energies(self, graph: Graph) -> Tensor:
-        """(M,) short-ranged double-counting energies alone, without the Hamiltonian."""
+        """(M,) short-ranged double-counting energies alone, without the Hamiltonian.
+
+        They lack what draws an atom beyond the edge of the training data back, which needs the descriptors.
+        """
         graph, wall_energies = self._guarded(graph)
         near = self._near_bonds(graph, *self._frames(graph))
         density = graph.part.own(self.density(graph.species, near))

@@ -10,7 +10,7 @@ PySCF (overlap integrals and the default labeler) is an optional dependency.
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, intrinsic_atomic_orbitals, overlap_matrices
 from mlh_driver.reference.labeler import Calculation, Labeler, LabelingError, UnconvergedError
-from mlh_driver.reference.labeling import label_into, label_structure, make_labeler, same_structure
+from mlh_driver.reference.labeling import label_into, label_structure, make_labeler
 from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
 
 __all__ = [
@@ -28,5 +28,4 @@ __all__ = [
     "label_structure",
     "make_labeler",
     "overlap_matrices",
-    "same_structure",
 ]

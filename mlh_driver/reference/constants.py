@@ -1,4 +1,4 @@
-"""Element data of the reference calculation, and the constants of its units."""
+"""Element data of the reference calculation."""
 
 from __future__ import annotations
 

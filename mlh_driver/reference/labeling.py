@@ -19,11 +19,10 @@ from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
 from mlh_driver.reference.labeler import Labeler, LabelingError
 from mlh_driver.reference.pyscf import PyscfLabeler, PyscfSettings
-from mlh_driver.system import System
+from mlh_driver.system import System, same_structure
 
 #: CP2K and PySCF agree to about 5e-9 (1e-5 in drafts); more than this means another basis, order or geometry.
 _MAX_OVERLAP_DIFFERENCE = 1e-4
-_SAME_STRUCTURE_A = 1e-6
 
 
 def make_labeler(
@@ -150,11 +149,3 @@ def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str
         if not same_structure(hdf5.read_structure(path, name).system, System.from_ase(frames[name])):
             raise InputError(f"{path} holds another structure called {name!r}; rename one of the two")
     return {name: atoms for name, atoms in frames.items() if name not in known}
-
-
-def same_structure(first: System, second: System) -> bool:
-    """Whether two structures are one, to the digits that files of structures keep."""
-    if not np.array_equal(first.numbers, second.numbers):
-        return False
-    differences = [abs(first.positions - second.positions).max(), abs(first.cell - second.cell).max()]
-    return max(differences) < _SAME_STRUCTURE_A

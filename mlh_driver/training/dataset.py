@@ -14,12 +14,13 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from mlh_driver.basis import OrbitalBasis
 from mlh_driver.data import LabelledStructure, read_split, read_splits
 from mlh_driver.data.hdf5 import differences, read_reference
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
-from mlh_driver.system import Array, System
+from mlh_driver.system import System
 from mlh_driver.training.samples import Sample, make_sample
 from mlh_driver.training.settings import DataSettings, TrainSettings
 
@@ -45,19 +46,20 @@ class DataSet:
         """All structures that the settings name. Raises InputError where they do not fit together."""
         check_sections(settings)
         check_references(settings)
+        basis = settings.basis()
         known = _samples(settings, "train")
         if not known:
             raise InputError("the settings name no training structures with energies")
         drafts, validation = _drafts(settings), _samples(settings, "validation")
         check_names([*known, *drafts, *validation])
-        _check_unseen([*known, *drafts], validation)
+        _check_unseen([*known, *drafts], validation, basis)
         parent = load_model(settings.start_from) if settings.start_from else None
-        others = [] if parent is None else _others(parent.structures, [*known, *validation])
+        others = [] if parent is None else _others(parent.structures, [*known, *validation], basis)
         rehearsed = _evenly(others, settings.rehearse)
         if parent is not None:
             known += [_as_predicted(parent, others[k], k, settings) for k in rehearsed]
         remembered = tuple(system for k, system in enumerate(others) if k not in rehearsed)
-        _check_species(known, settings.basis().numbers.tolist())
+        _check_species(known, basis.numbers.tolist())
         if settings.hamiltonian.steps and all(sample.hamiltonian is None for sample in known + drafts):
             raise InputError("no training structure has a Hamiltonian; label some with mlh-driver label")
         return cls(known + drafts, validation, parent, remembered)
@@ -84,19 +86,15 @@ class DataSet:
         return torch.where(radii.isfinite(), radii, 0.0)
 
 
-def _others(structures: Iterable[System], samples: Sequence[Sample]) -> list[System]:
+def _others(structures: Iterable[System], samples: Sequence[Sample], basis: OrbitalBasis) -> list[System]:
     """Those that are not among the samples."""
-    known = {_key(sample.graph.positions.numpy(), sample.graph.cell.numpy()) for sample in samples}
-    return [system for system in structures if _key(system.positions, system.cell) not in known]
+    known = {sample.system(basis).key for sample in samples}
+    return [system for system in structures if system.key not in known]
 
 
 def _evenly(items: Sequence[object], count: int) -> range:
     """Indices of about ``count`` of the items, evenly spread."""
     return range(0, len(items), math.ceil(len(items) / count)) if items and count else range(0)
-
-
-def _key(positions: Array, cell: Array) -> tuple[bytes, bytes]:
-    return positions.tobytes(), cell.tobytes()
 
 
 def _as_predicted(parent: Model, system: System, number: int, settings: TrainSettings) -> Sample:
@@ -206,17 +204,13 @@ def check_names(structures: Sequence[Sample | LabelledStructure]) -> None:
         )
 
 
-def _check_unseen(train: Sequence[Sample], validation: Sequence[Sample]) -> None:
+def _check_unseen(train: Sequence[Sample], validation: Sequence[Sample], basis: OrbitalBasis) -> None:
     """Raises InputError if a structure for validation is among those of the training, by another name."""
-
-    def key(sample: Sample) -> tuple[bytes, bytes]:
-        return sample.graph.species.numpy().tobytes(), sample.graph.positions.numpy().tobytes()
-
-    known = {key(sample): sample.name for sample in train}
+    known = {sample.system(basis).key: sample.name for sample in train}
     for sample in validation:
-        if key(sample) in known:
+        if (same := known.get(sample.system(basis).key)) is not None:
             raise InputError(
-                f"{sample.name}, for validation, is the structure {known[key(sample)]} of the training; "
+                f"{sample.name}, for validation, is the structure {same} of the training; "
                 "leave one of them out"
             )
 

@@ -14,10 +14,10 @@ from ase import Atoms
 from ase.optimize import LBFGS
 
 from mlh_driver.errors import MLHError
+from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator, labelled_atoms
 from mlh_driver.results import Results
-from mlh_driver.workflows.run_folder import replacing
 
 CHECKPOINT = "relaxation.traj"
 RELAXED = "relaxed.extxyz"

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mlh_driver.errors import InputError
+from mlh_driver.files import replacing
 
 SETTINGS = "settings.json"
 """What a single run was asked for; a campaign of runs has another file."""
@@ -30,15 +31,6 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from None
     with lock:
         yield
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to be written in this block, which then takes the place of ``path``."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.unlink(missing_ok=True)  # of a process that was killed
-    yield partial
-    partial.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ase import Atoms
 
 from mlh_driver.errors import InputError
+from mlh_driver.files import replacing
 from mlh_driver.structures import read_frames
-from mlh_driver.workflows.run_folder import replacing
 from mlh_driver.workflows.vacancy_files import COLUMNS, STRUCTURES, read_hosts, read_results
 
 if TYPE_CHECKING:

@@ -29,10 +29,11 @@ from ase.geometry import find_mic
 
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import MLHError
-from mlh_driver.reference import Labeler, same_structure
-from mlh_driver.system import System
+from mlh_driver.files import replacing
+from mlh_driver.reference import Labeler
+from mlh_driver.system import System, same_structure
 from mlh_driver.workflows.relaxation import RELAXED, descend, read_relaxed, read_start
-from mlh_driver.workflows.run_folder import check_same, read_json, replacing, write_json
+from mlh_driver.workflows.run_folder import check_same, read_json, write_json
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
 

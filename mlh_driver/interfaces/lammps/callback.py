@@ -61,7 +61,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.errors import InputError, LammpsError, MLHError, NonFiniteError, SolverError, StructureError
+from mlh_driver.errors import NO_RESULT, InputError, LammpsError, MLHError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.lammps.elements import TypeElements
@@ -118,7 +118,7 @@ class ForceCallback:
             f[:] = 0.0
             try:
                 results = self._engine.compute(system).check_finite()
-            except (NonFiniteError, SolverError, StructureError) as error:
+            except NO_RESULT as error:
                 self._reject(step, system, error)
                 return
             f[atoms] = results.forces * (self._units.length / self._units.energy)

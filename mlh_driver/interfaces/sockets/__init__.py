@@ -3,6 +3,7 @@
 ===============  ====================================================================================
 ``client``       asks a running i-PI what to compute
 ``run``          starts i-PI itself, with such a client in this process
+``output``       what i-PI has written, read back
 ``pes``          the model inside i-PI, without a socket
 ``server``       keeps a model loaded for several MD engines
 ``remote``       the force engine of an MD engine, with the model in a server

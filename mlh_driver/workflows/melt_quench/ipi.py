@@ -14,19 +14,19 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import ase.io
-import ipi
 import numpy as np
 from ase import Atoms
 from ase.cell import Cell
 
 from mlh_driver.errors import InputError
+from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
+from mlh_driver.interfaces.sockets.output import read_properties, read_table
 from mlh_driver.interfaces.sockets.run import read_ipi_input, run_input
 from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.system import Array
 from mlh_driver.workflows.melt_quench.lammps import plain
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
-from mlh_driver.workflows.run_folder import replacing
 
 TEMPLATES = Path(__file__).parent / "inputs"
 START, RUN = "init.xyz", "run.sh"
@@ -154,11 +154,11 @@ class IpiRun:
         """What was logged, by LAMMPS' names: Step, Temp, PotEng, Econserve, gap, extrapolation and so on."""
         parts = []
         for stage, start in self._stages():
-            files = [self.folder / f"{stage}.{ending}" for ending in ("out", "observables_0")]
-            if not all(map(_has_numbers, files)):  # i-PI waits for its first forces
+            out = read_properties(self.folder / f"{stage}.out")
+            path = self.folder / f"{stage}.observables_0"
+            observables = read_table(path.read_text() if path.exists() else "")
+            if not len(observables) or not len(out["step"]):  # i-PI waits for its first forces
                 continue
-            out, _ = ipi.read_output(files[0])
-            observables = np.loadtxt(files[1], ndmin=2)
             rows = {"Step": out["step"] + start, "Temp": out["temperature"]}
             rows |= {"PotEng": out["potential"], "Econserve": out["conserved"]}
             rows |= {name: observables[:, k] for name, k in OBSERVABLES.items()}
@@ -190,8 +190,3 @@ class IpiRun:
         start = self.folder / START
         cell = Cell.fromcellpar([float(word) for word in start.read_text().split("\n")[1].split()[2:8]])
         return plain(Atoms(numbers=checkpoint.numbers, positions=checkpoint.positions, cell=cell, pbc=True))
-
-
-def _has_numbers(path: Path) -> bool:
-    """Whether an output of i-PI has more than a header."""
-    return path.exists() and any(line[:1] != "#" for line in path.read_text().splitlines())

@@ -8,25 +8,22 @@ from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
-from mlh_driver.analysis import read_log
 from mlh_driver.errors import InputError
+from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.lammps import open_lammps, run_script
-from mlh_driver.structures import read_frames, write_lammps_data
+from mlh_driver.interfaces.lammps import open_lammps, read_log, run_script
+from mlh_driver.structures import DUMP_FRAME, read_frames, read_trajectories, write_lammps_data
 from mlh_driver.system import Array
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
-from mlh_driver.workflows.run_folder import replacing
 
 TEMPLATE = Path(__file__).parent / "inputs" / "in.melt_quench"
 SCRIPT, FRAMES = "in.melt_quench", "melt_quench.lammpstrj"
 RESTARTS = ("melt_quench.restart", "melt_quench.restart.a", "melt_quench.restart.b")
 END_OF_RESTART = b"LammpS RestartT\0"
 """Without it a restart file is not whole."""
-FRAME = "ITEM: TIMESTEP\n"
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ class LammpsRun:
         """Cut off the frames that will be written again, and logs that began later."""
         frames = self.folder / FRAMES
         if frames.exists():
-            texts = frames.read_text().split(FRAME)[1:] if resumed else []
-            kept = [FRAME + text for text in texts if int(text.split("\n", 1)[0]) < step]
+            texts = frames.read_text().split(DUMP_FRAME)[1:] if resumed else []
+            kept = [DUMP_FRAME + text for text in texts if int(text.split("\n", 1)[0]) < step]
             with replacing(frames) as partial:
                 partial.write_text("".join(kept))
         for first, log in self._logs():
@@ -122,8 +119,8 @@ class LammpsRun:
 
     def frames(self) -> Iterator[tuple[int, Atoms]]:
         """Step and structure of all frames that were written."""
-        for atoms in ase.io.iread(self.folder / FRAMES, format="lammps-dump-text"):
-            assert isinstance(atoms, Atoms)
+        (frames,) = read_trajectories([self.folder / FRAMES]).values()
+        for atoms in frames:
             yield atoms.info["timestep"], plain(atoms)
 
     def final(self) -> Atoms:

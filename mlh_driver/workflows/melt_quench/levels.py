@@ -23,10 +23,10 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.engine import Engine
+from mlh_driver.files import replacing
 from mlh_driver.small_cells import repeated
 from mlh_driver.system import Array, System
 from mlh_driver.workflows.defect_levels import Levels
-from mlh_driver.workflows.run_folder import replacing
 
 LEVELS = "levels.csv"
 COLUMNS = ("step", "time_ps", "homo_eV", "lumo_eV")

@@ -35,12 +35,12 @@ from mlh_driver.analysis import Structure, summary, write_report
 from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
-from mlh_driver.errors import InputError, MLHError, NonFiniteError, SolverError, StructureError
+from mlh_driver.errors import NO_RESULT, InputError, MLHError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
 from mlh_driver.model_files import model_digest
-from mlh_driver.results import Results, SMALL_GAP_eV, TOLERATED_e
+from mlh_driver.results import EDGE, Results, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.settings import validated
 from mlh_driver.structures import read_frames
 from mlh_driver.system import Array, System, mass_density
@@ -195,7 +195,7 @@ def _move(run: Run, engine: ForceEngine, progress: Progress) -> None:
     monitor = Monitor(guarded, run.settings, step, progress)
     try:
         run.md.carry_out(monitor)
-    except (NonFiniteError, SolverError, StructureError) as error:
+    except NO_RESULT as error:
         raise type(error)(_left_range(run.settings, monitor, error)) from error
 
 
@@ -251,7 +251,7 @@ def run_figures(columns: dict[str, Array]) -> dict[str, float]:
     }
     if "extrapolation" in columns:
         figures |= {
-            "share of steps with extrapolation up to 1": float((columns["extrapolation"] <= 1).mean()),
+            "share of steps with extrapolation up to 1": float((columns["extrapolation"] <= EDGE).mean()),
             "share of steps with reason for doubt": float(
                 doubtful(columns["gap"], *(columns[name] for name in RANGE)).mean()
             ),
@@ -263,7 +263,7 @@ def run_figures(columns: dict[str, Array]) -> dict[str, float]:
 
 def doubtful(gap_eV: Array, extrapolation: Array, charge_deviation: Array) -> NDArray[np.bool_]:
     """Where one of these passes the limit of :meth:`~mlh_driver.results.Results.doubts`."""
-    return (gap_eV < SMALL_GAP_eV) | (extrapolation > 1.0) | (charge_deviation > TOLERATED_e)
+    return (gap_eV < SMALL_GAP_eV) | (extrapolation > EDGE) | (charge_deviation > TOLERATED_e)
 
 
 def glass_figures(glass: Atoms) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Logs of MD runs."""
+"""Thermo output in logs of LAMMPS."""
 
 from __future__ import annotations
 
