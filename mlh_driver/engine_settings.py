@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -81,6 +81,12 @@ class EngineSettings:
             f"{self.electronic_temperature_K:g} K, {self.error_per_atom_meV:g} meV/atom, "
             f"sampling {self.sampling}, {self.dtype}, {self.device}, threads: {threads}"
         )
+
+    def with_full_path(self) -> EngineSettings:
+        """A file of a model by its full path, so that the settings hold in any folder."""
+        if isinstance(self.model, str | Path) and Path(self.model).is_file():
+            return replace(self, model=str(Path(self.model).resolve()))
+        return self
 
     @classmethod
     def of(

@@ -145,3 +145,12 @@ def displacements(old: System, new: System) -> tuple[Array, Array, Array]:
     fractional = np.asarray(np.linalg.solve(new.cell.T, beyond).T, dtype=np.float64)
     translations = np.asarray(np.round(fractional), dtype=np.float64)
     return deformation, translations, (fractional - translations) @ new.cell
+
+
+def is_step(old: System, new: System) -> bool:
+    """Whether an atom, or the cell, has moved by more than a lattice translation.
+
+    MD engines ask again for a structure when the next run of a script begins; atoms may be wrapped by then.
+    """
+    deformation, _, moves = displacements(old, new)
+    return bool(abs(moves).max() > SAME_STRUCTURE_A or abs(deformation - np.eye(3)).max() > SAME_STRUCTURE_A)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,9 +143,8 @@ def melt_quench(
 
 def _by_hand(run: Run, settings: EngineSettings) -> str:
     """What to type for the dynamics of the run, a file of a model by its full path."""
-    if (model := Path(str(settings.model))).is_file():
-        settings = replace(settings, model=str(model.resolve()))
-    return f"cd {shlex.quote(str(run.folder))} && {run.md.by_hand} {as_options(settings)}".rstrip()
+    options = as_options(settings.with_full_path())
+    return f"cd {shlex.quote(str(run.folder))} && {run.md.by_hand} {options}".rstrip()
 
 
 def _first(

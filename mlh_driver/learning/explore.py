@@ -22,7 +22,8 @@ from mlh_driver.errors import LimitReached, MLHError
 from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.ase import MLHCalculator
-from mlh_driver.learning.runs import LANGEVIN_LOG, LARGEST_SEED, run_ipi, run_lammps, run_langevin
+from mlh_driver.interfaces.lammps.library import LARGEST_SEED
+from mlh_driver.learning.runs import LANGEVIN_LOG, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import Frame, Watch

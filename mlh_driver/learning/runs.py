@@ -28,8 +28,6 @@ from mlh_driver.learning.watch import Watch
 
 FRICTION_PER_FS = 0.02
 LANGEVIN_LOG = "langevin.log"
-LARGEST_SEED = 900_000_000
-"""The largest that every random number generator of LAMMPS takes."""
 
 SOCKET = "mlh"
 

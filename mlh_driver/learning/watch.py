@@ -11,13 +11,10 @@ from mlh_driver.errors import LimitReached, NonFiniteError, SolverError
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.results import Results
-from mlh_driver.system import System, displacements
+from mlh_driver.system import System, is_step
 
 MOST_FRAMES = 256
 """Frames kept of a run of any length; from there on every other one is dropped."""
-
-SAME_PLACE_A = 1e-6
-"""MD engines ask again for a structure when the next run of a script begins; atoms may be wrapped by then."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Watch:
         except (SolverError, NonFiniteError) as error:  # structures that learning looks for: the run ends
             raise LimitReached(f"the model has no answer: {error}") from error
         self._check(results.observables())
-        if self._last is not None and _differ(self._last, system):
+        if self._last is not None and is_step(self._last, system):
             self._keep(system, results.extrapolation)
         self._last = system
         return results
@@ -99,9 +96,3 @@ class Watch:
         n = min(count - 1, len(others))
         places = (np.arange(n) + 0.5) * len(others) / max(n, 1)
         return [self._strangest, *(others[int(place)] for place in places)]
-
-
-def _differ(old: System, new: System) -> bool:
-    """Whether an atom, or the cell, has moved by more than a lattice translation."""
-    deformation, _, moves = displacements(old, new)
-    return bool(abs(moves).max() > SAME_PLACE_A or abs(deformation - np.eye(3)).max() > SAME_PLACE_A)

@@ -19,12 +19,9 @@ def engine_fields(engine: EngineSettings) -> dict[str, Any]:
 
     Raises InputError for a model without a name or path.
     """
-    fields = {name: value for name, value in vars(engine).items() if name != "threads"}
     if not isinstance(engine.model, str | Path):
         raise InputError(f"model is {engine.model!r}; give its name or path, for tasks load it by that")
-    if Path(engine.model).is_file():
-        fields["model"] = str(Path(engine.model).resolve())
-    return fields
+    return {name: value for name, value in vars(engine.with_full_path()).items() if name != "threads"}
 
 
 def engine_for(fields: Mapping[str, Any]) -> Engine:

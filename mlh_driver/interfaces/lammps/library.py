@@ -23,6 +23,9 @@ from typing import Any
 from mlh_driver.errors import InputError, LammpsError
 from mlh_driver.runtime import launched_ranks
 
+#: The largest seed that every random number generator of LAMMPS takes.
+LARGEST_SEED = 900_000_000
+
 _WARNING = 0
 """``LMP_ERROR_WARNING`` of the library interface; its errors would end the process."""
 

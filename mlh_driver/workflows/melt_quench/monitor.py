@@ -13,9 +13,8 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.learning.watch import SAME_PLACE_A
 from mlh_driver.results import Results
-from mlh_driver.system import Array, System, displacements
+from mlh_driver.system import Array, System, displacements, is_step
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
 
 RECENT = 50
@@ -87,11 +86,10 @@ class Monitor:
 
     def _look_at(self, system: System) -> None:
         """Count the step; stages begin with the structure at which the one before ended."""
-        if self._last is not None:
+        if self._last is not None and is_step(self._last, system):
+            self.step += 1
             _, _, moves = displacements(self._last, system)
-            if abs(moves).max() > SAME_PLACE_A:
-                self.step += 1
-                self.temperature_K = _temperature_K(moves / self._settings.timestep_fs, system.numbers)
+            self.temperature_K = _temperature_K(moves / self._settings.timestep_fs, system.numbers)
         self._last = system
 
     def _speed(self) -> float | None:

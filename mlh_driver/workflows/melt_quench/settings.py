@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mlh_driver.errors import InputError
-from mlh_driver.learning.runs import LARGEST_SEED
+from mlh_driver.interfaces.lammps.library import LARGEST_SEED
 from mlh_driver.settings import Settings, validated
 
 STAGES = ("melt", "quench", "anneal")
