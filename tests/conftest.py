@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from processes import Launcher, launching
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.engine import Engine
@@ -88,6 +89,13 @@ def no_hang() -> Iterator[None]:
     faulthandler.dump_traceback_later(180, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Launcher]:
+    """Starts programs in the folder of the test, and ends those that are left."""
+    with launching(tmp_path) as launcher:
+        yield launcher
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from lammps_runs import (
     run_text,
     write_data,
 )
-from processes import DRIVER, ENVIRONMENT, Launcher, launching, serve
+from processes import DRIVER, ENVIRONMENT, Launcher, serve
 
 from mlh_driver import Results, System
 from mlh_driver.cli.lammps import read_arguments
@@ -99,12 +98,6 @@ def test_input_vacancy_relaxation() -> None:
     assert "relaxed energy" in printed
     parts = np.loadtxt("relaxed.lammpstrj", skiprows=9, usecols=5)
     assert parts.sum() == pytest.approx(table[-1, 1], rel=1e-5)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 def test_command_with_a_server_ends_with_a_message_and_a_status(host: Atoms, start: Launcher) -> None:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from ase import Atoms
 from ase.calculators.lammps import convert
 from fake_engine import Engine as FakeEngine
 from lammps_runs import REPORT, SETUP, read_report, run_text, sheared, write_data
-from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, launching, serve
+from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, serve
 
 from mlh_driver import Engine
 
@@ -50,12 +49,6 @@ fix move all nve
 {REPORT.format(steps=2)}
 """
 RANKS = {"atoms that change ranks": (1, 2, 4)}
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 def lmp(text: str, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:

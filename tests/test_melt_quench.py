@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import ase.io
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from processes import DRIVER, ENVIRONMENT, REPOSITORY, Launcher, eventually, launching
+from processes import DRIVER, ENVIRONMENT, REPOSITORY, Launcher, eventually
 
 from mlh_driver import Engine, Results, System
 from mlh_driver.errors import InputError, MLHError, NonFiniteError
@@ -64,12 +64,6 @@ def glass() -> Atoms:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return Engine("asio2-minimal")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 def tiny(**changes: object) -> MeltQuenchSettings:

@@ -7,12 +7,11 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import DRIVER, ENVIRONMENT, Launcher, eventually, launching
+from processes import DRIVER, ENVIRONMENT, Launcher, eventually
 from rank_program import FEW, cases, cristobalite
 
 from mlh_driver import Engine, System
@@ -99,12 +98,6 @@ def test_nothing_within_reach_is_missing_around_a_part(row: System, reach: float
         expected = np.setdiff1d(np.flatnonzero(distances < reach), own)
         assert np.isin(expected, around(row, own, reach)).all()
     assert len(around(row, own, 3.0)) < len(row) - len(own)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 def children(pid: int) -> list[int]:

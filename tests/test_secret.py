@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import FAKE, Launcher, launching
+from processes import FAKE, Launcher
 
 from mlh_driver.errors import ConnectionLost, InputError, MLHError
 from mlh_driver.interfaces.sockets.address import Address
@@ -25,12 +25,6 @@ PORT = 20000 + (os.getpid() + 13) % 40000
 SERVER = Address.tcp("localhost", PORT)
 SECRET = b"of the tests, and of nobody else"
 SYSTEM = System(np.array([14, 8, 8]), np.array([[0.0, 0, 0], [1.6, 0, 0], [0, 1.6, 0]]), 9.0 * np.eye(3))
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 @pytest.fixture(autouse=True)

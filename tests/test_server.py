@@ -9,14 +9,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase
 import numpy as np
 import pytest
 from ipi.interfaces.sockets import Driver, Status
-from processes import DRIVER, FAKE, Launcher, launching, sheared, write_ipi_xyz
+from processes import DRIVER, FAKE, Launcher, sheared, write_ipi_xyz
 
 from mlh_driver.errors import ConnectionLost, InputError, MLHError, NonFiniteError, StructureError
 from mlh_driver.interfaces.sockets.address import Address, connect, listen
@@ -24,12 +23,6 @@ from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel
 from mlh_driver.results import Results
 from mlh_driver.system import System
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import DRIVER, FAKE, Launcher, Program, copy_case, eventually, launching
+from processes import DRIVER, FAKE, Launcher, Program, copy_case, eventually
 
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import ConnectionLost, EngineCrashed, InputError, ModelFileError, StructureError
@@ -23,12 +22,6 @@ from mlh_driver.system import System
 
 GLASS = System(np.array([14, 8, 8]), np.array([[0.0, 0, 0], [1.6, 0, 0], [0, 1.6, 0]]), 9.0 * np.eye(3))
 GOLD = System(np.array([79, 8, 8]), GLASS.positions, GLASS.cell)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Launcher]:
-    with launching(tmp_path) as launcher:
-        yield launcher
 
 
 @pytest.fixture
