@@ -108,6 +108,16 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_compiler_of_torch_stays_away_and_works_afterwards() -> None:
+    """It takes a third of the time of all imports; those who need it can load it later, or before."""
+    engine = "from mlh_driver import Engine; Engine()"
+    check = f"import sys; {engine}; assert 'torch._dynamo' not in sys.modules"
+    after = f"{check}; import torch; import torch._dynamo; assert torch.compiler.disable(len) is not len"
+    before = f"import torch._dynamo; {engine}"
+    for code in (after, before):
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_type_checkers_and_python_see_the_same_public_names() -> None:
     """The first by imports under TYPE_CHECKING, the second by imports on first use."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from torch import Tensor
+
+from mlh_driver.network.so3 import wigner_3j
 
 
 def shell_slices(shells: tuple[int, ...]) -> list[slice]:
@@ -93,7 +94,7 @@ def onsite_couplings(shells: tuple[int, ...]) -> list[Tensor]:
         for b, l2 in list(enumerate(shells))[a:]:
             for total in range(abs(l1 - l2), l1 + l2 + 1, 2):
                 block = torch.zeros(2 * total + 1, size, size, dtype=torch.float64)
-                coupling = o3.wigner_3j(total, l1, l2, dtype=torch.float64) * (2 * total + 1) ** 0.5
+                coupling = wigner_3j(total, l1, l2, dtype=torch.float64) * (2 * total + 1) ** 0.5
                 block[:, slices[a], slices[b]] = coupling
                 if a != b:
                     block = (block + block.transpose(1, 2)) / 2**0.5

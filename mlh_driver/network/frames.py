@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mlh_driver.network.rotation import Rows, Terms, bilinear
+from mlh_driver.network.so3 import wigner_3j
 
 
 def bond_rotations(vectors: Tensor, distances: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def bond_rotations(vectors: Tensor, distances: Tensor) -> Tensor:
 
 def ladder(l: int) -> Terms:
     """D^(l + 1) from D^l and D^1, by the coupling l ⊗ 1 -> l + 1."""
-    coupling = o3.wigner_3j(l, 1, l + 1, dtype=torch.float64) * (2 * l + 3) ** 0.5
+    coupling = wigner_3j(l, 1, l + 1, dtype=torch.float64) * (2 * l + 3) ** 0.5
     tensor = torch.einsum("mia,njb->abmnij", coupling, coupling)
     return Terms.of(tensor.reshape((2 * l + 3) ** 2, (2 * l + 1) ** 2, 9).numpy())
 

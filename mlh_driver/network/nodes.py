@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlh_driver.network.chunks import ATOMS, BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.frames import FrameRotation
 from mlh_driver.network.rotation import Ends, gather, scatter
+from mlh_driver.network.so3 import spherical_harmonics
 from mlh_driver.parts import Whole
 
 
@@ -101,7 +101,7 @@ def sphere_quadrature(lmax: int) -> tuple[Tensor, Tensor]:
     cos, phi = (a.flatten() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
     sin = np.sqrt(1 - cos**2)
     points = torch.tensor(np.stack([sin * np.sin(phi), cos, sin * np.cos(phi)], axis=1))
-    harmonics = o3.spherical_harmonics(range(lmax + 1), points, normalize=True, normalization="component")
+    harmonics = spherical_harmonics(range(lmax + 1), points, normalize=True, normalization="component")
     return harmonics, torch.tensor(np.repeat(weights, degree + 1)) / (2 * (degree + 1))
 
 

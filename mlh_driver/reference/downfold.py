@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from e3nn import o3
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag, cho_factor, cho_solve, eigh
 
 from mlh_driver.errors import InputError
+from mlh_driver.network.so3 import spherical_harmonics
 from mlh_driver.reference.constants import FULL_BASIS, MINIMAL_BASIS
 from mlh_driver.solvers.dense import filling
 
@@ -115,7 +115,7 @@ def _from_e3nn(l: int) -> np.ndarray:
     if l == 1:
         return np.eye(3)  # x, y, z in both
     points = torch.from_numpy(np.random.default_rng(0).normal(size=(4 * l + 4, 3)))
-    ours, theirs = (o3.spherical_harmonics(l, r, normalize=True) for r in (points, points[:, [1, 2, 0]]))
+    ours, theirs = (spherical_harmonics(l, r, normalize=True) for r in (points, points[:, [1, 2, 0]]))
     return np.linalg.lstsq(ours.numpy(), theirs.numpy(), rcond=None)[0].T
 
 
