@@ -55,6 +55,10 @@ class OrbitalBasis:
         """(n_species,) valence electrons of the neutral atom."""
         return np.array([2.0 * sum(occupations) for occupations in self.occupations])
 
+    def n_electrons(self, numbers: NDArray[np.int64]) -> int:
+        """Valence electrons of neutral atoms of these (N,) atomic numbers; StructureError for an unknown one."""
+        return round(self.valences[self.species_index(numbers)].sum())
+
     def species_index(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N,) index of each atom's species; raises StructureError for an unknown element."""
         index = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)

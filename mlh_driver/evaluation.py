@@ -142,8 +142,7 @@ def _hamiltonian_errors(engine: Engine, label: LabelledStructure) -> Hamiltonian
         )
     difference = predicted - label.hamiltonian
     shift = np.diagonal(difference).mean()
-    basis = engine.model.basis
-    n_occupied = round(basis.valences[basis.species_index(label.system.numbers)].sum()) // 2
+    n_occupied = engine.model.basis.n_electrons(label.system.numbers) // 2
     occupied = np.linalg.eigvalsh(label.hamiltonian)[:n_occupied]
     levels = np.linalg.eigvalsh(predicted)[:n_occupied] - occupied - shift
     return HamiltonianErrors(

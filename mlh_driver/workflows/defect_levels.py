@@ -54,14 +54,14 @@ class Levels:
     def of(cls, atoms: Atoms, engine: Engine) -> Levels:
         """Raises InputError for an odd number of electrons."""
         system, basis = System.from_ase(atoms), engine.model.basis
-        species = basis.species_index(system.numbers)
-        electrons = round(basis.valences[species].sum())
+        electrons = basis.n_electrons(system.numbers)
         if electrons % 2:
             raise InputError(
                 f"{atoms.get_chemical_formula()} has {electrons} electrons, and the model pairs all of "
                 "them; remove another element"
             )
-        return cls.from_hamiltonian(engine.hamiltonian(system), basis.sizes[species], electrons // 2)
+        sizes = basis.sizes[basis.species_index(system.numbers)]
+        return cls.from_hamiltonian(engine.hamiltonian(system), sizes, electrons // 2)
 
     @classmethod
     def from_hamiltonian(cls, H: Array, sizes: NDArray[np.int64], n_occupied: int) -> Levels:

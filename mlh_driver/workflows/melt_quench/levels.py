@@ -39,9 +39,8 @@ MOST_ORBITALS = 2000
 def write_levels(frames: Sequence[tuple[int, Atoms]], timestep_fs: float, engine: Engine, path: Path) -> None:
     """Of frames spread evenly over a run, each with its step; none of large cells, nor of open shells."""
     basis = engine.model.basis
-    species = basis.species_index(_wide(frames[0][1], engine).numbers)
-    is_open = round(basis.valences[species].sum()) % 2
-    if is_open or basis.sizes[species].sum() > MOST_ORBITALS:
+    numbers = _wide(frames[0][1], engine).numbers
+    if basis.n_electrons(numbers) % 2 or basis.sizes[basis.species_index(numbers)].sum() > MOST_ORBITALS:
         return
     rows = []
     for k in np.linspace(0, len(frames) - 1, min(MOST_FRAMES, len(frames))).round().astype(int):
