@@ -56,7 +56,7 @@ class OrbitalBasis:
         return np.array([2.0 * sum(occupations) for occupations in self.occupations])
 
     def n_electrons(self, numbers: NDArray[np.int64]) -> int:
-        """Valence electrons of neutral atoms of these (N,) atomic numbers; StructureError for an unknown one."""
+        """Valence electrons of neutral atoms of these (N,) atomic numbers; raises StructureError."""
         return round(self.valences[self.species_index(numbers)].sum())
 
     def species_index(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.spacegroup import crystal
 from processes import Launcher, launching
 
 from mlh_driver.basis import OrbitalBasis
@@ -32,6 +33,14 @@ MINIMAL_SIO2 = OrbitalBasis(
     shells=((0, 1), (0, 1)),
     occupations=((1.0, 2 / 3, 2 / 3, 2 / 3), (1.0, 1 / 3, 1 / 3, 1 / 3)),
 )
+_CELL = crystal(
+    ["Si", "O"],
+    [(0.3003, 0.3003, 0.0), (0.2392, 0.1044, 0.1787)],
+    spacegroup=92,
+    cellpar=[4.9717, 4.9717, 6.9223, 90, 90, 90],
+)
+#: The unit cell, of 12 atoms, without what ASE remembers of its spacegroup.
+CRISTOBALITE = Atoms(_CELL.numbers, _CELL.positions, cell=_CELL.cell, pbc=True)
 SMALL_NETWORK = NetworkSettings(
     channels=8,
     pair_channels=6,

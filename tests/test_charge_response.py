@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_model, small_system
+from derivatives import assert_exact_forces, assert_exact_stress
+from electronic_problems import disordered_solid
+from electronic_problems import problem as chain
 from scipy.optimize import check_grad
-from test_engine import directional_derivative, strained
-from test_solvers import disordered_solid
-from test_solvers import problem as chain
 
 from mlh_driver.engine import Engine
 from mlh_driver.errors import SolverError
@@ -140,18 +140,8 @@ def crowded(temperature_K: float) -> tuple[Engine, System]:
 
 def test_forces_and_stress_are_exact_where_electrons_are_held() -> None:
     engine, system = crowded(8000.0)
-    rng = np.random.default_rng(1)
-    direction, strain = rng.normal(size=(len(system), 3)), rng.normal(size=(3, 3))
-    strain = strain + strain.T
-    results = engine.compute(system)
-
-    def moved(x: float) -> float:
-        return engine.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
-
-    force = -(results.forces * direction).sum()
-    assert directional_derivative(moved, 2e-4) == pytest.approx(force, rel=1e-6)
-    numerical = directional_derivative(lambda x: engine.compute(strained(system, x * strain)).energy, 1e-4)
-    assert numerical == pytest.approx(system.volume * (results.stress * strain).sum(), rel=1e-6)
+    assert_exact_forces(engine, system)
+    assert_exact_stress(engine, system)
 
 
 def test_energies_of_atoms_sum_to_the_energy_where_electrons_are_held() -> None:

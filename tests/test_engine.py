@@ -14,6 +14,7 @@ from ase.build import make_supercell
 from ase.calculators.mixing import AverageCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import MINIMAL_SIO2, random_model, small_system
+from derivatives import assert_exact_forces, assert_exact_stress
 
 from mlh_driver import Engine, EngineSettings, MLHCalculator, System
 from mlh_driver.cli.options import build_engine
@@ -24,63 +25,24 @@ from mlh_driver.results import OBSERVABLES
 from mlh_driver.solvers import ElectronicProblem, ElectronicState
 
 
-def directional_derivative(energy, step: float) -> float:
-    """Central difference of fourth order at zero."""
-    e = [energy(k * step) for k in (-2, -1, 1, 2)]
-    return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * step)
-
-
-def strained(system: System, strain: np.ndarray) -> System:
-    F = np.eye(3) + strain
-    return System(system.numbers, system.positions @ F, system.cell @ F)
-
-
 @pytest.mark.parametrize("temperature_K", [0.0, 300.0, 8000.0])
 def test_forces_are_the_derivative_of_the_energy(temperature_K: float) -> None:
     """Small triclinic cell, several images per pair, with and without fractional occupations."""
-    engine = Engine(random_model(), electronic_temperature_K=temperature_K)
-    system = small_system()
-    direction = np.random.default_rng(1).normal(size=(len(system), 3))
-
-    def energy(x: float) -> float:
-        return engine.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
-
-    exact = -(engine.compute(system).forces * direction).sum()
-    assert directional_derivative(energy, 2e-4) == pytest.approx(exact, rel=1e-6)
+    assert_exact_forces(Engine(random_model(), electronic_temperature_K=temperature_K), small_system())
 
 
 @pytest.mark.parametrize("temperature_K", [0.0, 8000.0])
 def test_stress_is_the_derivative_of_the_energy(temperature_K: float) -> None:
     engine = Engine(random_model(), electronic_temperature_K=temperature_K)
-    system = small_system()
-    results = engine.compute(system)
-    for k in range(3):
-        strain = np.random.default_rng(k).normal(size=(3, 3))
-        strain = strain + strain.T
-        numerical = directional_derivative(
-            lambda x, e=strain: engine.compute(strained(system, x * e)).energy, 1e-4
-        )
-        exact = system.volume * (results.stress * strain).sum()
-        assert numerical == pytest.approx(exact, rel=1e-6)
+    for seed in range(3):
+        assert_exact_stress(engine, small_system(), seed)
 
 
 def test_shipped_model_has_exact_forces_and_stress(engine64: Engine, host: Atoms) -> None:
     host = host.copy()
     host.rattle(0.05, seed=2)
-    system = System.from_ase(host)
-    rng = np.random.default_rng(3)
-    direction, strain = rng.normal(size=(len(host), 3)), rng.normal(size=(3, 3))
-    strain = 0.5 * (strain + strain.T)
-    results = engine64.compute(system)
-
-    def moved(x: float) -> float:
-        return engine64.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
-
-    force = -(results.forces * direction).sum()
-    assert directional_derivative(moved, 5e-4) == pytest.approx(force, rel=1e-6)
-    stress = system.volume * (results.stress * strain).sum()
-    numerical = directional_derivative(lambda x: engine64.compute(strained(system, x * strain)).energy, 1e-4)
-    assert numerical == pytest.approx(stress, rel=1e-6)
+    assert_exact_forces(engine64, System.from_ase(host), step_A=5e-4)
+    assert_exact_stress(engine64, System.from_ase(host))
 
 
 def test_energy_is_extensive(engine64: Engine, host: Atoms) -> None:

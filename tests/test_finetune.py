@@ -9,9 +9,8 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from conftest import CRISTOBALITE, random_model
 from processes import REPOSITORY
-from test_small_cells import CRISTOBALITE
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, System

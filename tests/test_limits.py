@@ -10,8 +10,8 @@ import pytest
 import torch
 from ase import Atoms
 from conftest import random_model, small_system
+from derivatives import assert_exact_forces
 from processes import ENVIRONMENT, REPOSITORY
-from test_engine import directional_derivative
 
 from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
@@ -148,13 +148,7 @@ def test_forces_are_exact_beyond_the_bounds(factor: float) -> None:
         engine.compute(system).energy
         != Engine(random_model(), electronic_temperature_K=8000.0).compute(system).energy
     )
-    direction = np.random.default_rng(1).normal(size=(len(system), 3))
-
-    def energy(x: float) -> float:
-        return engine.compute(System(system.numbers, system.positions + x * direction, system.cell)).energy
-
-    exact = -(engine.compute(system).forces * direction).sum()
-    assert directional_derivative(energy, 1e-4) == pytest.approx(exact, rel=2e-6)
+    assert_exact_forces(engine, system, step_A=1e-4, rel=2e-6)
 
 
 def test_forces_are_exact_where_everything_acts_that_holds_a_melt(model64: Model, host: Atoms) -> None:
@@ -165,14 +159,7 @@ def test_forces_are_exact_where_everything_acts_that_holds_a_melt(model64: Model
     results = engine.compute(System.from_ase(atoms))
     assert results.extrapolation > FEATURES_EDGE
     assert results.charge_deviation > TOLERATED_e
-    direction = np.random.default_rng(1).normal(size=(len(atoms), 3))
-
-    def energy(x: float) -> float:
-        positions = atoms.positions + x * direction
-        return engine.compute(System(atoms.numbers, positions, atoms.cell.array)).energy
-
-    exact = -(results.forces * direction).sum()
-    assert directional_derivative(energy, 1e-4) == pytest.approx(exact, rel=1e-6)
+    assert_exact_forces(engine, System.from_ase(atoms), step_A=1e-4)
 
 
 def test_bounds_turn_with_the_structure() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import read
-from ase.spacegroup import crystal
+from conftest import CRISTOBALITE
 from processes import REPOSITORY
 
 import mlh_driver.network.network as network_module
@@ -130,15 +130,8 @@ def test_forces_are_the_derivative_of_the_energy_under_truncation(
 def test_crystal_of_2940_atoms_against_k_space() -> None:
     """The supercell at Gamma holds the 245 k points of the primitive cell, each a 48 x 48 problem."""
     repeat = np.array([7, 7, 5])
-    cell = crystal(
-        ["Si", "O"],
-        [(0.3003, 0.3003, 0), (0.2392, 0.1044, 0.1787)],
-        spacegroup=92,
-        cellpar=[4.9717, 4.9717, 6.9223, 90, 90, 90],
-    )
-    primitive = Atoms(numbers=cell.numbers, positions=cell.positions, cell=cell.cell, pbc=True)
-    system = System.from_ase(primitive * tuple(repeat))
-    n_atoms, n_cell = len(system), len(primitive)
+    system = System.from_ase(CRISTOBALITE * tuple(repeat))
+    n_atoms, n_cell = len(system), len(CRISTOBALITE)
     engine = Engine(solver="sp2")
     results = engine.compute(system)
 

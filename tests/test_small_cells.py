@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.spacegroup import crystal
-from conftest import random_model, small_system
+from conftest import CRISTOBALITE, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, System
@@ -21,13 +20,6 @@ from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.model import Model
 from mlh_driver.small_cells import CellRepeater, repeated, widths
 from mlh_driver.workflows.melt_quench.levels import read_levels, write_levels
-
-CRISTOBALITE = crystal(
-    ["Si", "O"],
-    [(0.3003, 0.3003, 0.0), (0.2392, 0.1044, 0.1787)],
-    spacegroup=92,
-    cellpar=[4.9717, 4.9717, 6.9223, 90, 90, 90],
-)
 
 
 def wide_model() -> Model:

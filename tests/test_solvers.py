@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from electronic_problems import block_matrix, disordered_solid, problem
 from scipy.linalg import eigh
 
 from mlh_driver.errors import InputError, SolverError
-from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.solvers import (
     AutoSolver,
     DenseSolver,
@@ -25,8 +25,6 @@ from mlh_driver.solvers.purification import Purification, purify
 from mlh_driver.solvers.sparse import SparsePattern
 from mlh_driver.system import System
 
-CHAIN_STEP_A = 2.0
-
 
 def gapped_matrix(n: int = 20, filled: int = 8, gap: float = 3.0, seed: int = 0) -> torch.Tensor:
     rng = np.random.default_rng(seed)
@@ -40,58 +38,8 @@ def overlap(n: int, seed: int = 1) -> torch.Tensor:
     return torch.eye(n, dtype=torch.float64) + 0.1 * (A @ A.T) / n
 
 
-def block_matrix(matrix: torch.Tensor, sizes: list[int]) -> BlockMatrix:
-    """A dense matrix as one that has a block for every pair of atoms."""
-    n_atoms, n = len(sizes), max(sizes)
-    index = torch.triu_indices(n_atoms, n_atoms)
-    empty = BlockMatrix(index, torch.zeros(index.shape[1], n, n), torch.tensor(sizes))
-    return empty.like_dense(matrix)
-
-
-def problem(
-    H: torch.Tensor, S: torch.Tensor | None, n_electrons: float, kT: float, n: int = 4
-) -> ElectronicProblem:
-    """Atoms of n orbitals each, on a line."""
-    sizes = [n] * (len(H) // n)
-    positions = np.zeros((len(sizes), 3))
-    positions[:, 0] = CHAIN_STEP_A * np.arange(len(sizes))
-    cell = np.diag([CHAIN_STEP_A * len(sizes), 50.0, 50.0])
-    system = System(np.full(len(sizes), 14), positions, cell)
-    return ElectronicProblem(
-        block_matrix(H, sizes), None if S is None else block_matrix(S, sizes), n_electrons, kT, system
-    )
-
-
 def dense(H: torch.Tensor, S: torch.Tensor | None, n_electrons: float, kT: float) -> ElectronicState:
     return DenseSolver().solve(problem(H, S, n_electrons, kT))
-
-
-def disordered_solid(
-    shape: tuple[int, int, int] = (5, 5, 5),
-    n: int = 2,
-    split: float = 3.0,
-    seed: int = 0,
-    disorder: float = 0.3,
-) -> ElectronicProblem:
-    """n orbitals on each site of a cubic lattice of 3 Å, coupled to neighbors; half filled.
-
-    ``split`` separates the orbitals of a site: 0 makes a metal.
-    """
-    rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*(np.arange(k) for k in shape), indexing="ij"), -1).reshape(-1, 3)
-    n_atoms, cell = len(grid), np.diag(3.0 * np.array(shape))
-    fractional = grid[:, None] - grid[None]
-    steps = np.abs(fractional - np.array(shape) * np.round(fractional / np.array(shape))).sum(axis=2)
-    i, j = np.nonzero(np.triu(steps <= 1))
-    blocks = rng.normal(size=(len(i), n, n)) * disorder
-    same = i == j
-    blocks[~same] += np.eye(n) * -0.4
-    blocks[same] = 0.5 * (blocks[same] + blocks[same].transpose(0, 2, 1))
-    blocks[same] += np.diag(np.linspace(-split, split, n))
-    H = BlockMatrix(torch.from_numpy(np.stack([i, j])), torch.from_numpy(blocks), torch.full((n_atoms,), n))
-    return ElectronicProblem(
-        H, None, float(n_atoms * n), 0.02, System(np.full(n_atoms, 14), 3.0 * grid.astype(float), cell)
-    )
 
 
 def shuffled(original: ElectronicProblem, order: np.ndarray) -> ElectronicProblem:
