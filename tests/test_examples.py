@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,7 @@ def test_glasses_of_the_model_and_of_a_classical_potential_are_compared(tmp_path
     row = next(line.split("│") for line in printed.splitlines() if "│" in line)
     assert row[3].strip() == "40 of 40"
     assert 0.0 < float(row[5]) < 1.0 < float(row[6])
+    assert re.search(r"above 1 in 0 frames, 0 of these with atoms closer than O-O 1\.\d\d, ", printed)
     example("melt_quench/analyze.py", "melt_quench_output", folder=tmp_path)
     report = json.loads((tmp_path / "structure.json").read_text())
     assert list(report) == ["lammps", "vashishta"]

@@ -7,7 +7,8 @@
 Every run is that of ``mlh-driver melt-quench --structure lammps_inputs/melt_quench/host.data``, in a folder
 ``OUT/ENGINE-SEED``. Steps are 1 fs. ``vashishta`` is the same input in LAMMPS with the classical potential of
 that name. Runs that have ended are not repeated; those that were killed go on. Shares and extremes are those
-of every tenth step. A second table has medians of each picosecond.
+of every tenth step. A second table has medians of each picosecond. Where the extrapolation exceeds 1, a line
+tells how many of these frames have two atoms closer than any of the training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from ase.neighborlist import neighbor_list
 from rich.console import Console
 from rich.table import Table
 
@@ -94,6 +96,22 @@ def course(runs: list[Run]) -> Table:
     return rows
 
 
+def too_close(runs: list[Run], engine: Engine) -> str:
+    """Of the frames with an extrapolation above 1, those with a pair of atoms inside the model's walls."""
+    network, species = engine.model.network, engine.model.basis.species
+    kinds = zip(network.kinds, network.inner_radii.tolist(), strict=True)
+    radii_A = {(species[a], species[b]): radius for (a, b), radius in kinds}
+    beyond = close = 0
+    for run in runs:
+        columns = run.columns()
+        steps = set(columns["Step"][columns["extrapolation"] > 1].astype(int).tolist())
+        frames = [atoms for step, atoms in run.md.frames() if step in steps]
+        beyond += len(frames)
+        close += sum(len(neighbor_list("i", atoms, radii_A)) > 0 for atoms in frames)
+    radii = ", ".join(f"{a}-{b} {radius:.2f}" for (a, b), radius in radii_A.items())
+    return f"extrapolation above 1 in {beyond} frames, {close} of these with atoms closer than {radii} Å"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -133,6 +151,8 @@ def main() -> None:
         except MLHError as error:
             print(error, flush=True)
     Console(width=100).print(table(runs), course(runs))
+    if options.engine != "vashishta":
+        print(too_close(runs, engine))
     raise SystemExit(not all(map(is_finished, runs)))
 
 
