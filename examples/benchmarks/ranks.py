@@ -4,8 +4,8 @@
 
 A row of cells of alpha-cristobalite, 10 x 10 Å wide, in which each process has a piece, with the solver
 ``sp2`` in float32. Prints, for each number of processes: the median time of a call, the largest peak memory
-of a process, atoms of the halo for each own one, and the bytes that the busiest process sends for each of its
-atoms in a product of matrices.
+of a process, atoms of the halo for each own one, the bytes that the busiest process sends for each of its
+atoms in a product of matrices, and the products of a call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 from ase import Atoms
 from force_call import walk
@@ -34,10 +35,20 @@ def measure(frames: list[Atoms]) -> None:
     """In each process; the first one prints."""
     configure()
     ranks, patterns, seconds = world(launched_ranks()), [], []
+    products = 0
     engine = SharedEngine(ranks, "asio2-minimal", solver="sp2")
     make = engine._make_pattern
     engine.solver._make_pattern = lambda *of: patterns.append(make(*of)) or patterns[-1]
+    multiply = SharedPattern.product
+
+    def counted(*of: Any, **how: Any) -> Any:
+        nonlocal products
+        products += 1
+        return multiply(*of, **how)
+
+    SharedPattern.product = counted  # type: ignore[method-assign]
     for frame in frames:
+        products = 0
         timings = engine.compute(System.from_ase(frame)).timings
         seconds.append(sum(timings.values()))
     pattern: SharedPattern = patterns[-1]
@@ -54,7 +65,7 @@ def measure(frames: list[Atoms]) -> None:
         print(
             f"{len(frames[0])} atoms, {ranks.size} processes: {most['seconds']:.2f} s, "
             f"{most['peak_MB']:.0f} MB each, {most['halo']:.2f} atoms of the halo for each own one, "
-            f"{most['bytes'] / 1024:.1f} KB for each own atom and product",
+            f"{most['bytes'] / 1024:.1f} KB for each own atom and product, {products} products",
             flush=True,
         )
 
