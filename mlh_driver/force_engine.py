@@ -34,3 +34,22 @@ class ForceEngine(Protocol):
     def close(self) -> None:
         """Give back what the engine holds, such as a connection. To be called once or more."""
         ...
+
+
+class PassingEngine:
+    """A :class:`ForceEngine` that passes everything on to another; subclasses look at what goes through."""
+
+    def __init__(self, engine: ForceEngine) -> None:
+        self._engine = engine
+
+    def check_species(self, numbers: NDArray[np.int64]) -> None:
+        """As the engine does."""
+        self._engine.check_species(numbers)
+
+    def compute(self, system: System) -> Results:
+        """What the engine computes, and raises."""
+        return self._engine.compute(system)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()

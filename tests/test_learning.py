@@ -31,7 +31,7 @@ from mlh_driver.learning.explore import Start, displaced, explore
 from mlh_driver.learning.loop import ActiveLearning, splits
 from mlh_driver.learning.settings import ExploreSettings, read_learn_settings
 from mlh_driver.learning.thermometer import temperature_K
-from mlh_driver.learning.watch import MOST_FRAMES, Watch
+from mlh_driver.learning.watch import MOST_FRAMES, WatchedEngine
 from mlh_driver.model import Model, load_model
 from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
 from mlh_driver.results import Results
@@ -225,9 +225,9 @@ def test_a_seed_beyond_the_edge_is_displaced(tmp_path: Path, host: Atoms) -> Non
         explore(a_start(tmp_path, golden, seed=2), model, settings)
 
 
-def watched(steps: int, settings: ExploreSettings, engine: object) -> Watch:
+def watched(steps: int, settings: ExploreSettings, engine: object) -> WatchedEngine:
     """A watch that has seen ``steps`` steps of an atom that moves, after the start."""
-    watch = Watch(engine, settings)  # type: ignore[arg-type]
+    watch = WatchedEngine(engine, settings)  # type: ignore[arg-type]
     for step in range(steps + 1):
         watch.compute(System([8, 14], [[0.01 * step, 0.0, 0.0], [1.6, 0.0, 0.0]], 5.0 * np.eye(3)))
     return watch

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlh_driver.errors import NO_RESULT, InputError, LimitReached
-from mlh_driver.force_engine import ForceEngine
+from mlh_driver.force_engine import ForceEngine, PassingEngine
 from mlh_driver.interfaces.alarm import GUARDED, Watch
 from mlh_driver.results import Results
 from mlh_driver.system import System
@@ -56,8 +56,8 @@ class Rule:
         return cls(action, limit)
 
 
-class GuardedEngine:
-    """A :class:`~mlh_driver.force_engine.ForceEngine` that passes structures on to ``engine``.
+class GuardedEngine(PassingEngine):
+    """Acts where the structures of a run, or what the engine says of them, pass a limit.
 
     rules: by names of ``GUARDED``; those that only warn may be left out
     file:  extended XYZ to which structures are added, with ``why`` they are there; the last good one, which
@@ -67,17 +67,17 @@ class GuardedEngine:
     """
 
     def __init__(self, engine: ForceEngine, rules: Mapping[str, Rule], file: Path = GUARD_FILE) -> None:
-        self._engine, self._file = engine, file.absolute()
+        super().__init__(engine)
+        self._file = file.absolute()
         self._rules = {name: rule for name, rule in rules.items() if rule.action != "warn"}
         self._watches = {name: Watch(rule.limit, GUARDED[name].low) for name, rule in self._rules.items()}
         self._written = 0
         self._good: tuple[System, Results] | None = None
-        self.check_species, self.close = engine.check_species, engine.close
 
     def compute(self, system: System) -> Results:
         """What the engine computes. Raises LimitReached where a rule ends the run."""
         try:
-            results = self._engine.compute(system)
+            results = super().compute(system)
         except NO_RESULT as error:
             self._write(system, None, str(error))
             raise type(error)(f"{error}. {self._where()}") from error

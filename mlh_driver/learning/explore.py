@@ -26,7 +26,7 @@ from mlh_driver.interfaces.lammps.library import LARGEST_SEED
 from mlh_driver.learning.runs import LANGEVIN_LOG, run_ipi, run_lammps, run_langevin
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
-from mlh_driver.learning.watch import Frame, Watch
+from mlh_driver.learning.watch import Frame, WatchedEngine
 from mlh_driver.model import Model
 
 FINISHED = "finished"
@@ -125,7 +125,7 @@ def _run(
     start: Start, model: Model, settings: ExploreSettings, rng: np.random.Generator
 ) -> tuple[list[Atoms], Outcome]:
     engine = Engine(model, electronic_temperature_K=settings.electronic_temperature_K)
-    watch = Watch(engine, settings)
+    watch = WatchedEngine(engine, settings)
     end = FINISHED
     try:
         _drive(watch, start, settings, int(rng.integers(1, LARGEST_SEED)))
@@ -141,7 +141,7 @@ def _run(
     return frames, Outcome(end, watch.steps, [round(value, 3) for value in watch.extrapolations])
 
 
-def _drive(watch: Watch, start: Start, settings: ExploreSettings, seed: int) -> None:
+def _drive(watch: WatchedEngine, start: Start, settings: ExploreSettings, seed: int) -> None:
     """Run the MD engine of the settings, in an empty folder but for copies of its inputs."""
     shutil.rmtree(start.folder, ignore_errors=True)
     start.folder.mkdir()

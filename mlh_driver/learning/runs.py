@@ -24,7 +24,7 @@ from mlh_driver.interfaces.lammps import run_script
 from mlh_driver.interfaces.sockets.run import read_ipi_input, run_input
 from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.learning.settings import SEED, ExploreSettings
-from mlh_driver.learning.watch import Watch
+from mlh_driver.learning.watch import WatchedEngine
 
 FRICTION_PER_FS = 0.02
 LANGEVIN_LOG = "langevin.log"
@@ -50,7 +50,7 @@ def check_inputs(settings: ExploreSettings) -> None:
 
 
 def run_langevin(
-    watch: Watch, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int, log: Path
+    watch: WatchedEngine, atoms: Atoms, temperature_K: float, settings: ExploreSettings, seed: int, log: Path
 ) -> None:
     """Dynamics of ASE from rest: velocities of twice the temperature, half becomes potential energy.
 
@@ -81,7 +81,9 @@ def _warnings_to(file: TextIO) -> Iterator[None]:
         yield
 
 
-def run_lammps(watch: Watch, script: Path, variables: dict[str, str | int | float], seed: int) -> None:
+def run_lammps(
+    watch: WatchedEngine, script: Path, variables: dict[str, str | int | float], seed: int
+) -> None:
     """A LAMMPS script in the folder that it lies in, where it leaves its log and whatever else it writes."""
     arguments = ["-screen", "none"]
     for name, value in variables.items():
@@ -90,7 +92,7 @@ def run_lammps(watch: Watch, script: Path, variables: dict[str, str | int | floa
         run_script(script.name, watch, arguments=arguments)
 
 
-def run_ipi(watch: Watch, file: Path, seed: int) -> None:
+def run_ipi(watch: WatchedEngine, file: Path, seed: int) -> None:
     """A real i-PI in the folder of its input, which is changed, and a client for it in this process."""
     xml = read_ipi_input(file)
     template = Template.read(file.parent / _start_file(xml, file))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlh_driver.errors import LimitReached, NonFiniteError, SolverError
-from mlh_driver.force_engine import ForceEngine
+from mlh_driver.force_engine import ForceEngine, PassingEngine
 from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.results import Results
 from mlh_driver.system import System, is_step
@@ -26,8 +25,8 @@ class Frame:
     extrapolation: float
 
 
-class Watch:
-    """Passes structures on to ``engine``, and watches what comes back.
+class WatchedEngine(PassingEngine):
+    """Keeps the strangest structures of a run, and ends it at a limit.
 
     A step is a structure that differs from the one before; the start is step 0. It is no frame: every run of
     a script begins there.
@@ -36,7 +35,7 @@ class Watch:
     """
 
     def __init__(self, engine: ForceEngine, settings: ExploreSettings) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._settings = settings
         self._last: System | None = None
         self._strangest: Frame | None = None
@@ -49,16 +48,10 @@ class Watch:
         """Steps up to here."""
         return len(self.extrapolations)
 
-    def check_species(self, numbers: NDArray[np.int64]) -> None:
-        self._engine.check_species(numbers)
-
-    def close(self) -> None:
-        self._engine.close()
-
     def compute(self, system: System) -> Results:
         """What the engine computes; raises LimitReached where the run has to end."""
         try:
-            results = self._engine.compute(system)
+            results = super().compute(system)
         except (SolverError, NonFiniteError) as error:  # structures that learning looks for: the run ends
             raise LimitReached(f"the model has no answer: {error}") from error
         self._check(results.observables())

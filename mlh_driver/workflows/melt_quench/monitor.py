@@ -12,7 +12,7 @@ from ase import units
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
-from mlh_driver.force_engine import ForceEngine
+from mlh_driver.force_engine import ForceEngine, PassingEngine
 from mlh_driver.results import Results
 from mlh_driver.system import Array, System, displacements, is_step
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
@@ -42,8 +42,8 @@ class Status:
 Progress = Callable[[Status], None]
 
 
-class Monitor:
-    """Passes structures on to ``engine``; a step is a structure that differs from the one before.
+class Monitor(PassingEngine):
+    """Tells how a run gets on; a step is a structure that differs from the one before.
 
     The temperature is that of the velocities half a step back, from where the atoms were and are: an MD
     engine tells its force engine nothing but positions.
@@ -54,22 +54,17 @@ class Monitor:
     def __init__(
         self, engine: ForceEngine, settings: MeltQuenchSettings, first_step: int, progress: Progress
     ) -> None:
-        self._engine, self._settings, self._progress = engine, settings, progress
+        super().__init__(engine)
+        self._settings, self._progress = settings, progress
         self._last: System | None = None
         self._times: deque[float] = deque(maxlen=RECENT)
         self.step = first_step
         self.temperature_K: float | None = None
 
-    def check_species(self, numbers: NDArray[np.int64]) -> None:
-        self._engine.check_species(numbers)
-
-    def close(self) -> None:
-        self._engine.close()
-
     def compute(self, system: System) -> Results:
         """What the engine computes, and raises."""
         self._look_at(system)
-        results = self._engine.compute(system)
+        results = super().compute(system)
         self._times.append(time.monotonic())
         settings = self._settings
         self._progress(
