@@ -13,9 +13,9 @@ from mlh_driver.errors import InputError
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, without unknown keys."""
+    """Base of all settings: immutable, without unknown keys, with finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

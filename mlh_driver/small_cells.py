@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlh_driver.results import Results
-from mlh_driver.system import Array, System
+from mlh_driver.system import Array, System, displacements
 
 Repeats = tuple[int, int, int]
 ONCE: Repeats = (1, 1, 1)
@@ -21,6 +21,8 @@ ONCE: Repeats = (1, 1, 1)
 NARROWER = 0.85
 #: A cell that breathes around the least width keeps its repeats within this part of it, for smooth energies.
 KEPT = 0.1
+#: So much, and no more, the cell and the atoms move from one step of a trajectory to the next.
+STEP, STEP_A = 0.02, 1.0
 
 
 def widths(cell: Array) -> Array:
@@ -31,28 +33,35 @@ def widths(cell: Array) -> Array:
 class CellRepeater:
     """How often cells must be repeated to be ``least_A`` wide; 0 Å: never.
 
-    It remembers what it said of the last structure, and keeps to it while the same atoms are in a similar
-    cell.
+    It remembers what it said of the last structure, and keeps to it while a structure follows that may be the
+    next step of its trajectory.
     """
 
     def __init__(self, least_A: float) -> None:
         self.least_A = least_A
-        self._last: tuple[bytes, Repeats] | None = None
+        self._last: tuple[System, Repeats] | None = None
 
     def __call__(self, system: System) -> Repeats:
         if self.least_A <= 0.0:
             return ONCE
         found = widths(system.cell)
         needed = np.maximum(np.ceil(self.least_A / found - 1e-9), 1).astype(int)
-        atoms = system.numbers.tobytes()
-        if self._last is not None and self._last[0] == atoms:
+        if self._last is not None and _may_follow(self._last[0], system):
             before = np.array(self._last[1])
             enough = before * found >= (1.0 - KEPT) * self.least_A
             sparing = (before - 1) * found < (1.0 + KEPT) * self.least_A
             needed = np.where(enough & sparing, before, needed)
         a, b, c = needed.tolist()
-        self._last = (atoms, (a, b, c))
+        self._last = (system, (a, b, c))
         return a, b, c
+
+
+def _may_follow(old: System, new: System) -> bool:
+    """Whether a structure may be the step after another."""
+    if not np.array_equal(old.numbers, new.numbers):
+        return False
+    deformation, _, moves = displacements(old, new)
+    return bool(abs(deformation - np.eye(3)).max() < STEP and abs(moves).max() < STEP_A)
 
 
 def repeated(system: System, repeats: Repeats) -> System:

@@ -11,17 +11,21 @@ from pathlib import Path
 
 import campaign_tasks
 import pytest
+from conftest import random_model
+from filelock import FileLock
 from processes import REPOSITORY, eventually
 from typer.testing import CliRunner
 
 from mlh_driver.cli.campaigns import campaign_pool
 from mlh_driver.cli.main import app
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import (
     MOST_ATTEMPTS,
     RESULT,
     RUNNING,
     Task,
+    attempt,
     attempts,
     in_this_process,
     open_campaign,
@@ -29,6 +33,7 @@ from mlh_driver.workflows.campaign import (
 )
 from mlh_driver.workflows.cluster import existing_scheduler, slurm_jobs, worker_processes
 from mlh_driver.workflows.run_folder import read_json, write_json
+from mlh_driver.workflows.task_inputs import engine_fields, engine_for
 
 
 def squares(*numbers: int) -> list[Task]:
@@ -91,6 +96,38 @@ def test_other_settings_and_a_second_process_are_refused(tmp_path: Path) -> None
     ):
         pass
     with open_campaign(tmp_path, {"settings": {"fmax": 0.1}}, 1):
+        pass
+
+
+def test_a_task_at_which_a_worker_was_left_behind_is_waited_for(tmp_path: Path) -> None:
+    (task,) = squares(3)
+    with FileLock(tmp_path / ".lock"):
+        second = threading.Thread(target=attempt, args=(task, tmp_path))
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        write_json(tmp_path / RESULT, {"square": "of the first"})
+    second.join()
+    assert read_json(tmp_path / RESULT) == {"square": "of the first"} and not attempts(tmp_path)
+
+
+def test_a_model_file_may_be_moved(tmp_path: Path) -> None:
+    """Its digest counts."""
+    keys = set()
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        random_model().save(tmp_path / place / "own.pt")
+        engine = engine_fields(EngineSettings(tmp_path / place / "own.pt"))
+        keys.add(Task("one", campaign_tasks.square, {"x": 1, "engine": engine}).key)
+        with open_campaign(tmp_path / "run", {"engine": engine}, 1):
+            pass
+        assert engine_for(engine).species == ("O", "Si")
+    assert len(keys) == 1
+    other = {**engine, "digest": "another"}
+    with (
+        pytest.raises(InputError, match=r"engine.digest is \w+ there and another now"),
+        open_campaign(tmp_path / "run", {"engine": other}, 1),
+    ):
         pass
 
 
@@ -163,6 +200,26 @@ cp "$1" "{folder}/job.sh"
 bash "{folder}/job.sh" > "{folder}/job.log" 2>&1 &
 echo "Submitted batch job $!"
 """
+
+
+@pytest.mark.slow
+def test_campaigns_share_a_scheduler(tmp_path: Path) -> None:
+    """Tasks of the same name in two of them are two tasks."""
+    distributed = pytest.importorskip("distributed", reason="dask is not installed")
+    jobs = {name: [(task, tmp_path / name / task.name) for task in squares(1, 2, 3)] for name in "ab"}
+    for _, folder in jobs["a"] + jobs["b"]:
+        folder.mkdir(parents=True)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        existing_scheduler(cluster.scheduler_address) as one,
+        existing_scheduler(cluster.scheduler_address) as other,
+    ):
+        half_way = one(jobs["a"])
+        next(half_way)
+        assert len(list(other(jobs["b"]))) == 3
+        list(half_way)
+    for name in "ab":
+        assert sorted(read_json(folder / RESULT)["square"] for _, folder in jobs[name]) == [1, 4, 9]
 
 
 @pytest.mark.slow

@@ -175,3 +175,9 @@ def test_a_structure_that_cannot_be_computed_stops_no_other(
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1 and "left out: three_1: a force is infinite" in done.output
     assert [atoms.info["name"] for atoms in ase.io.iread(tmp_path / "out.xyz")] == ["three_0", "three_2"]
+    cluster = glass.copy()
+    cluster.pbc = False
+    ase.io.write(tmp_path / "two.xyz", [cluster] * 2, format="extxyz")
+    none = CliRunner().invoke(app, ["predict", str(tmp_path / "two.xyz"), *command[2:]])
+    assert none.exit_code == 1 and "left out: two_0: pbc is" in none.output
+    assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 2  # what was there before

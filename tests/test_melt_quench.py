@@ -15,8 +15,10 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from processes import DRIVER, ENVIRONMENT, REPOSITORY, Launcher, eventually
+from typer.testing import CliRunner
 
 from mlh_driver import Engine, Results, System
+from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError, MLHError, NonFiniteError
 from mlh_driver.interfaces.lammps import read_log
 from mlh_driver.model_files import find_model
@@ -317,6 +319,13 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     with pytest.raises(InputError, match="exists and holds no run"):
         prepare(tmp_path / "other", glass, tiny(), engine)
     assert find_runs([tmp_path]) == [run]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    linked = prepare(tmp_path / "link", glass, tiny(), engine)
+    (linked.folder / "log.byhand.lammps").touch()
+    assert Run.read(tmp_path / "link").settings == tiny() and how_far(linked) == "not begun"
+    shown = CliRunner().invoke(app, ["status", str(tmp_path / "link")])
+    assert shown.exit_code == 0 and shown.output == "not begun\n"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(InputError, match=r"\. is the folder at work; name another by --out"):
@@ -384,6 +393,10 @@ def test_starts_and_settings_that_cannot_be_are_refused(engine: Engine) -> None:
         random_start(RandomStart(n_atoms=97), tiny(), engine)
     with pytest.raises(InputError, match="no chemical formula"):
         random_start(RandomStart(composition="Sand", density_g_cm3=1.0), tiny(), engine)
+    with pytest.raises(InputError, match="no chemical formula such as SiO2: it is empty"):
+        random_start(RandomStart(composition="", density_g_cm3=1.0), tiny(), engine)
+    with pytest.raises(InputError, match="melt_ps: Input should be a finite number"):
+        preset("quick", {"melt_ps": float("inf")})
     with pytest.raises(InputError, match="knows only"):
         random_start(RandomStart(composition="GeO2", density_g_cm3=3.6), tiny(), engine)
     with pytest.raises(InputError, match="the density is too high"):

@@ -95,8 +95,13 @@ def test_a_cell_that_breathes_around_the_least_width_keeps_its_repeats() -> None
         )
 
     repeats = CellRepeater(10.0)
-    assert [repeats(cube(side))[0] for side in (5.2, 4.9, 4.6, 4.4, 4.9, 5.2, 5.6)] == [2, 2, 2, 3, 3, 3, 2]
+    walk = [*np.arange(5.2, 4.4, -0.05), *np.arange(4.4, 5.61, 0.05)]
+    found = {round(side, 2): [] for side in walk}
+    for side in walk:
+        found[round(side, 2)].append(repeats(cube(side))[0])
+    assert [found[side] for side in (5.2, 4.9, 4.6, 4.4, 5.6)] == [[2, 3], [2, 3], [2, 3], [3], [2]]
     assert repeats(cube(4.9, n_atoms=2)) == (3, 3, 3)  # other atoms, another run
+    assert repeats(cube(5.2, n_atoms=2)) == (2, 2, 2)  # no step of a trajectory: as if it were alone
     assert CellRepeater(0.0)(cube(4.9)) == (1, 1, 1)
 
 

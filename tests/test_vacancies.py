@@ -142,6 +142,7 @@ def test_files_hold_the_same_numbers_and_are_written_again(found: VacancyCampaig
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob(RESULT)}
     for name in ("vacancies.csv", "vacancies.db"):
         (folder / name).unlink()
+    (folder / "vacancies.db.lock").touch()  # as ASE's database leaves it when it is killed
     run = [*OPTIONS, "--out", str(folder), "--mu-O", "-434.0"]
     shown = CliRunner().invoke(app, ["vacancies", str(GLASS), *run], env={"COLUMNS": "120"})
     assert shown.exit_code == 0, shown.output
@@ -356,6 +357,8 @@ def test_pairs_are_of_given_sites_of_nearest_ones_or_drawn_within_a_distance(gla
     for wrong in ({"sites": (40,)}, {"sites": (0, 40)}, {"sample": 65}, {"within_A": 1.0}):
         with pytest.raises(InputError):
             choose_two_sites(glass, "O", **wrong)
+    with pytest.raises(InputError, match="1 pairs were asked for, but OSi32 has 0"):
+        choose_two_sites(glass[:33], "O")
 
 
 def test_two_vacancies_start_as_each_alone(glass: Atoms) -> None:
@@ -469,6 +472,8 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         run_vacancies({"quartz": QUARTZ}, tmp_path)
     with pytest.raises(InputError, match="host glass: site 3 is no O"):
         run_vacancies({"glass": glass}, tmp_path, VacancySettings(sites=(3,)))
+    with pytest.raises(InputError, match="the chemical potential is nan; give a number"):
+        run_vacancies({"glass": glass}, tmp_path, mu_eV=float("nan"))
     for wrong in (
         {"element": "Xx"},
         {"sites": (1,), "sample": 1},

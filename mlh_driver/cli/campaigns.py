@@ -82,4 +82,4 @@ def holds_melt_quenches(run: Path) -> bool:
     path = run / CAMPAIGN
     if path.exists():
         return bool(read_json(path).get("workflow") == "melt-quench")
-    return (run / SETTINGS).exists()
+    return (run / SETTINGS).exists() or any(run.glob(f"*/{SETTINGS}"))

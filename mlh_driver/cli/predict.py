@@ -51,26 +51,27 @@ def predict(
     from mlh_driver.system import System
 
     frames = read_frames(structures, file_format, last_only=not every_frame)
-    systems = {name: System.from_ase(atoms) for name, atoms in frames.items()}
     engine = build_engine(settings)
+    systems: dict[str, System] = {}
     computed: dict[str, Results] = {}
     left_out: list[str] = []
-    for name, system in systems.items():
+    for name, atoms in frames.items():
         try:
-            computed[name] = engine.compute(system)
+            systems[name] = System.from_ase(atoms)
+            computed[name] = engine.compute(systems[name])
         except MLHError as error:
-            if len(systems) == 1:
+            if len(frames) == 1:
                 raise
             left_out.append(f"{name}: {error}")
             continue
-        if not as_json and len(systems) > 1:
-            _print_line(name, system, computed[name])
-    if out is not None:
+        if not as_json and len(frames) > 1:
+            _print_line(name, systems[name], computed[name])
+    if out is not None and computed:
         _write(out, systems, computed)
     if as_json:
         reports = [{"name": name} | _report(systems[name], computed[name]) for name in computed]
-        typer.echo(json.dumps(reports[0] if len(systems) == 1 else reports, indent=2))
-    elif len(systems) == 1:
+        typer.echo(json.dumps(reports[0] if len(frames) == 1 else reports, indent=2))
+    elif len(frames) == 1:
         for name, system in systems.items():
             _print(system, computed[name])
     for failure in left_out:

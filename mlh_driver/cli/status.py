@@ -18,15 +18,20 @@ from mlh_driver.cli.options import JsonOption
 
 
 def status(
-    run: Annotated[Path, typer.Argument(help="Folder of a campaign.")], as_json: JsonOption = False
+    run: Annotated[Path, typer.Argument(help="Folder of a campaign, or of a melt-quench.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """What is done, running and failed of a campaign, and why.
+    """What is done, running and failed of a campaign, and why; how far a melt-quench is.
 
     Example: [bold]mlh-driver status vacancies[/]
     """
     from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, STATUSES, states
-    from mlh_driver.workflows.run_folder import read_json
+    from mlh_driver.workflows.run_folder import SETTINGS, read_json
 
+    if (run / SETTINGS).exists():
+        (stage,) = _how_far(run).values()
+        typer.echo(json.dumps({"status": stage}) if as_json else stage)
+        return
     found = states(run)
     total = read_json(run / CAMPAIGN)["n_tasks"]
     if as_json:

@@ -37,6 +37,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from mlh_driver.errors import InputError, reason
 from mlh_driver.workflows.run_folder import alone_in, check_same, read_json, write_json
 
@@ -63,7 +65,7 @@ class Task:
     @property
     def key(self) -> str:
         function = f"{self.function.__module__}.{self.function.__qualname__}"
-        text = json.dumps([function, self.name, self.inputs], sort_keys=True)
+        text = json.dumps([function, self.name, _what_counts(self.inputs)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -147,8 +149,17 @@ def check_campaign(folder: Path, settings: Mapping[str, Any]) -> int:
         return 0
     before = read_json(path)
     n_tasks = int(before.pop("n_tasks"))
-    check_same(folder, before, _described(settings))
+    check_same(folder, _what_counts(before), _what_counts(_described(settings)))
     return n_tasks
+
+
+def _what_counts(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the paths of model files, which may be moved; their digests stand beside them."""
+    return {
+        name: _what_counts(value) if isinstance(value, Mapping) else value
+        for name, value in inputs.items()
+        if not (name == "model" and "digest" in inputs)
+    }
 
 
 def _described(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +175,16 @@ def in_this_process(jobs: Sequence[Job]) -> Iterator[Job]:
 
 
 def attempt(task: Task, folder: Path) -> None:
-    """Carry out a task, and leave its result or its error in its folder."""
+    """Carry out a task, and leave its result or its error in its folder.
+
+    Where a worker that an earlier coordinator has left behind is still at it, wait for that one's result.
+    """
+    with FileLock(folder / ".lock"):
+        if is_due(folder):
+            _carry_out(task, folder)
+
+
+def _carry_out(task: Task, folder: Path) -> None:
     here = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
     write_json(folder / RUNNING, here)
     try:

@@ -16,9 +16,9 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import RUNNING, Job, Pool, attempt, is_due, record_failure
@@ -146,11 +146,10 @@ def _finished(client: Client, jobs: Sequence[Job]) -> Iterator[Job]:
     from distributed import KilledWorker, as_completed
 
     started: dict[str, Job] = {}
-    numbers = count()
 
     def start(job: Job) -> object:
         task, folder = job
-        key = f"{task.name}-{next(numbers)}"  # a key of its own, or dask would answer from memory
+        key = f"{task.name}-{uuid4().hex}"  # or dask would answer with what it knows by this key
         started[key] = job
         return client.submit(attempt, task, folder.resolve(), key=key)
 

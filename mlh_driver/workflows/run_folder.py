@@ -43,8 +43,16 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InputError that names what differs between the settings in a folder and those asked for now."""
+def check_same(
+    folder: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    remedy: str = "name another folder by --out",
+) -> None:
+    """Raise InputError that names what differs between the settings in a folder and those asked for now.
+
+    remedy: for those who want the settings of now
+    """
     old, new = flattened(before), flattened(now)
     changed = [
         f"{name} is {old.get(name)} there and {new.get(name)} now"
@@ -54,7 +62,7 @@ def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
     if changed:
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}. Give the same ones to go on "
-            "with it, or name another folder by --out"
+            f"with it, or {remedy}"
         )
 
 

@@ -122,7 +122,7 @@ def choose_two_sites(
     distances = atoms.get_all_distances(mic=True)[np.ix_(firsts, every)]
     distances[np.equal.outer(firsts, every)] = np.inf
     reach = distances.min(axis=1, keepdims=True) if within_A == 0.0 else within_A
-    rows, columns = np.nonzero(distances <= reach)
+    rows, columns = np.nonzero((distances <= reach) & np.isfinite(distances))
     ordered = np.sort([firsts[rows], every[columns]], axis=0)
     found = [(int(one), int(other)) for one, other in np.unique(ordered.T, axis=0)]
     if len(found) < max(sample, 1):

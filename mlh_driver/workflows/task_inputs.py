@@ -12,21 +12,25 @@ from ase import Atoms
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
+from mlh_driver.model_files import model_digest
 
 
 def engine_fields(engine: EngineSettings) -> dict[str, Any]:
-    """Those that results depend on; a model file by its full path, since workers may run elsewhere.
+    """Those that results depend on; a model file by full path, since workers may run elsewhere, and digest.
 
     Raises InputError for a model without a name or path.
     """
     if not isinstance(engine.model, str | Path):
         raise InputError(f"model is {engine.model!r}; give its name or path, for tasks load it by that")
-    return {name: value for name, value in vars(engine.with_full_path()).items() if name != "threads"}
+    fields = {name: value for name, value in vars(engine.with_full_path()).items() if name != "threads"}
+    if Path(fields["model"]).is_file():
+        fields["digest"] = model_digest(fields["model"])
+    return fields
 
 
 def engine_for(fields: Mapping[str, Any]) -> Engine:
     """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
-    return _engine(EngineSettings(**fields))
+    return _engine(EngineSettings(**{name: value for name, value in fields.items() if name != "digest"}))
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
@@ -224,10 +225,12 @@ def run_vacancies(
 
     mu_eV: chemical potential of the element, on the energy scale of the model's reference
 
-    A task that fails is left out and listed. Raises InputError, before anything is computed, for hosts, sites
-    or settings that cannot be used, and for a folder with a campaign of other settings.
+    A task that fails is left out and listed. Raises InputError, before anything is computed, for hosts,
+    sites, settings or a potential that cannot be used, and for a folder with a campaign of other settings.
     """
     settings, engine = settings or VacancySettings(), engine or EngineSettings()
+    if mu_eV is not None and not np.isfinite(mu_eV):
+        raise InputError(f"the chemical potential is {mu_eV}; give a number of eV, or leave it out")
     used = engine_fields(engine)
     model = engine_for(used)
     places = {name: _places(name, atoms, k, settings, model) for k, (name, atoms) in enumerate(hosts.items())}

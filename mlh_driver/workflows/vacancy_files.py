@@ -18,6 +18,7 @@ Files of other programs: :mod:`~mlh_driver.workflows.vacancy_exports`.
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -188,11 +189,14 @@ def _write_frames(frames: list[Atoms], path: Path) -> None:
 
 def _write_database(vacancies: list[Vacancy], frames: list[Atoms], path: Path) -> None:
     """Numbers and the name as keys; the host, whose name may look like a number, and the rest as data."""
-    with replacing(path) as partial, connect(partial, type="db", append=False) as database:
-        for vacancy, atoms in zip(vacancies, frames, strict=True):
-            values = _values(vacancy, COLUMNS)
-            keys = {k: v for k, v in values.items() if k not in ("host", "key", "energy_eV")}
-            database.write(atoms, key_value_pairs=keys, data=asdict(vacancy))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".database-") as folder:
+        partial = Path(folder) / path.name
+        with connect(partial, type="db", use_lock_file=False) as database:  # a lock file would outlive a kill
+            for vacancy, atoms in zip(vacancies, frames, strict=True):
+                values = _values(vacancy, COLUMNS)
+                keys = {k: v for k, v in values.items() if k not in ("host", "key", "energy_eV")}
+                database.write(atoms, key_value_pairs=keys, data=asdict(vacancy))
+        partial.replace(path)
 
 
 def plot_vacancies(vacancies: list[Vacancy]) -> Figure:

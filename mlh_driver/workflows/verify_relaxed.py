@@ -99,7 +99,7 @@ def relax_by_dft(
     folder.mkdir(exist_ok=True)
     asked = {"reference": labeler.reference(), "fmax_eV_A": fmax_eV_A}
     if (folder / REFERENCE).exists():
-        check_same(folder, read_json(folder / REFERENCE), asked)
+        check_same(folder, read_json(folder / REFERENCE), asked, "move that folder away")
     write_json(folder / REFERENCE, asked)
     labelled = plan.labelled
     labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.frames if name in labelled}

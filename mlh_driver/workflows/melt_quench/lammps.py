@@ -97,7 +97,8 @@ class LammpsRun:
 
     def _logs(self) -> list[tuple[int, Path]]:
         """Logs, each with the step at which it begins, in their order."""
-        logs = [(int(log.name.split(".")[1]), log) for log in self.folder.glob("log.*.lammps")]
+        found = [(re.fullmatch(r"log\.(\d+)\.lammps", log.name), log) for log in self.folder.iterdir()]
+        logs = [(int(name[1]), log) for name, log in found if name]
         by_hand = self.folder / "log.lammps"
         return sorted([*logs, *([(0, by_hand)] if by_hand.exists() else [])])
 

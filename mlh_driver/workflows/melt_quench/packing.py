@@ -110,9 +110,9 @@ def classical_liquid(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:
                 atom_style atomic
                 boundary p p p
                 atom_modify map array
-                read_data {folder}/packed.data
+                read_data "{folder}/packed.data"
                 pair_style vashishta
-                pair_coeff * * {potential_file(POTENTIAL)} Si O
+                pair_coeff * * "{potential_file(POTENTIAL)}" Si O
                 minimize 0.0 0.1 200 2000
                 velocity all create {temperature_K} {seed} mom yes rot no dist gaussian
                 fix bath all langevin {temperature_K} {temperature_K} 0.1 {seed}
@@ -131,6 +131,8 @@ def classical_liquid(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:
 def _numbers(start: RandomStart) -> NDArray[np.int64]:
     try:
         unit = Atoms(str(Formula(start.composition, strict=True)))
+        if not len(unit):
+            raise ValueError("it is empty")
     except (ValueError, KeyError) as error:
         raise InputError(
             f"composition {start.composition!r} is no chemical formula such as SiO2: {reason(error)}"

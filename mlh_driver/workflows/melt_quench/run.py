@@ -121,6 +121,7 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     Raises InputError where the folder holds a run of other settings, or something else.
     """
     asked = request(start, settings, engine)
+    folder = folder.resolve() if folder.is_symlink() else folder
     path = folder / SETTINGS
     if path.exists():
         check_same(folder, read_json(path), asked)
