@@ -80,7 +80,7 @@ class Model:
     def basis(self) -> OrbitalBasis:
         return self.metadata.basis
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the model file, in single precision; a file of that name is replaced when all is written."""
         content = {
             "format_version": FORMAT_VERSION,
@@ -89,7 +89,7 @@ class Model:
             "indicator": {name: value.float() for name, value in asdict(self.indicator).items()},
             "structures": _packed(self.structures),
         }
-        save_archive(path, content)
+        save_archive(Path(path), content)
 
 
 def _packed(structures: tuple[System, ...]) -> dict[str, Tensor] | None:
