@@ -398,10 +398,8 @@ def test_input_folder(tmp_path: Path, name: str) -> None:
 
 def test_run_script_fails_when_the_client_fails(tmp_path: Path) -> None:
     folder = copy_case("nve", tmp_path)
-    edit(folder / "run.sh", {"--template init.xyz": "--template missing.xyz"})
-    result = subprocess.run(
-        ["./run.sh", "1"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+    command = ["./run.sh", "1", "--template", "missing.xyz"]  # the last one counts
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert "missing.xyz does not exist" in " ".join(result.stderr.split())
 

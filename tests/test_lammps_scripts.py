@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_a_run_without_the_model_after_clear_is_warned_of(host: Atoms) -> None:
     Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "run 0\n" + without)
     assert run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"]) == 1
     assert Path("test.log").read_text().count("WARNING: this run is without the model") == 1
+    later = "fix mlh all external pf/callback 1 1\nrun 0\nunfix mlh\nminimize 0 0 1 1\n"
+    Path("in.test").write_text(without.removeprefix("clear\n") + later)
+    run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"])
+    warnings = re.findall(
+        r"WARNING: this run is without the model: define (.*)", Path("test.log").read_text()
+    )
+    assert [text.split(" 1 1 ")[1].split(" (")[0] for text in warnings] == [
+        "before it",
+        "again after clear or unfix",
+    ]
 
 
 def test_a_script_may_jump_to_itself_by_name_in_quotes(host: Atoms) -> None:

@@ -88,7 +88,7 @@ def lammps(
 
     [bold]Example[/]
 
-      mlh-driver lammps -in in.melt_quench -var melt 2000 -log quench.log --model asio2-minimal
+      mlh-driver lammps -in in.npt -var T 600 -log npt.log --model asio2-minimal
     """
     from mlh_driver.interfaces.lammps import run_script
     from mlh_driver.interfaces.lammps.library import refuse_launched_ranks

@@ -109,6 +109,7 @@ def _from_mass(kind: int, mass: float) -> int:
     if abs(atomic_masses[nearest] - mass) > MASS_TOLERANCE:
         raise InputError(
             f"atom type {kind} has the mass {mass:.6g} amu, which is no element's (the nearest is "
-            f"{chemical_symbols[nearest]}, {atomic_masses[nearest]:.6g}); correct the mass, or {_REMEDY}"
+            f"{chemical_symbols[nearest]}, {atomic_masses[nearest]:.6g}); correct the mass or the "
+            f"units, or {_REMEDY}"
         )
     return nearest

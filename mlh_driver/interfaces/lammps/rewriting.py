@@ -9,7 +9,7 @@ question     asked                                            argument
 ``bind``     after ``fix ... external pf/callback``           ``ID:group:Ncall:Napply``
 ``order``    then, when LAMMPS has listed its fixes           ID
 ``labels``   after ``labelmap``                               ``all``
-``run``      before a run, in a script with ``clear``         ``all``
+``run``      before a run                                     ``all``
 ``copy``     before ``include FILE`` and ``jump FILE``        FILE, replaced by its copy in the answer
 ===========  ===============================================  ============================================
 """
@@ -38,7 +38,6 @@ _CONTRIBUTIONS = {"pair", "bond", "angle", "dihedral", "improper", "kspace", "fi
 _POTENTIAL = re.compile(
     r"\b((?:pair|bond|angle|dihedral|improper|kspace)_style\s+(?!(?:none|zero)\b)[a-z][^\s\"']*)"
 )
-_CLEAR = re.compile(r"^\s*clear\b", re.MULTILINE)
 _RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
 _LABELS = re.compile(r"\blabelmap\s")
 _FILE = r"""(include|jump)\s+(?!SELF(?:[\s"']|$))"""  # the script itself is a copy already
@@ -67,8 +66,7 @@ class ScriptCopies:
         if version not in self._made:
             text = source.read_text(encoding="utf-8", errors="surrogateescape")
             self._texts.append(text)
-            runs = _CLEAR.search(text) is not None
-            lines = [self._rewritten(physical, logical, runs) for physical, logical in logical_lines(text)]
+            lines = [self._rewritten(physical, logical) for physical, logical in logical_lines(text)]
             self._made[version] = self._write(source.name.replace(" ", "_"), "".join(lines))
         return self._made[version]
 
@@ -85,8 +83,8 @@ class ScriptCopies:
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
         return path
 
-    def _rewritten(self, physical: str, logical: str, runs: bool) -> str:
-        """The text that replaces one command of a script; ``runs``: whether to ask before each run."""
+    def _rewritten(self, physical: str, logical: str) -> str:
+        """The text that replaces one command of a script."""
         if logical.split()[:1] == ["print"]:
             return physical
         read = _READ.match(logical)
@@ -98,7 +96,7 @@ class ScriptCopies:
         for command in WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
         self.potentials |= {command[1] for command in _POTENTIAL.finditer(logical)}
-        before = self._ask("run", "all") if runs and _RUN.match(logical) else ""
+        before = self._ask("run", "all") if _RUN.match(logical) else ""
         labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
         bind = (self._ask("bind", ":".join(part or "" for part in fix.groups())) for fix in fixes)
         return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)

@@ -96,12 +96,11 @@ class _ModelFixes:
             callback.elements.read_labels()
 
     def check_run(self) -> None:
-        """Before a run of a script with ``clear``: warn of one without the model."""
-        if self.callbacks and not any(self._lmp.has_id("fix", each.fix_id) for each in self.callbacks):
-            warn(
-                self._lmp,
-                "this run is without the model: define fix ... external again after clear or unfix",
-            )
+        """Warn of a run without the model."""
+        if not any(self._lmp.has_id("fix", each.fix_id) for each in self.callbacks):
+            when = "again after clear or unfix" if self.callbacks else "before it"
+            line = "fix mlh all external pf/callback 1 1"
+            warn(self._lmp, f"this run is without the model: define {line} {when}")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ So LAMMPS reads the file itself, from a temporary copy with additions:
 * Before ``include FILE`` and ``jump FILE``, it is used to ask for a copy of that file, which is
   then read instead; variables in the name, ``shell cd`` and files written by the script itself work as ever.
   Inside quotes (the commands of ``if`` or of ``run every``) a small file that does this stands for FILE.
-* In a script with ``clear``, it is used before each run to warn of one without the model.
+* Before each run it is used to warn of one without the model.
 
 :mod:`mlh_driver.interfaces.lammps.rewriting` makes the copies. The pipe is replaced by a new one at each
 meeting, so that one visit cannot be mistaken for the next.
@@ -59,8 +59,8 @@ class ScriptRunner:
 
     ``on_fix`` runs in another thread while LAMMPS waits; it returns LAMMPS commands to be executed at that
     point of the script. ``on_labels()`` is called in the same way after ``labelmap``. An error that they
-    raise ends the script and is raised by :meth:`run`. ``on_run()`` is called before the runs of a script
-    that has ``clear``. ``variables`` are those given from outside; one that no script uses is warned of. Use
+    raise ends the script and is raised by :meth:`run`. ``on_run()`` is called before each run.
+    ``variables`` are those given from outside; one that no script uses is warned of. Use
     as a context manager: the temporary copies are removed at the end.
     """
 

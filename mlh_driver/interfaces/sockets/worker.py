@@ -25,7 +25,7 @@ from rich.console import Console
 
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.force_engine import ForceEngine
-from mlh_driver.interfaces.sockets.address import Address, Listener, listen
+from mlh_driver.interfaces.sockets.address import Address, listen
 from mlh_driver.interfaces.sockets.server import Server
 
 if TYPE_CHECKING:
@@ -80,15 +80,15 @@ def _share(path: str, n_ranks: int) -> None:
 
 def _serve(make_engine: Callable[[], ForceEngine], path: str, end: Callable[[], None]) -> None:
     listener = listen(Address(path=path))
-    threading.Thread(target=_end_with_owner, args=(listener, end), daemon=True).start()
+    threading.Thread(target=_end_with_owner, args=(path, end), daemon=True).start()
     Server(make_engine, None, Console(quiet=True)).serve(listener)
 
 
-def _end_with_owner(listener: Listener, end: Callable[[], None]) -> None:
+def _end_with_owner(path: str, end: Callable[[], None]) -> None:
     sys.stdin.read()
-    listener.close()
     with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(listener.address.path))
+        os.unlink(path)
+        os.rmdir(os.path.dirname(path))
     end()  # whatever is being computed, nobody waits for it
 
 
