@@ -105,7 +105,7 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
 def _whole_frames(path: Path) -> str | None:
     """The text of a LAMMPS dump up to a frame that LAMMPS is still writing; None for other files."""
     with path.open(errors="replace") as file:
-        if file.readline() != DUMP_FRAME:
+        if file.readline(len(DUMP_FRAME)) != DUMP_FRAME:
             return None
         text = DUMP_FRAME + file.read()
     last = text.rindex(DUMP_FRAME)

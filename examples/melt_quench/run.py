@@ -28,6 +28,7 @@ from mlh_driver.errors import MLHError
 from mlh_driver.interfaces.lammps.library import potential_file
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.melt_quench import MeltQuenchSettings, Run, carry_out, prepare
+from mlh_driver.workflows.melt_quench.packing import shortest_distances
 from mlh_driver.workflows.melt_quench.run import run_figures
 
 START = Path(__file__).resolve().parents[2] / "lammps_inputs" / "melt_quench" / "host.data"
@@ -98,9 +99,7 @@ def course(runs: list[Run]) -> Table:
 
 def too_close(runs: list[Run], engine: Engine) -> str:
     """Of the frames with an extrapolation above 1, those with a pair of atoms inside the model's walls."""
-    network, species = engine.model.network, engine.model.basis.species
-    kinds = zip(network.kinds, network.inner_radii.tolist(), strict=True)
-    radii_A = {(species[a], species[b]): radius for (a, b), radius in kinds}
+    radii_A = {(min(pair), max(pair)): radius for pair, radius in shortest_distances(engine).items()}
     beyond = close = 0
     for run in runs:
         columns = run.columns()
