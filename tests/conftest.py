@@ -10,7 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; several programs share the cores
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # what the package would say, were it imported first
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # what the package would say, were it imported first
 
 import numpy as np
 import pytest

@@ -94,7 +94,7 @@ def list_terms(starts, columns, wanted, n_rows, first):  # type: ignore[no-untyp
     return terms
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})
 def row_dots(starts, a, b):  # type: ignore[no-untyped-def]
     """(rows,) sums of the elementwise product of two matrices over each row, in double precision."""
     sums = np.zeros(len(starts) - 1)
@@ -239,26 +239,51 @@ def _mirroring(n: int) -> Callable[..., Any]:
     return mirror  # type: ignore[no-any-return]
 
 
+@intrinsic(prefer_literal=True)
+def _row_times_vector(context, n, columns, a, x, begin, end, y, i):  # type: ignore[no-untyped-def]
+    """y[i] = sum of a[slot] x[columns[slot]] over the slots of a row, in vectors like :func:`_accumulate`."""
+    signature = types.void(n, columns, a, x, begin, end, y, i)
+    n = n.literal_value
+
+    def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        index = ir.IntType(64)
+        scalar = target.get_value_type(signature.args[2].dtype)
+        wide, narrow = ir.VectorType(scalar, n * n), ir.VectorType(scalar, n)
+        bytes_each = signature.args[2].dtype.bitwidth // 8
+        columns, a, x, y = (
+            target.make_array(signature.args[at])(target, builder, arguments[at]).data for at in (1, 2, 3, 6)
+        )
+        begin, end, i = arguments[4], arguments[5], arguments[7]
+
+        def load(base, place, vector):  # type: ignore[no-untyped-def]
+            at = builder.gep(base, [builder.mul(place, ir.Constant(index, vector.count))])
+            return builder.load(builder.bitcast(at, vector.as_pointer()), align=bytes_each)
+
+        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * (n * n)))
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(index, 1), index) as (slot, _):
+            column = builder.sext(builder.load(builder.gep(columns, [slot])), index)
+            repeated = _shuffled(builder, load(x, column, narrow), list(range(n)) * n)
+            term = builder.fmul(load(a, slot, wide), repeated, flags=["contract"])
+            builder.store(builder.fadd(builder.load(total), term, flags=["contract"]), total)
+        product = builder.load(total)
+        parts = [_shuffled(builder, product, list(range(column, n * n, n))) for column in range(n)]
+        result = parts[0]
+        for part in parts[1:]:
+            result = builder.fadd(result, part)
+        place = builder.gep(y, [builder.mul(i, ir.Constant(index, n))])
+        builder.store(result, builder.bitcast(place, narrow.as_pointer()), align=bytes_each)
+        return target.get_dummy_value()
+
+    return signature, generate
+
+
 def _application(n: int) -> Callable[..., Any]:
-    @njit(parallel=True, cache=True, fastmath=True)
+    @njit(parallel=True, cache=True)
     def apply(starts, columns, a, x):  # type: ignore[no-untyped-def]
         """a x in the first rows, as many as ``starts`` knows of, for a vector (columns, n)."""
-        tiled = np.empty((len(x), n * n), a.dtype)
-        for j in prange(len(x)):
-            for q in range(n * n):
-                tiled[j, q] = x[j, q % n]
         y = np.empty((len(starts) - 1, n), x.dtype)
         for i in prange(len(y)):
-            sums = np.zeros(n * n, a.dtype)
-            for slot in range(starts[i], starts[i + 1]):
-                j = columns[slot]
-                for q in range(n * n):
-                    sums[q] += a[slot, q] * tiled[j, q]
-            for row in range(n):
-                total = a.dtype.type(0)
-                for column in range(n):
-                    total += sums[row * n + column]
-                y[i, row] = total
+            _row_times_vector(n, columns, a, x, starts[i], starts[i + 1], y, i)
         return y
 
     return apply  # type: ignore[no-any-return]
