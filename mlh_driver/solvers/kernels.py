@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 MAX_BLOCKS_PER_ROW = 2**16
 _LANES = 16
+_CHAINS = 8
 _TILE = 8
 
 
@@ -36,61 +37,46 @@ def find_slots(starts, columns, rows, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _first_wanted(starts, wanted, i):  # type: ignore[no-untyped-def]
-    """The first slot of row i that is wanted, or its end."""
-    slot = starts[i]
-    while slot < starts[i + 1] and not wanted[slot]:
-        slot += 1
-    return slot
-
-
-@njit(inline="always")
-def _common(starts, columns, wanted, i, k, in_i, terms, t):  # type: ignore[no-untyped-def]
-    """How many columns rows i and k share that are wanted in row i, from slot ``in_i`` on.
-
-    Their places go to ``terms`` from ``t`` on, if it has any.
-    """
-    end_i, end_k = starts[i + 1], starts[k + 1]
-    if in_i == end_i:
-        return 0
-    in_k = starts[k] + np.searchsorted(columns[starts[k] : end_k], columns[in_i])
+def _common(starts, columns, i, j, terms, t):  # type: ignore[no-untyped-def]
+    """How many columns rows i and j share. Their places go to ``terms`` from ``t`` on, if it has any."""
+    in_i, end_i, end_j = starts[i], starts[i + 1], starts[j + 1]
+    in_j = starts[j] + np.searchsorted(columns[starts[j] : end_j], columns[in_i])
     count = 0
-    while in_i < end_i and in_k < end_k:
-        if columns[in_i] < columns[in_k]:
+    while in_i < end_i and in_j < end_j:
+        if columns[in_i] < columns[in_j]:
             in_i += 1
-        elif columns[in_k] < columns[in_i]:
-            in_k += 1
+        elif columns[in_j] < columns[in_i]:
+            in_j += 1
         else:
-            if wanted[in_i]:
-                if len(terms):
-                    terms[t + count, 0] = in_i - starts[i]
-                    terms[t + count, 1] = in_k - starts[k]
-                count += 1
+            if len(terms):
+                terms[t + count, 0] = in_i - starts[i]
+                terms[t + count, 1] = in_j - starts[j]
+            count += 1
             in_i += 1
-            in_k += 1
+            in_j += 1
     return count
 
 
 @njit(parallel=True, cache=True)
 def count_terms(starts, columns, wanted, n_rows):  # type: ignore[no-untyped-def]
-    """For every block (i, k), how many j have blocks (k, j) and wanted ones (i, j): terms of a product."""
+    """For every wanted block (i, j), how many k have blocks (i, k) and (j, k): terms of a product."""
     counts = np.zeros(starts[n_rows] + 1, np.int64)
     nowhere = np.empty((0, 2), np.uint16)
     for i in prange(n_rows):
-        begin = _first_wanted(starts, wanted, i)
         for slot in range(starts[i], starts[i + 1]):
-            counts[slot + 1] = _common(starts, columns, wanted, i, columns[slot], begin, nowhere, 0)
+            if wanted[slot]:
+                counts[slot + 1] = _common(starts, columns, i, columns[slot], nowhere, 0)
     return counts
 
 
 @njit(parallel=True, cache=True)
 def list_terms(starts, columns, wanted, n_rows, first):  # type: ignore[no-untyped-def]
-    """For every term the places of (i, j) in row i and of (k, j) in row k, as (terms, 2) uint16."""
+    """For every term the places of (i, k) in row i and of (j, k) in row j, as (terms, 2) uint16."""
     terms = np.empty((first[-1], 2), np.uint16)
     for i in prange(n_rows):
-        begin = _first_wanted(starts, wanted, i)
         for slot in range(starts[i], starts[i + 1]):
-            _common(starts, columns, wanted, i, columns[slot], begin, terms, first[slot])
+            if wanted[slot]:
+                _common(starts, columns, i, columns[slot], terms, first[slot])
     return terms
 
 
@@ -111,8 +97,13 @@ def row_dots(starts, a, b):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def block_kernels(n: int) -> SimpleNamespace:
-    """Kernels for n x n blocks: ``multiply``, ``mirror`` and ``apply``."""
-    return SimpleNamespace(multiply=_multiplication(n), mirror=_mirroring(n), apply=_application(n))
+    """Kernels for n x n blocks: ``transpose``, ``multiply``, ``mirror`` and ``apply``."""
+    return SimpleNamespace(
+        transpose=_transposition(n),
+        multiply=_multiplication(n),
+        mirror=_mirroring(n),
+        apply=_application(n),
+    )
 
 
 def _shuffled(builder, vector, lanes):  # type: ignore[no-untyped-def]
@@ -121,106 +112,140 @@ def _shuffled(builder, vector, lanes):  # type: ignore[no-untyped-def]
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
+def _blocks(target, builder, kind, value, n):  # type: ignore[no-untyped-def]
+    """Of an array of blocks with n numbers: (block, offset, lanes) -> vector, and what stores one there."""
+    data = target.make_array(kind)(target, builder, value).data
+    scalar, align = target.get_value_type(kind.dtype), kind.dtype.bitwidth // 8
+
+    def address(block, offset, lanes):  # type: ignore[no-untyped-def]
+        index = ir.IntType(64)
+        place = builder.add(builder.mul(block, ir.Constant(index, n)), ir.Constant(index, offset))
+        return builder.bitcast(builder.gep(data, [place]), ir.VectorType(scalar, lanes).as_pointer())
+
+    def load(block, offset, lanes):  # type: ignore[no-untyped-def]
+        return builder.load(address(block, offset, lanes), align=align)
+
+    def store(vector, block, offset):  # type: ignore[no-untyped-def]
+        builder.store(vector, address(block, offset, vector.type.count), align=align)
+
+    return load, store
+
+
+def _zeros(builder, scalar, lanes):  # type: ignore[no-untyped-def]
+    """A place for a sum of vectors."""
+    return cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(scalar, lanes), [0.0] * lanes))
+
+
+def _add_product(builder, total, left, right):  # type: ignore[no-untyped-def]
+    """total += left right, where ``total`` is such a place."""
+    term = builder.fmul(left, right, flags=["contract"])
+    builder.store(builder.fadd(builder.load(total), term, flags=["contract"]), total)
+
+
 @intrinsic(prefer_literal=True)
-def _accumulate(context, n, out, a, b, terms, out_row, slot, b_row, begin, end):  # type: ignore[no-untyped-def]
-    """The inner loop of a product, out[i, j] += a[i, k] b[k, j] over the terms of one block (i, k).
+def _sum_of_products(context, n, out, slot, a, b, terms, a_row, b_row, begin, end):  # type: ignore[no-untyped-def]
+    """One block of a product, out[i, j] = sum of a[i, k] b[k, j] over its terms; ``b`` has transposed blocks.
 
     Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
-    several rows of out are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
+    several rows of a are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
+    The sums stay in registers; of small blocks one for each row of b, so that additions do not wait for each
+    other.
     It belongs to the module, and n comes as a literal: what a kernel has in its closure is a part of the name
     under which numba keeps it, and an intrinsic is another one in each process.
     """
-    signature = types.void(n, out, a, b, terms, out_row, slot, b_row, begin, end)
+    signature = types.void(n, out, slot, a, b, terms, a_row, b_row, begin, end)
     n = n.literal_value
     rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
 
     def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        index = ir.IntType(64)
+        index, lanes = ir.IntType(64), rows * n
         scalar = target.get_value_type(signature.args[1].dtype)
-        wide, narrow = ir.VectorType(scalar, rows * n), ir.VectorType(scalar, n)
-        out, a, b, terms = (
-            target.make_array(kind)(target, builder, value).data
-            for kind, value in zip(signature.args[1:5], arguments[1:5], strict=True)
+        (_, store), (load_a, _), (load_b, _) = (
+            _blocks(target, builder, signature.args[at], arguments[at], n * n) for at in (1, 3, 4)
         )
-        out_row, slot, b_row, begin, end = arguments[5:]
-        bytes_each = signature.args[1].dtype.bitwidth // 8
+        terms = target.make_array(signature.args[5])(target, builder, arguments[5]).data
+        slot, (a_row, b_row, begin, end) = arguments[2], arguments[6:]
 
-        def constant(value: int) -> ir.Constant:
-            return ir.Constant(index, value)
+        def place(pair, which: int):  # type: ignore[no-untyped-def]
+            at = builder.add(builder.mul(pair, ir.Constant(index, 2)), ir.Constant(index, which))
+            return builder.zext(builder.load(builder.gep(terms, [at])), index)
 
-        def address(base, block, offset, vector):  # type: ignore[no-untyped-def]
-            place = builder.add(builder.mul(block, constant(n * n)), constant(offset))
-            return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
-
-        factors = []
-        for row in range(0, n, rows):
-            part = builder.load(address(a, slot, row * n, wide), align=bytes_each)
-            factors.append([
-                _shuffled(builder, part, [r * n + k for r in range(rows) for _ in range(n)])
-                for k in range(n)
-            ])  # fmt: skip
-        with cgutils.for_range_slice(builder, begin, end, constant(1), index) as (at, _):
-            pair = builder.mul(at, constant(2))
-            in_out = builder.zext(builder.load(builder.gep(terms, [pair])), index)
-            in_b = builder.zext(builder.load(builder.gep(terms, [builder.add(pair, constant(1))])), index)
-            out_block, b_block = builder.add(out_row, in_out), builder.add(b_row, in_b)
-            rows_of_b = [builder.load(address(b, b_block, k * n, narrow), align=bytes_each) for k in range(n)]
-            repeated = [_shuffled(builder, row_of_b, list(range(n)) * rows) for row_of_b in rows_of_b]
-            for group, factor in enumerate(factors):
-                place = address(out, out_block, group * rows * n, wide)
-                total = builder.load(place, align=bytes_each)
-                for left, right in zip(factor, repeated, strict=True):
-                    term = builder.fmul(left, right, flags=["contract"])
-                    total = builder.fadd(total, term, flags=["contract"])
-                builder.store(total, place, align=bytes_each)
+        groups = range(0, n, rows)
+        chains = n if len(groups) * n <= _CHAINS else 1
+        totals = [[_zeros(builder, scalar, lanes) for _ in range(chains)] for _ in groups]
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(index, 1), index) as (at, _):
+            a_block, b_block = builder.add(a_row, place(at, 0)), builder.add(b_row, place(at, 1))
+            repeated = [
+                _shuffled(builder, load_b(b_block, k * n, n), list(range(n)) * rows) for k in range(n)
+            ]
+            for sums, row in zip(totals, groups, strict=True):
+                part = load_a(a_block, row * n, lanes)
+                for k in range(n):
+                    factor = _shuffled(builder, part, [r * n + k for r in range(rows) for _ in range(n)])
+                    _add_product(builder, sums[k % chains], factor, repeated[k])
+        for sums, row in zip(totals, groups, strict=True):
+            total = builder.load(sums[0])
+            for other in sums[1:]:
+                total = builder.fadd(total, builder.load(other))
+            store(total, slot, row * n)
         return target.get_dummy_value()
 
     return signature, generate
 
 
+def _transposition(n: int) -> Callable[..., Any]:
+    @njit(parallel=True, cache=True)
+    def transpose(a):  # type: ignore[no-untyped-def]
+        """Each block transposed in its place."""
+        out = np.empty_like(a)
+        for slot in prange(len(a)):
+            for row in range(n):
+                for column in range(n):
+                    out[slot, row * n + column] = a[slot, column * n + row]
+        return out
+
+    return transpose  # type: ignore[no-any-return]
+
+
 def _multiplication(n: int) -> Callable[..., Any]:
     @njit(parallel=True, cache=True, fastmath={"contract"})
     def multiply(starts, columns, wanted, n_rows, first, terms, a, b, scale, c, beta, out):  # type: ignore[no-untyped-def]
-        """out = scale a b + beta c in the wanted blocks, all symmetric.
+        """out = scale a b + beta c in the wanted blocks, all symmetric; ``b`` has its blocks transposed.
 
-        Rows that follow each other share most of their columns k, so a few of them take every row of b
+        Rows that follow each other share most of their columns j, so a few of them take every row of b
         together, while it is in the cache.
         """
         n_columns = len(starts) - 1
         for tile in prange((n_rows + _TILE - 1) // _TILE):
             low, high = tile * _TILE, min(n_rows, (tile + 1) * _TILE)
-            for slot in range(starts[low], starts[high]):
-                if wanted[slot]:
-                    out[slot] = 0
             next_slots = starts[low:high].copy()
-            k = np.int64(0)
-            while k < n_columns:
+            j = np.int64(0)
+            while j < n_columns:
                 following = np.int64(n_columns)
                 for r in range(high - low):
                     slot = next_slots[r]
                     end = starts[low + r + 1]
-                    if slot < end and columns[slot] == k:
-                        _accumulate(
-                            n,
-                            out,
-                            a,
-                            b,
-                            terms,
-                            starts[low + r],
-                            slot,
-                            starts[k],
-                            first[slot],
-                            first[slot + 1],
-                        )
+                    if slot < end and columns[slot] == j:
+                        if wanted[slot]:
+                            _sum_of_products(
+                                n,
+                                out,
+                                slot,
+                                a,
+                                b,
+                                terms,
+                                starts[low + r],
+                                starts[j],
+                                first[slot],
+                                first[slot + 1],
+                            )
+                            for q in range(n * n):
+                                out[slot, q] = scale * out[slot, q] + beta * c[slot, q]
                         slot += 1
                         next_slots[r] = slot
                     if slot < end:
                         following = min(following, np.int64(columns[slot]))
-                k = following
-            for slot in range(starts[low], starts[high]):
-                if wanted[slot]:
-                    for q in range(n * n):
-                        out[slot, q] = scale * out[slot, q] + beta * c[slot, q]
+                j = following
 
     return multiply  # type: ignore[no-any-return]
 
@@ -241,37 +266,29 @@ def _mirroring(n: int) -> Callable[..., Any]:
 
 @intrinsic(prefer_literal=True)
 def _row_times_vector(context, n, columns, a, x, begin, end, y, i):  # type: ignore[no-untyped-def]
-    """y[i] = sum of a[slot] x[columns[slot]] over the slots of a row, in vectors like :func:`_accumulate`."""
+    """y[i] = sum of a[slot] x[columns[slot]] over the slots of a row, in vectors as above."""
     signature = types.void(n, columns, a, x, begin, end, y, i)
     n = n.literal_value
 
     def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
         index = ir.IntType(64)
         scalar = target.get_value_type(signature.args[2].dtype)
-        wide, narrow = ir.VectorType(scalar, n * n), ir.VectorType(scalar, n)
-        bytes_each = signature.args[2].dtype.bitwidth // 8
-        columns, a, x, y = (
-            target.make_array(signature.args[at])(target, builder, arguments[at]).data for at in (1, 2, 3, 6)
+        columns = target.make_array(signature.args[1])(target, builder, arguments[1]).data
+        (load_a, _), (load_x, _), (_, store) = (
+            _blocks(target, builder, signature.args[at], arguments[at], size)
+            for at, size in ((2, n * n), (3, n), (6, n))
         )
-        begin, end, i = arguments[4], arguments[5], arguments[7]
-
-        def load(base, place, vector):  # type: ignore[no-untyped-def]
-            at = builder.gep(base, [builder.mul(place, ir.Constant(index, vector.count))])
-            return builder.load(builder.bitcast(at, vector.as_pointer()), align=bytes_each)
-
-        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * (n * n)))
+        (begin, end), i = arguments[4:6], arguments[7]
+        total = _zeros(builder, scalar, n * n)
         with cgutils.for_range_slice(builder, begin, end, ir.Constant(index, 1), index) as (slot, _):
             column = builder.sext(builder.load(builder.gep(columns, [slot])), index)
-            repeated = _shuffled(builder, load(x, column, narrow), list(range(n)) * n)
-            term = builder.fmul(load(a, slot, wide), repeated, flags=["contract"])
-            builder.store(builder.fadd(builder.load(total), term, flags=["contract"]), total)
+            repeated = _shuffled(builder, load_x(column, 0, n), list(range(n)) * n)
+            _add_product(builder, total, load_a(slot, 0, n * n), repeated)
         product = builder.load(total)
-        parts = [_shuffled(builder, product, list(range(column, n * n, n))) for column in range(n)]
-        result = parts[0]
-        for part in parts[1:]:
-            result = builder.fadd(result, part)
-        place = builder.gep(y, [builder.mul(i, ir.Constant(index, n))])
-        builder.store(result, builder.bitcast(place, narrow.as_pointer()), align=bytes_each)
+        first, *others = (_shuffled(builder, product, list(range(column, n * n, n))) for column in range(n))
+        for other in others:
+            first = builder.fadd(first, other)
+        store(first, i, 0)
         return target.get_dummy_value()
 
     return signature, generate

@@ -165,7 +165,7 @@ class SparsePattern:
         for sums, (left, right) in zip(self._terms, ((a, b), (b, a)), strict=False):
             self._kernels.multiply(
                 self._starts, self._columns, sums.wanted, sums.n_rows, sums.first, sums.terms,
-                left, right, scalar(scale), a if c is None else c, scalar(beta), out,
+                left, self._kernels.transpose(right), scalar(scale), a if c is None else c, scalar(beta), out,
             )  # fmt: skip
         self._complete(out)
         return self.add_unit(out, shift)
