@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlh_driver.workflows.relaxation import RELAXED
 from mlh_driver.workflows.sites import describe_site, index_without, rings_of, without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.vacancy_files import write_files
+from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name
 
 OBSERVABLES = {"band_gap": 7.0, "homo": -4.5, "extrapolation": 0.2, "charge_deviation": 0.01}
 MINIMUM = {**OBSERVABLES, "doubts": {}, "steps": 5}
@@ -27,8 +28,12 @@ def write_campaign(
     energy_eV: Callable[[Atoms], float],
     sites: Mapping[str, Mapping[int, Atoms]] | None = None,
     mu_eV: float | None = -434.2,
+    pairs: Sequence[tuple[str, int, int]] = (),
 ) -> VacancyCampaign:
-    """Of all O sites, or of those with the minima given; extrapolations and the rest by dice."""
+    """Of all O sites, or of those with the minima given; extrapolations and the rest by dice.
+
+    pairs: host and two of its sites each, which are empty together
+    """
     sites = sites or {
         name: {int(k): without(host, k) for k in np.flatnonzero(host.symbols == "O")}
         for name, host in hosts.items()
@@ -42,6 +47,9 @@ def write_campaign(
             _write_minimum(run.folder / "tasks" / name, host, energy_eV(host))
             for site, atoms in sites[name].items():
                 _write_minimum(run.folder / "tasks" / f"{name}-{site}", atoms, energy_eV(atoms))
+        for name, *two in pairs:
+            atoms = without_both(hosts[name], two)
+            _write_minimum(run.folder / "tasks" / f"{name}-{two}", atoms, energy_eV(atoms))
     dice = np.random.default_rng(0)
     vacancies = [
         _vacancy(name, host, site, atoms, energy_eV, mu_eV, dice)
@@ -51,9 +59,14 @@ def write_campaign(
     results: dict[str, dict[str, Any]] = {
         name: {"key": name, "energy_eV": energy_eV(host), **MINIMUM} for name, host in hosts.items()
     }
-    found = VacancyCampaign(folder, "O", "vacancy", vacancies, results, [], [], mu_eV, -431.6, [])
+    together = [_pair(name, hosts[name], two, energy_eV, vacancies) for name, *two in pairs]
+    found = VacancyCampaign(folder, "O", "vacancy", vacancies, results, [], [], mu_eV, -431.6, together)
     write_files(found)
     return found
+
+
+def without_both(host: Atoms, sites: Sequence[int]) -> Atoms:
+    return without(without(host, max(sites)), min(sites))
 
 
 def _write_minimum(folder: Path, atoms: Atoms, energy: float) -> None:
@@ -108,4 +121,41 @@ def _vacancy(
         if extrapolation > 0.8
         else {},
         **place,
+    )
+
+
+def _pair(
+    name: str, host: Atoms, sites: list[int], energy_eV: Callable[[Atoms], float], singles: list[Vacancy]
+) -> VacancyPair:
+    energy = energy_eV(without_both(host, sites))
+    difference = energy - energy_eV(host)
+    alone = [single.difference_eV for single in singles if single.host == name and single.site in sites]
+    return VacancyPair(
+        name=pair_name(name, "O", (sites[0], sites[1])),
+        host=name,
+        sites=sites,
+        distance_A=float(host.get_distance(*sites, mic=True)),
+        neighbors=[0, 1],
+        start="unmoved",
+        key=f"{name}-{sites}",
+        energy_eV=energy,
+        difference_eV=difference,
+        from_atoms_eV=difference - 2 * 431.6,
+        formation_eV=difference - 2 * 434.2,
+        interaction_eV=difference - sum(alone),
+        relaxation_eV=1.0,
+        pair_1_A=2.4,
+        pair_2_A=2.4,
+        level_eV=0.5,
+        level_on_pair=0.3,
+        level_participation=0.1,
+        levels_residual_eV=0.0,
+        deep_residual_eV=0.0,
+        band_gap_eV=6.0,
+        extrapolation=0.3,
+        charge_deviation=0.01,
+        steps=5,
+        largest_force_eV_A=0.01,
+        starts={},
+        doubts={},
     )

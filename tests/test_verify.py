@@ -14,7 +14,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 from ase.optimize import LBFGS
-from fake_campaign import write_campaign
+from fake_campaign import without_both, write_campaign
 from fake_labeler import SomeLabeler
 from processes import REPOSITORY
 from scipy.stats import spearmanr
@@ -30,6 +30,7 @@ from mlh_driver.workflows.report import write_report
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.verify import pick_sites, plan_verification, verify
+from mlh_driver.workflows.verify_pairs import plan_pairs, verify_pairs
 
 pytest.importorskip("pyscf", reason="overlap integrals need PySCF")
 
@@ -216,6 +217,45 @@ def test_the_command_prints_a_plan_and_then_the_errors(
     calls = labeler.calls
     again = CliRunner().invoke(app, [*command, "--dry-run"], env={"COLUMNS": "120"})
     assert "0 structures to label" in again.output and labeler.calls == calls
+
+
+def test_interactions_of_pairs_are_compared_the_nearest_first(
+    tmp_path: Path, labeler: SomeLabeler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = small_host(1)
+    pairs = [("a", 2, 3), ("a", 4, 5), ("a", 3, 4)]
+    found = write_campaign(tmp_path / "run", {"a": host}, model_energy_eV, pairs=pairs)
+    nearest = sorted((host.get_distance(i, j, mic=True), i, j) for _, i, j in pairs)[:2]
+    compared, left_out = verify_pairs(plan_pairs(found.folder, labeler, 2), labeler, print)
+    assert labeler.calls == 1 + len({k for _, *two in nearest for k in two}) + 2 and not left_out
+    assert [pair.name for pair in compared] == [f"a_vv_O_site{i}_site{j}" for _, i, j in nearest]
+    for pair, (distance, *two) in zip(compared, nearest, strict=True):
+        cells = [without_both(host, two), host, *(without(host, site) for site in two)]
+        model, dft = (
+            np.dot([1, 1, -1, -1], [energy_eV(cell) for cell in cells])
+            for energy_eV in (model_energy_eV, true_energy_eV)
+        )
+        assert pair.distance_A == pytest.approx(distance)
+        assert pair.interaction_eV == pytest.approx(model, abs=1e-6)
+        assert pair.dft_interaction_eV == pytest.approx(dft, abs=1e-6)
+        assert pair.error_eV == pytest.approx(model - dft, abs=1e-6) and abs(pair.error_eV) > 1e-4
+        both, glass = (model_energy_eV(cell) - true_energy_eV(cell) for cell in cells[:2])
+        assert pair.formation_error_eV == pytest.approx(both - glass, abs=1e-6)
+    written = json.loads((found.folder / "verify_pairs.json").read_text())["pairs"]
+    assert [row["error_eV"] for row in written] == [pair.error_eV for pair in compared]
+    calls = labeler.calls
+    monkeypatch.setattr("mlh_driver.reference.make_labeler", lambda *_: labeler)
+    command = ["verify", str(found.folder), "--n", "1", "--pairs", "2"]
+    planned = CliRunner().invoke(app, [*command, "--dry-run"], env={"COLUMNS": "120"})
+    assert planned.output.count("one of a pair") == len({k for _, *two in nearest for k in two})
+    shown = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    assert shown.exit_code == 0 and f"{compared[0].error_eV:+.3f}" in shown.output, shown.output
+    assert labeler.calls <= calls + 1  # the site of --n may be none of these
+
+
+def test_a_campaign_without_pairs_says_how_to_get_some(found: VacancyCampaign, labeler: SomeLabeler) -> None:
+    with pytest.raises(InputError, match="mlh-driver vacancies --defect pair"):
+        plan_pairs(found.folder, labeler, 1)
 
 
 def test_dft_relaxes_the_minima_of_the_model_and_goes_on_where_it_was(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,8 @@ from rich.table import Table
 from mlh_driver.cli.options import ReferenceCode
 
 if TYPE_CHECKING:
-    from mlh_driver.workflows.verify import Plan, Verification
+    from mlh_driver.workflows.verify import Plan, ToLabel, Verification
+    from mlh_driver.workflows.verify_pairs import PairPlan, VerifiedPair
     from mlh_driver.workflows.verify_relaxed import RelaxedByDft
 
 
@@ -25,6 +27,9 @@ def verify(
     number: Annotated[int, typer.Option("--n", min=1, help="So many sites.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sites picked at random.")] = 0,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the reference code.")] = 1,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=0, help="Then so many pairs of vacancies, the nearest ones.")
+    ] = 0,
     relax: Annotated[
         bool, typer.Option("--relax", help="Then relax hosts and vacancies by DFT, from there.")
     ] = False,
@@ -37,19 +42,23 @@ def verify(
     Picks the sites of lowest and highest energy, highest extrapolation and smallest gap, quantiles, and some
     at random; labels host and vacancy of each; and writes the errors to [bold]verify.json[/],
     [bold]verify.csv[/] and [bold]verify.png[/]. Labels are kept: killed and started again, or with a larger
-    [bold]--n[/], the command computes what is missing. [bold]--relax[/] costs a DFT calculation for each
-    step; it goes on after a kill, and writes [bold]verify_relaxed.json[/] and [bold]verify_relaxed.csv[/].
+    [bold]--n[/], the command computes what is missing. [bold]--pairs[/] labels pairs and the two vacancies of
+    each, for the errors of their interaction, in [bold]verify_pairs.json[/] and [bold]verify_pairs.csv[/].
+    [bold]--relax[/] costs a DFT calculation for each step; it goes on after a kill, and writes
+    [bold]verify_relaxed.json[/] and [bold]verify_relaxed.csv[/].
 
     Example: [bold]mlh-driver verify v1 --engine cp2k --n 8[/]
     """
     from mlh_driver.reference import make_labeler
     from mlh_driver.workflows.verify import VERIFICATION, plan_verification
     from mlh_driver.workflows.verify import verify as compare
+    from mlh_driver.workflows.verify_pairs import plan_pairs, verify_pairs
 
     labeler = make_labeler(engine.value, threads)
     plan = plan_verification(run, labeler, number, seed)
+    of_pairs = plan_pairs(run, labeler, pairs) if pairs else None
     if dry_run:
-        _print_plan(plan)
+        _print_plans(plan, of_pairs)
         return
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     found = compare(plan, labeler, progress.print)
@@ -57,21 +66,33 @@ def verify(
         _print(found)
         typer.echo(f"written: {run / VERIFICATION}, and as a table and a figure; mlh-driver report shows it")
     left_out = found.left_out
+    if of_pairs:
+        compared, missing = verify_pairs(of_pairs, labeler, progress.print)
+        _print_pairs(compared)
+        left_out = [*left_out, *missing]
     if relax and found.sites:
         from mlh_driver.workflows.verify_relaxed import relax_by_dft
 
-        sites, left_out = relax_by_dft(plan, labeler, fmax, steps, progress.print)
+        sites, missing = relax_by_dft(plan, labeler, fmax, steps, progress.print)
         _print_relaxed(sites)
+        left_out = [*left_out, *missing]
     if left_out:
-        typer.echo(f"left out: {', '.join(left_out)}", err=True)
+        typer.echo(f"left out: {', '.join(dict.fromkeys(left_out))}", err=True)
         raise typer.Exit(1)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plans(plan: Plan, of_pairs: PairPlan | None) -> None:
+    _print_plan(plan, plan.picked)
+    if of_pairs:
+        _print_plan(of_pairs, of_pairs.roles)
+
+
+def _print_plan(plan: ToLabel, picked: Mapping[str, str]) -> None:
+    """``picked``: why, by name; what is not there is needed for it."""
     labelled = plan.labelled
     table = Table("structure", "atoms", "picked as", "")
     for name, atoms in plan.frames.items():
-        why = plan.picked.get(name, "host")
+        why = picked.get(name, "host")
         table.add_row(escape(name), str(len(atoms)), why, "labelled" if name in labelled else "")
     console = Console(soft_wrap=True)
     console.print(table)
@@ -104,6 +125,22 @@ def _print(found: Verification) -> None:
         f"mean {1e3 * of.mean_eV:+.0f}{ranks}",
         highlight=False,
     )
+
+
+def _print_pairs(pairs: list[VerifiedPair]) -> None:
+    table = Table(title="pairs of vacancies, model and DFT (eV, Å)")
+    table.add_column("pair", no_wrap=True)
+    for column in ("apart", "interaction", "by DFT", "error", "error of E_f", "force RMSE"):
+        table.add_column(column, justify="right")
+    for pair in pairs:
+        energies = (pair.interaction_eV, pair.dft_interaction_eV, pair.error_eV, pair.formation_error_eV)
+        table.add_row(
+            escape(pair.name),
+            f"{pair.distance_A:.2f}",
+            *(f"{energy:+.3f}" for energy in energies),
+            f"{pair.forces_rmse_eV_A:.3f}",
+        )
+    Console(soft_wrap=True).print(table)
 
 
 def _print_relaxed(sites: list[RelaxedByDft]) -> None:

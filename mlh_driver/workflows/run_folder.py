@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,14 @@ def write_json(path: Path, content: Any) -> None:
     """Write a file that is there as a whole or not at all. Raises ValueError for NaN, which JSON has not."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    """A table of comma-separated values, with a column for each field of the dataclass ``kind``."""
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
 def read_json(path: Path) -> Any:

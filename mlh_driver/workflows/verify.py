@@ -16,9 +16,8 @@ campaign, and none is computed twice.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from mlh_driver.files import replacing
 from mlh_driver.reference import Labeler, label_into
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System, same_structure
-from mlh_driver.workflows.run_folder import write_json
+from mlh_driver.workflows.run_folder import write_json, write_rows
 from mlh_driver.workflows.vacancies import Vacancy
 from mlh_driver.workflows.vacancy_files import STRUCTURES, energy_title, read_hosts, read_results
 
@@ -98,20 +97,13 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be compared.
+class ToLabel:
+    """Structures of a campaign, and the data set that their labels are put into.
 
-    picked: why, by the names of vacancies, in the order in which they are computed
-    frames: the structures to label, each host before its first vacancy
-    labels: the data set that they are put into
-    defect: ``vacancy`` or ``interstitial``
+    frames: by name, in the order in which they are computed
     """
 
     folder: Path
-    defect: str
-    vacancies: dict[str, Vacancy]
-    hosts_eV: dict[str, float]
-    picked: dict[str, str]
     frames: dict[str, Atoms]
     labels: Path
 
@@ -131,6 +123,31 @@ class Plan:
         """Names under which there is a label, though it may be of a minimum that is the lowest no more."""
         names = set(hdf5.read_names(self.labels)) if self.labels.exists() else set()
         return names & self.frames.keys()
+
+    def label(self, labeler: Labeler, report: Callable[[str], None]) -> dict[str, LabelledStructure]:
+        """Compute what has no label yet; all labels there are then.
+
+        The label of another minimum is kept under another name.
+        """
+        for name in sorted(self.named_labels - self.labelled):
+            aside = hdf5.set_aside(self.labels, name)
+            report(f"{name}: has another minimum now; its label is kept as {aside}")
+        label_into(self.labels, self.frames, labeler, "test", report)
+        return {name: hdf5.read_structure(self.labels, name) for name in self.named_labels}
+
+
+@dataclass(frozen=True)
+class Plan(ToLabel):
+    """What is to be compared; each host is before its first vacancy.
+
+    picked: why, by the names of vacancies
+    defect: ``vacancy`` or ``interstitial``
+    """
+
+    defect: str
+    vacancies: dict[str, Vacancy]
+    hosts_eV: dict[str, float]
+    picked: dict[str, str]
 
 
 def plan_verification(folder: Path, labeler: Labeler, number: int, seed: int = 0) -> Plan:
@@ -212,14 +229,10 @@ def verify(plan: Plan, labeler: Labeler, report: Callable[[str], None]) -> Verif
     """Label what has no label yet, compare, and write the files named above.
 
     ``report`` gets lines of text about each calculation. What the reference code cannot do is left out; no
-    file is written if that leaves no site. Started again after an interruption, it goes on. Where a site has
-    a lower minimum since, the label of the one before is kept under another name. Raises what
+    file is written if that leaves no site. Started again after an interruption, it goes on. Raises what
     :func:`~mlh_driver.reference.label_into` raises.
     """
-    for name in sorted(plan.named_labels - plan.labelled):
-        report(f"{name}: has another minimum now; its label is kept as {hdf5.set_aside(plan.labels, name)}")
-    label_into(plan.labels, plan.frames, labeler, "test", report)
-    labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.named_labels}
+    labels = plan.label(labeler, report)
     sites = [
         _compare(plan, name, labels[plan.vacancies[name].host], labels[name])
         for name in plan.picked
@@ -237,7 +250,6 @@ def _compare(plan: Plan, name: str, host: LabelledStructure, label: LabelledStru
     vacancy = plan.vacancies[name]
     host_error = plan.hosts_eV[vacancy.host] - host.energy
     vacancy_error = vacancy.energy_eV - label.energy
-    force_errors = plan.frames[name].get_forces() - label.forces
     return Verified(
         name=name,
         host=vacancy.host,
@@ -247,15 +259,21 @@ def _compare(plan: Plan, name: str, host: LabelledStructure, label: LabelledStru
         error_eV=vacancy_error - host_error,
         host_error_eV=host_error,
         vacancy_error_eV=vacancy_error,
-        forces_rmse_eV_A=float(np.sqrt((force_errors**2).mean())),
-        dft_largest_force_eV_A=_largest(label.forces),
-        host_dft_largest_force_eV_A=_largest(host.forces),
+        forces_rmse_eV_A=forces_rmse(plan.frames[name], label),
+        dft_largest_force_eV_A=largest_force(label),
+        host_dft_largest_force_eV_A=largest_force(host),
         extrapolation=vacancy.extrapolation,
     )
 
 
-def _largest(forces: Any) -> float:
-    return float(np.linalg.norm(forces, axis=1).max())
+def forces_rmse(minimum: Atoms, label: LabelledStructure) -> float:
+    """Root of the mean square over all components of what the model's forces are off, in eV/Å."""
+    return float(np.sqrt(((minimum.get_forces() - label.forces) ** 2).mean()))
+
+
+def largest_force(label: LabelledStructure) -> float:
+    """In eV/Å."""
+    return float(np.linalg.norm(label.forces, axis=1).max())
 
 
 def _write_files(plan: Plan, found: Verification, reference: dict[str, Any]) -> None:
@@ -266,10 +284,7 @@ def _write_files(plan: Plan, found: Verification, reference: dict[str, Any]) -> 
         "left_out": found.left_out,
     }
     write_json(plan.folder / VERIFICATION, content)
-    with replacing(plan.folder / VERIFICATION_TABLE) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Verified)])
-        writer.writeheader()
-        writer.writerows(asdict(site) for site in found.sites)
+    write_rows(plan.folder / VERIFICATION_TABLE, Verified, found.sites)
     with replacing(plan.folder / VERIFICATION_FIGURE) as partial:
         plot_verification(plan, found).savefig(partial, dpi=150, format="png")
 

@@ -13,10 +13,9 @@ are the minima of DFT next to those of the model; that DFT has no lower one else
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from mlh_driver.files import replacing
 from mlh_driver.reference import Labeler
 from mlh_driver.system import System, same_structure
 from mlh_driver.workflows.relaxation import RELAXED, descend, read_relaxed, read_start
-from mlh_driver.workflows.run_folder import check_same, read_json, write_json
+from mlh_driver.workflows.run_folder import check_same, read_json, write_json, write_rows
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
 
@@ -179,7 +178,4 @@ def _compare(
 
 def _write_files(folder: Path, sites: list[RelaxedByDft], asked: dict[str, Any]) -> None:
     write_json(folder / RELAXATIONS, {**asked, "sites": [asdict(site) for site in sites]})
-    with replacing(folder / RELAXATIONS_TABLE) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(RelaxedByDft)])
-        writer.writeheader()
-        writer.writerows(asdict(site) for site in sites)
+    write_rows(folder / RELAXATIONS_TABLE, RelaxedByDft, sites)
