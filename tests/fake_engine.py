@@ -2,7 +2,8 @@
 
 ``python fake_engine.py ipi --model "fake,nan=3" ...`` is ``mlh-driver ipi`` with atoms tied to where they
 were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``memory=N`` (there is none for the N-th call),
-``slow=SECONDS`` (each call takes that long), ``strange=1`` (an extrapolation that doubles with each call).
+``slow=SECONDS`` (each call takes that long), ``strange=1`` (an extrapolation that doubles with each call),
+``push=FORCE`` (on the first atom, in eV/Å).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Engine:
         self._nan_at = int(faults.get("nan", 0))
         self._no_memory_at = int(faults.get("memory", 0))
         self._strange = "strange" in faults
+        self._push = float(faults.get("push", 0.0))
         self._seconds = float(faults.get("slow", 0.0))
         self._origin: np.ndarray | None = None
         self._calls = 0
@@ -52,6 +54,7 @@ class Engine:
         shift = system.positions - self._origin
         energies = 0.5 * SPRING * (shift**2).sum(axis=1) - 330.0
         forces = -SPRING * shift
+        forces[0, 2] += self._push
         if self._calls == self._nan_at:
             forces[1] = np.nan
         return Results(

@@ -228,3 +228,9 @@ def test_arguments_are_sorted_as_lammps_users_type_them() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             read_arguments(wrong.split())
+
+
+def test_echo_is_an_option_of_lammps_and_no_cry_for_help() -> None:
+    done = command("-in", "missing.in", "-echo", "both")
+    assert done.returncode == 1
+    assert "the LAMMPS script 'missing.in' does not exist" in done.stderr and not done.stdout

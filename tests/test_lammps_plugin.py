@@ -223,6 +223,14 @@ def test_two_fixes_are_warned_of_and_doubts_too(host: Atoms, start: Launcher) ->
     assert steps == ["1:", "3:"]  # 4, and not 8, as it doubled from 4; then 16
 
 
+def test_a_large_force_is_warned_of(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    _, address = serve(start, "fake,push=552")
+    done = lmp(f"units metal\nread_data a.data\nfix mlh all mlh {address}\nrun 0\n", ranks=2)
+    assert done.returncode == 0
+    assert "step 0: largest_force is 55" in done.stdout and "extrapolation is" not in done.stdout
+
+
 def test_an_error_of_the_model_stops_every_rank(host: Atoms, start: Launcher) -> None:
     write_data(host, "a.data")
     _, address = serve(start, "fake,nan=3")

@@ -18,6 +18,7 @@ from lammps_runs import (
 )
 
 from mlh_driver import Engine, System
+from mlh_driver.errors import InputError
 from mlh_driver.interfaces.lammps import run_script
 from mlh_driver.interfaces.lammps.rewriting import logical_lines, strip_comment
 
@@ -31,7 +32,7 @@ clear
 include setup_{file}.in
 fix move all nve
 if "${pass} == 2" then "fix second all external pf/callback 1 1" &
-    "fix_modify second energy no"
+    "fix_modify second energy yes"
 variable inner loop 2
 label inside
 run 2
@@ -108,6 +109,37 @@ print "not reached" file found.txt
     assert Path("found.txt").read_text() == "NEW D 123\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("fix_modify mlh virial no", "without the virial of fix mlh the model is left out of the pressure"),
+        ('if "1 > 0" then "fix_modify mlh energy off"', "left out of the energy"),
+        ("fix own all mlh unix:x", "fix own all external pf/callback 1 1"),
+    ],
+)
+def test_lines_that_leave_the_model_out_or_bring_another_are_refused(
+    host: Atoms, line: str, message: str
+) -> None:
+    write_data(host, "a.data")
+    with pytest.raises(InputError, match=message):
+        run_text(SETUP.format(units="metal", data="a.data") + line + "\nrun 0\n", FakeEngine())
+
+
+def test_other_fixes_may_be_left_out_of_the_energy(host: Atoms) -> None:
+    write_data(host, "a.data")
+    text = (
+        SETUP.format(units="metal", data="a.data")
+        + "fix w all spring/self 1.0\nfix_modify w energy no\nrun 0\n"
+    )
+    assert run_text(text, FakeEngine()) == 1
+
+
+def test_a_comment_ends_where_lammps_ends_it(host: Atoms) -> None:
+    write_data(host, "a.data")
+    text = SETUP.format(units="metal", data="a.data") + "# old: \f run 3\u2028 run 4\nrun 0\n"
+    assert run_text(text, FakeEngine()) == 1
+
+
 def test_a_run_without_the_model_after_clear_is_warned_of(host: Atoms) -> None:
     write_data(host, "a.data")
     without = (
@@ -116,7 +148,7 @@ def test_a_run_without_the_model_after_clear_is_warned_of(host: Atoms) -> None:
     Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "run 0\n" + without)
     assert run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"]) == 1
     assert Path("test.log").read_text().count("WARNING: this run is without the model") == 1
-    later = "fix mlh all external pf/callback 1 1\nrun 0\nunfix mlh\nminimize 0 0 1 1\n"
+    later = 'fix mlh all external pf/callback 1 1\nrun 0\nunfix mlh\nif "1 > 0" then "minimize 0 0 1 1"\n'
     Path("in.test").write_text(without.removeprefix("clear\n") + later)
     run_script("in.test", FakeEngine(), arguments=["-log", "test.log", "-screen", "none"])
     warnings = re.findall(

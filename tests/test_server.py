@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -199,8 +201,17 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
         remote.compute(system)
         with pytest.raises(NonFiniteError, match=r"the first is atom 1 .*reported by the server"):
             remote.compute(system)
-    with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[1\]"):
-        remote.check_species([1, 8])
+    with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[0, 1\]"):
+        remote.check_species([0, 1, 8])
+
+
+def test_a_copy_has_a_connection_of_its_own(start: Launcher, system: System) -> None:
+    serve(start)
+    with dial(start) as remote:
+        energy = remote.compute(system).energy
+        with pickle.loads(pickle.dumps(remote)) as other, copy.deepcopy(remote) as third:
+            assert other.compute(system).energy == third.compute(system).energy == energy
+        assert remote.compute(system).energy == energy
 
 
 def test_elements_that_change_in_their_array_are_told_anew(start: Launcher, system: System) -> None:

@@ -31,7 +31,11 @@ from mlh_driver.errors import InputError
 if TYPE_CHECKING:
     from mlh_driver.force_engine import ForceEngine
 
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+CONTEXT_SETTINGS = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": ["--help"],  # with -h, click would find it in LAMMPS' -echo
+}
 """How the command has to be registered."""
 
 PASSED_ON = {

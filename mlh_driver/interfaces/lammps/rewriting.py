@@ -38,7 +38,9 @@ _CONTRIBUTIONS = {"pair", "bond", "angle", "dihedral", "improper", "kspace", "fi
 _POTENTIAL = re.compile(
     r"\b((?:pair|bond|angle|dihedral|improper|kspace)_style\s+(?!(?:none|zero)\b)[a-z][^\s\"']*)"
 )
-_RUN = re.compile(r"^\s*(?:run|minimize|rerun)\s")
+_RUN = re.compile(r"""(?:^|["'])\s*(?:run|minimize|rerun|dynamical_matrix|third_order)\s""")
+_PLUGIN_FIX = re.compile(r"""\bfix\s+(\S+)\s+\S+\s+mlh(?:\s|$)""")
+_LEFT_OUT = re.compile(r"""\bfix_modify\s+(\S+)\s[^"']*\b(energy|virial)\s+(?:no|off|false)\b""")
 _LABELS = re.compile(r"\blabelmap\s")
 _FILE = r"""(include|jump)\s+(?!SELF(?:[\s"']|$))"""  # the script itself is a copy already
 _READ = re.compile(rf"""^\s*{_FILE}("[^"]*"|'[^']*'|\S+)(.*)$""", re.DOTALL)
@@ -56,6 +58,7 @@ class ScriptCopies:
         self._made: dict[tuple[Path, int, int, int], Path] = {}
         self._counter = itertools.count()
         self.potentials: set[str] = set()
+        self._fixes: set[str] = set()
         self._texts: list[str] = []
 
     def of(self, script: Path) -> Path:
@@ -93,13 +96,31 @@ class ScriptCopies:
         fixes = list(_FIX.finditer(logical))
         for fix in fixes:
             check_fix(*fix.groups(), line=logical.strip())
+            self._fixes.add(fix[1])
+        self._check_one_model(logical)
         for command in WITHOUT_MODEL.finditer(logical):
             check_includes_model(*command.groups(), line=logical.strip())
         self.potentials |= {command[1] for command in _POTENTIAL.finditer(logical)}
-        before = self._ask("run", "all") if _RUN.match(logical) else ""
+        before = self._ask("run", "all") if _RUN.search(logical) else ""
         labels = self._ask("labels", "all") if _LABELS.search(logical) else ""
         bind = (self._ask("bind", ":".join(part or "" for part in fix.groups())) for fix in fixes)
         return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)
+
+    def _check_one_model(self, logical: str) -> None:
+        """Raise InputError for the fix of plain LAMMPS, and for a model without its energy or its virial."""
+        plugin = _PLUGIN_FIX.search(logical)
+        if plugin is not None:
+            raise InputError(
+                f"'{logical.strip()}': fix mlh asks a server from plain LAMMPS; run this script by lmp -in, "
+                f"or write here: fix {plugin[1]} all external pf/callback 1 1"
+            )
+        for fix_id, what in _LEFT_OUT.findall(logical):
+            if fix_id in self._fixes:
+                raise InputError(
+                    f"'{logical.strip()}': without the {what} of fix {fix_id} the model is left out of the "
+                    f"{'energy' if what == 'energy' else 'pressure'}, and minimize stops at wrong places; "
+                    "remove the line"
+                )
 
     def _read_copy(self, command: str, name: str, rest: str) -> str:
         """Lines that read the copy of a file."""
@@ -184,7 +205,7 @@ def logical_lines(text: str) -> Iterator[tuple[str, str]]:
     A command goes on in the next line after ``&``, and inside triple quotes.
     """
     physical = logical = ""
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):
         physical += line + "\n"
         logical += line.rstrip()
         if logical.endswith("&"):

@@ -22,14 +22,13 @@ def header() -> str:
     """The text of ``constants.h``; numbers have all digits of a float64."""
     units = (f'{{"{name}", {u.length!r}, {u.energy!r}, {u.mass!r}}}' for name, u in UNITS.items())
     alarms = (
-        f"{{{OBSERVABLES.index(name)}, {1 / own.limit if own.low else own.limit!r}, {str(own.low).lower()}}}"
+        f'{{"{name}", {1 / own.limit if own.low else own.limit!r}, {str(own.low).lower()}}}'
         for name, own in GUARDED.items()
-        if name in OBSERVABLES
     )
     return f"""// Written by mlh_driver.interfaces.lammps_plugin.constants, which says where these come from.
 #pragma once
 struct Units {{ const char *name; double length, energy, mass; }};
-struct Alarm {{ int observable; double limit; bool is_low; }};
+struct Alarm {{ const char *name; double limit; bool is_low; }};
 constexpr Units UNITS[] = {_braced(units)};
 constexpr Alarm ALARMS[] = {_braced(alarms)};
 constexpr double ANGSTROM = {ANGSTROM!r}, ELECTRONVOLT = {ELECTRONVOLT!r};

@@ -29,6 +29,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -364,7 +365,7 @@ class FixMLH : public LAMMPS_NS::Fix {
   int element_of_mass(int);
   std::vector<Share> ask(const std::vector<Place> &);
   void tell_totals(const std::string &);
-  void warn_of_doubts();
+  void warn_of_doubts(const Answer &);
 };
 
 FixMLH::FixMLH(LAMMPS_NS::LAMMPS *lmp, int narg, char **arg) try :
@@ -553,7 +554,7 @@ std::vector<FixMLH::Share> FixMLH::ask(const std::vector<Place> &atoms)
   const int voigt[6] = {0, 4, 8, 1, 2, 5};
   for (int i = 0; i < 6; i++) totals.virial[i] = answer.virial[voigt[i]] * per_eV;
   std::copy(answer.observables.begin(), answer.observables.end(), totals.observables);
-  warn_of_doubts();
+  warn_of_doubts(answer);
   std::vector<Share> shares(atoms.size(), Share{});
   for (std::size_t n = 0; n < order.size(); n++) {
     for (int k = 0; k < 3; k++) shares[order[n]].force[k] = answer.forces[3 * n + k] * per_eV_A;
@@ -581,14 +582,19 @@ void FixMLH::tell_totals(const std::string &problem)
 }
 
 /* At a limit, and again at each doubling, as mlh_driver/interfaces/alarm.py does. */
-void FixMLH::warn_of_doubts()
+void FixMLH::warn_of_doubts(const Answer &answer)
 {
+  std::map<std::string, double> figures;
+  for (std::size_t i = 0; i < std::size(OBSERVABLES); i++) figures[OBSERVABLES[i]] = answer.observables[i];
+  double &largest = figures["largest_force"];
+  for (std::size_t n = 0; n < answer.forces.size(); n += 3)
+    largest = std::max(largest, std::hypot(answer.forces[n], answer.forces[n + 1], answer.forces[n + 2]));
   for (std::size_t i = 0; i < std::size(ALARMS); i++) {
-    const double value = totals.observables[ALARMS[i].observable];
+    const double value = figures.at(ALARMS[i].name);
     const double excess = ALARMS[i].is_low ? 1.0 / std::max(value, 1e-3) : value;
     if (excess <= alarms[i]) continue;
     alarms[i] = 2.0 * excess;
-    error->warning(FLERR, "step " + std::to_string(update->ntimestep) + ": " + OBSERVABLES[ALARMS[i].observable] +
+    error->warning(FLERR, "step " + std::to_string(update->ntimestep) + ": " + ALARMS[i].name +
                        " is " + std::to_string(value) + ", out of the range that the model is made for; energy and "
                        "forces may be wrong");
   }

@@ -73,7 +73,7 @@ class Peer:
 class _Identity(BaseModel):
     """What a RemoteEngine says of itself in INIT; without numbers it asks whether there is a model."""
 
-    numbers: list[Annotated[int, Field(strict=True, ge=1, le=118)]]
+    numbers: list[Annotated[int, Field(strict=True, ge=0, le=118)]]
 
 
 IPI = Peer(extras_for_ipi, reports=False)
