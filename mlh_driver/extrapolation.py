@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlh_driver.errors import InputError
+
 SHRINKAGE = 1e-3
 
 
@@ -43,7 +45,8 @@ def fit_indicator(descriptors: Tensor, species: Tensor, n_species: int) -> Extra
     Directions in which the training data hardly vary are kept at a thousandth of the mean variance, so
     that they count, but not without bound. The distance that is called 1 is one from mean and covariance
     of the other atoms (leave one out, in closed form), as that of an atom not trained on: with few atoms,
-    each lies close to an ellipsoid that it helped to draw.
+    each lies close to an ellipsoid that it helped to draw. Raises InputError where the atoms of a species do
+    not differ.
     """
     means, whiteners = [], []
     for k in range(n_species):
@@ -52,6 +55,12 @@ def fit_indicator(descriptors: Tensor, species: Tensor, n_species: int) -> Extra
         centered = x - mean
         covariance = centered.T @ centered / len(x)
         variances, axes = torch.linalg.eigh(covariance)
+        if not variances.mean() > 0.0:
+            raise InputError(
+                f"all {len(x)} training atoms of species {k + 1} look the same within the cutoffs, so "
+                "nothing tells how far the data reach; use longer cutoffs (pair_cutoff_A, message_cutoff_A), "
+                "or more structures"
+            )
         whitener = axes * (variances + SHRINKAGE * variances.mean()).rsqrt()
         squares = (centered @ whitener).square().sum(dim=1)
         n = len(x)

@@ -139,7 +139,7 @@ class Results:
             cause = "; ".join(bad) + " (not finite)."
         elif norms.max() > LARGEST_FORCE_eV_A:
             cause = f"a force of {norms.max():.3g} eV/Å on atom {norms.argmax()}."
-        elif self.extrapolation > LARGEST_EXTRAPOLATION:
+        elif not self.extrapolation <= LARGEST_EXTRAPOLATION:  # nor NaN
             cause = f"an extrapolation of {self.extrapolation:.2g}; are units and elements right?"
         else:
             return self

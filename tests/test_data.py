@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,21 @@ def test_an_interrupted_addition_leaves_the_old_file(tmp_path: Path, monkeypatch
 def add_five(path: Path, first: int) -> None:
     for k in range(first, first + 5):
         hdf5.append(path, labelled(f"s{k}"), "train", REFERENCE)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    path = tmp_path / "x.h5"
+    hdf5.append(path, labelled("a"), "train", REFERENCE)
+    saved = path.read_bytes()
+    _, most = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(saved), most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            hdf5.append(path, labelled("b"), "train", REFERENCE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == saved and [file.name for file in tmp_path.iterdir()] == ["x.h5"]
 
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def test_a_fine_tuned_model_keeps_what_its_parent_knew(crystals: Path, tmp_path:
     parent, child = load_model("asio2-minimal"), load_model(out)
     torch.testing.assert_close(child.network.inner_radii, parent.network.inner_radii)
     assert len(child.structures) == len(parent.structures) + 5
+    new = set(child.metadata.training_data) - set(parent.metadata.training_data)
     assert set(parent.metadata.training_data) < set(child.metadata.training_data)
+    assert new == {f"c{k}" for k in range(5)}  # what was rehearsed is there already
+    assert child.metadata.license == parent.metadata.license != ""
     for before, after in zip(of_glass_and_vacancy("asio2-minimal"), of_glass_and_vacancy(out), strict=True):
         assert after.extrapolation == pytest.approx(before.extrapolation, abs=0.1)
         assert np.abs(after.forces - before.forces).max() < 0.3
@@ -108,15 +111,16 @@ def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(
     knowing = random_model()
     systems = [hdf5.read_structure(crystals, f"c{k}").system for k in (0, 1)]
     stranger = System(systems[0].numbers, systems[0].positions + 0.1, systems[0].cell)
-    object.__setattr__(knowing, "structures", (*systems, stranger))
+    energies = {"atom_energies_eV": (-431.104, -102.406)}
+    knowing = replace(
+        knowing,
+        structures=(*systems, stranger),
+        metadata=knowing.metadata.model_copy(update=energies),
+    )
     knowing.save(tmp_path / "knowing.pt")
     settings = finetune_settings(
         str(tmp_path / "knowing.pt"), [crystals], tmp_path / "x.pt", steps=1, rehearse=0
     )
-    shifted = settings.model_copy(
-        update={"species": tuple(s.model_copy(update={"atom_energy_eV": e}) for s, e in zip(
-            settings.species, (-431.104, -102.406), strict=True))}
-    )  # fmt: skip
-    data = DataSet.read(shifted)
+    data = DataSet.read(settings)
     assert len(data.remembered) == 1
     assert data.remembered[0].positions == pytest.approx(stranger.positions)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from processes import DRIVER, launching
 
 from mlh_driver import Engine, ForceEngine, MLHCalculator, System
 from mlh_driver.data import LabelledStructure
-from mlh_driver.errors import InputError, StructureError
+from mlh_driver.errors import InputError, NonFiniteError, StructureError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
 
@@ -39,6 +41,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[ForceEngine]:
         made = FakeEngine()
     with closing(made):
         yield made
+
+
+def test_an_extrapolation_that_is_no_number_is_refused() -> None:
+    results = FakeEngine().compute(small_system())
+    with pytest.raises(NonFiniteError, match="an extrapolation of nan"):
+        replace(results, extrapolation=math.nan).check_finite()
 
 
 def test_results_are_complete_and_belong_to_the_structure_asked_for(engine: ForceEngine) -> None:

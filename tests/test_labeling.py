@@ -38,10 +38,10 @@ def hydrogen(length_A: float = 5.0) -> Atoms:
 def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> None:
     path, labeler, lines = tmp_path / "data.h5", SomeLabeler(), []
     frames = {"a": hydrogen(), "b": hydrogen(7.0), "c": hydrogen(5.5)}
-    frames["a"].info["note"] = "first"
+    frames["a"].info["note"] = 1  # as ASE reads note=1
     assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
     assert read_splits(path) == {"train": ["a", "c"]}
-    assert read_split(path, "train")[0].info == {"note": "first", "n_scf_steps": 7, "version": "some 1.0"}
+    assert read_split(path, "train")[0].info == {"note": "1", "n_scf_steps": 7, "version": "some 1.0"}
     assert "b: left out: the SCF did not converge" in lines
     assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
     assert labeler.calls == 4  # b again, nothing else

@@ -19,6 +19,7 @@ from mlh_driver.data import LabelledStructure, hdf5, read_split, read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import evaluate_structure
+from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.hamiltonian import Assembly
 from mlh_driver.model import Model, load_model
@@ -388,6 +389,11 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
     assert (model.metadata.license, model.metadata.citation) == ("CC0-1.0", "Somebody 2026")
     for label in read_split(folder / "data", "train"):
         assert Engine(model, electronic_temperature_K=3000).compute(label.system).extrapolation <= 1 + 1e-3
+    written = (folder / "run" / "tiny.pt").read_bytes()
+    (folder / "data" / "split.json").write_text('{"train": ["s0", "s1", "s2"], "validation": []}')
+    again = CliRunner().invoke(app, ["train", str(folder / "tiny.toml"), "--resume", "--threads", "1"])
+    assert again.exit_code == 0 and "its model stays as it is" in again.output
+    assert (folder / "run" / "tiny.pt").read_bytes() == written
 
 
 def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> None:
@@ -408,6 +414,24 @@ def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> Non
     resumed = Trainer(settings).run(resume=True)
     for a, b in zip(through.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [({}, True), ({"weights": LossWeights(forces=2.0)}, False), ({"data": ()}, False)],
+)
+def test_a_best_score_of_another_kind_is_forgotten(folder: Path, change: dict, is_kept: bool) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    trainer = Trainer(settings)
+    trainer.position.best, trainer.position.since_best = 5.0, 2
+    trainer.best = {"weights": torch.ones(2)}
+    trainer.save_checkpoint()
+    if "data" in change:
+        change = {"data": (settings.data[0].model_copy(update={"validation": ()}),)}
+    resumed = Trainer(settings.model_copy(update=change))
+    resumed.load_checkpoint()
+    kept = resumed.position.best == 5.0, resumed.position.since_best == 2, bool(resumed.best)
+    assert kept == (is_kept,) * 3
 
 
 def test_sections_that_repeat_are_drawn_more_often(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,6 +539,11 @@ def test_a_constant_in_the_hamiltonian_is_free() -> None:
         ("smearing_A = ", "smearing_A = -", "it must be positive"),
         ("n_radial = ", "n_radial = 1 # ", "n_radial is 1; it must be 2 at least"),
         ("pair_hidden = ", "pair_hidden = [8] # ", "the basis needs at least 3 widths"),
+        ("pair_hidden = ", "pair_hidden = [8, 0, 4] # ", "it must be 1 at least"),
+        ("hop_copies = ", "hop_copies = 0 # ", "hop_copies is 0; it must be 1 at least"),
+        ("electrons = [2, 4]", "electrons = [2, 7]", "7 electrons in a shell of angular momentum 1"),
+        ('output = "run"', 'output = "run"\nseed = -1', "seed"),
+        ("[hamiltonian]", "[weights]\nforces = -1\n[hamiltonian]", "weights.forces"),
     ],
 )
 def test_bad_settings_are_named(folder: Path, old: str, new: str, message: str) -> None:
@@ -545,8 +574,11 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text('{"train": ["b"]}')
     with pytest.raises(InputError, match="names b"):
         read_split(tmp_path, "train")
-    for content in ('["a"]', "nonsense"):
-        (tmp_path / "split.json").write_text(content)
+    np.savez(tmp_path / "a.npz", numbers=14, positions=np.zeros(3), cell="a cell")
+    with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+        read_structure(tmp_path, "a")
+    for content in (b'["a"]', b"nonsense", b"\xff\xfe"):
+        (tmp_path / "split.json").write_bytes(content)
         with pytest.raises(InputError, match=r"split\.json does not map each split to a list of names"):
             read_split(tmp_path, "train")
 
@@ -763,6 +795,44 @@ def test_a_structure_out_of_range_is_named_and_the_others_are_evaluated(folder: 
     assert result.exit_code == 1
     assert "left out: s2: " in result.stderr
     assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+
+
+def test_a_damaged_structure_is_named_and_the_others_are_evaluated(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    (folder / "data" / "s2.npz").write_bytes(b"PK")
+    command = ["evaluate", str(folder / "data"), "--model", str(folder / "teacher.pt"), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "left out: s2: " in result.stderr
+    assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+    (folder / "data" / "split.json").write_text('{"train": []}')
+    nothing = CliRunner().invoke(app, command)
+    assert "holds no structures" in str(nothing.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"numbers": np.full(16, 6)},
+            r"s1 has C, which the settings' species do not name; add a \[\[species",
+        ),
+        ({"positions": np.zeros((16, 3))}, "s1: "),
+    ],
+)
+def test_structures_that_cannot_be_trained_on_are_named(
+    folder: Path, change: dict[str, np.ndarray], message: str
+) -> None:
+    with np.load(folder / "data" / "s1.npz") as arrays:
+        wrong = {**arrays, **{key: value[: len(arrays["numbers"])] for key, value in change.items()}}
+    np.savez(folder / "data" / "s1.npz", **wrong)
+    with pytest.raises(InputError, match=message):
+        Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_species_whose_atoms_look_the_same_have_no_edge() -> None:
+    same = torch.ones(4, 3)
+    with pytest.raises(InputError, match="all 4 training atoms of species 1 look the same"):
+        fit_indicator(same, torch.zeros(4, dtype=torch.long), 1)
 
 
 def test_levels_follow_from_a_hamiltonian_without_them(folder: Path, teacher: Model) -> None:

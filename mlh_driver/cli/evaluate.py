@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,10 @@ from rich.table import Table
 
 from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import InputError, MLHError
+
+if TYPE_CHECKING:
+    from mlh_driver.data import LabelledStructure
 
 
 @with_engine_options
@@ -27,10 +32,12 @@ def evaluate(
 
     Example: [bold]mlh-driver evaluate examples/comparison/dft-minima.h5 --model asio2-minimal[/]
     """
-    from mlh_driver.data import read_splits, read_structure
+    from mlh_driver.data import read_splits
     from mlh_driver.evaluation import CONVENTION, evaluate_structures, mean_summary
 
     splits = read_splits(data)
+    if not any(splits.values()):
+        raise InputError(f"{data} holds no structures")
     engine = build_engine(settings)
     console = Console()
     report: dict[str, dict[str, dict[str, float]]] = {}
@@ -39,7 +46,7 @@ def evaluate(
         if not names:
             continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
-        errors, failures = evaluate_structures(engine, (read_structure(data, name) for name in steps))
+        errors, failures = evaluate_structures(engine, _readable(data, steps, left_out))
         report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
         left_out += failures
     if as_json:
@@ -52,6 +59,17 @@ def evaluate(
         typer.echo(f"left out: {failure}", err=True)
     if left_out:
         raise typer.Exit(1)
+
+
+def _readable(data: Path, names: Iterable[str], left_out: list[str]) -> Iterator[LabelledStructure]:
+    """The structures that can be read; what is wrong with the others goes to ``left_out``."""
+    from mlh_driver.data import read_structure
+
+    for name in names:
+        try:
+            yield read_structure(data, name)
+        except MLHError as error:
+            left_out.append(f"{name}: {error}")
 
 
 def _table(split: str, rows: dict[str, dict[str, float]]) -> Table:

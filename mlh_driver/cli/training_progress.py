@@ -44,10 +44,11 @@ def train_to_file(settings: TrainSettings, path: Path, *, resume: bool, threads:
                 "ones for all that there is (extrapolation), and may forget the others"
             )
         network = trainer.run(resume=resume)
-    if not trainer.steps_taken:
+    if not trainer.steps_taken and path.exists():
         console.print(
-            "the run had ended, and nothing was trained; to train its model further, start a new run with "
+            "the run had ended, and its model stays as it is; to train it further, start a new run with "
             f'start_from = "{path}" in another output'
         )
+        return
     make_model(settings, network, trainer.data).save(path)
     console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

@@ -38,9 +38,9 @@ the old file whole; a lock keeps two writers from losing each other's structures
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -227,12 +227,14 @@ def _open(path: Path) -> Iterator[h5py.File]:
 def _replacing(path: Path) -> Iterator[h5py.File]:
     """A writable copy of the file (an empty one at first), which replaces it when all went well."""
     with _locked(path), replacing(path) as partial:
+        content = io.BytesIO()
         if path.exists():
             with _open(path):
                 pass  # it is a data set
-            shutil.copyfile(path, partial)
-        with h5py.File(partial, "a" if path.exists() else "w") as file:
+            content.write(path.read_bytes())
+        with h5py.File(content, "a" if path.exists() else "w") as file:  # HDF5 may crash on full disks
             yield file
+        partial.write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -18,7 +18,6 @@ stress_eV_A3        (3, 3), optional, ASE's sign
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -46,7 +45,7 @@ def read_structure(folder: Path, name: str) -> LabelledStructure:
             n_occupied=int(arrays["nocc"]),
             info={"info": str(arrays["info"])} if "info" in arrays else {},
         )
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # numpy and zipfile raise anything
         raise InputError(
             f"{path} is not a labelled structure: {error!r}; see mlh_driver.data.npz for the format"
         ) from error
@@ -62,8 +61,8 @@ def read_splits(folder: Path, otherwise: str = "all") -> dict[str, list[str]]:
         return {otherwise: present}
     try:
         splits = TypeAdapter(dict[str, list[str]]).validate_json(listing.read_text())
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+    except (ValidationError, UnicodeDecodeError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"{listing} does not map each split to a list of names: {problem}") from error
     missing = [name for names in splits.values() for name in names if name not in present]
     if missing:

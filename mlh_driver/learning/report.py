@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlh_driver.files import replacing
 from mlh_driver.learning.explore import Outcome
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def figures_of_runs(outcomes: list[Outcome]) -> Row:
         "runs_finished": sum(outcome.finished for outcome in outcomes),
         "steps": [outcome.steps for outcome in outcomes],
     }
-    values = np.concatenate([outcome.extrapolations for outcome in outcomes])
+    values = np.concatenate([np.empty(0), *(outcome.extrapolations for outcome in outcomes)])
     if len(values):
         figures |= {key: round(float(np.quantile(values, q)), 3) for key, q in QUANTILES.items()}
     return figures
@@ -42,9 +43,10 @@ def read_rows(folder: Path) -> list[Row]:
 
 def add_row(row: Row, folder: Path) -> None:
     """Append a round to the report, and plot all of them."""
-    with open(folder / "report.jsonl", "a") as file:
-        file.write(json.dumps(row) + "\n")
-    plot(read_rows(folder), folder / "report.png")
+    rows = [*read_rows(folder), row]
+    with replacing(folder / "report.jsonl") as partial:
+        partial.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    plot(rows, folder / "report.png")
 
 
 def plot(rows: list[Row], path: Path) -> None:

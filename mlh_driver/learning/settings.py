@@ -41,7 +41,7 @@ class ExploreSettings(Settings):
     script: Path | None = None
     variables: dict[str, str | int | float] = Field(default={})
     ipi: Path | None = None
-    temperatures_K: tuple[float, ...] = Field(default=(300.0, 900.0), min_length=1)
+    temperatures_K: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(300.0, 900.0), min_length=1)
     steps: int = Field(default=200, gt=0)
     timestep_fs: float = Field(default=1.0, gt=0)
     frames_per_run: int = Field(default=1, ge=1)
@@ -117,7 +117,7 @@ class LearnSettings(Settings):
     frames_per_round: int = Field(default=6, ge=2)
     hold_out: Annotated[int, Field(ge=2)] | tuple[str, ...] = ()
     fine_tune: float = Field(default=0.5, gt=0, le=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     explore: ExploreSettings = ExploreSettings()
     label: LabelSettings = LabelSettings()
     target: TargetSettings = TargetSettings()

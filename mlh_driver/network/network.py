@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,9 +70,10 @@ class NetworkSettings:
                 f"lmax must be 1 to {LARGEST_L}, and sizes of the network {LARGEST_SIZE} at most; these are "
                 f"{asdict(self)}"
             )
-        least = {"n_radial": 2, "channels": 1, "pair_channels": 1, "energy_channels": 1}
+        least = {"n_radial": 2, "channels": 1, "pair_channels": 1, "energy_channels": 1, "hop_copies": 1}
+        least |= {"pair_hidden": 1, "hop_hidden": 1}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
+            if np.min(getattr(self, name)) < bound:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be {bound} at least")
         if not self.smearing_A > 0:
             raise InputError(f"smearing_A is {self.smearing_A}; it must be positive")

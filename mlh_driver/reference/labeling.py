@@ -120,7 +120,7 @@ def label_into(
     for name, atoms in missing.items():
         start = time.monotonic()
         report(f"{name}: {len(atoms)} atoms, {labeler.name} is running ...")
-        info = {"note": atoms.info["note"]} if "note" in atoms.info else {}
+        info = {"note": str(atoms.info["note"])} if "note" in atoms.info else {}
         try:
             label = label_structure(atoms, name, labeler, info, keep_full=keep_full)
         except (LabelingError, StructureError) as error:

@@ -53,7 +53,7 @@ class DataSet:
         drafts, validation = _drafts(settings), _samples(settings, "validation")
         check_names([*known, *drafts, *validation])
         _check_unseen([*known, *drafts], validation, basis)
-        parent = load_model(settings.start_from) if settings.start_from else None
+        parent = _parent(settings)
         others = [] if parent is None else _others(parent.structures, [*known, *validation], basis)
         rehearsed = _evenly(others, settings.rehearse)
         if parent is not None:
@@ -86,6 +86,26 @@ class DataSet:
         return torch.where(radii.isfinite(), radii, 0.0)
 
 
+def _parent(settings: TrainSettings) -> Model | None:
+    """The model that the training starts from; raises InputError if these are not its settings."""
+    name = settings.start_from
+    if not name:
+        return None
+    model = load_model(name)
+    if (model.basis, model.network.settings) != (settings.basis(), settings.network):
+        raise InputError(
+            f"start_from = {name}: that model has another basis or other network settings; "
+            "use the settings of its metadata (mlh-driver info NAME)"
+        )
+    if model.metadata.atom_energies_eV != settings.atom_energies():
+        raise InputError(
+            f"start_from = {name}: that model counts energies from those of isolated atoms "
+            f"{model.metadata.atom_energies_eV}, these settings from {settings.atom_energies()} "
+            "(atom_energy_eV, eV); use the same"
+        )
+    return model
+
+
 def _others(structures: Iterable[System], samples: Sequence[Sample], basis: OrbitalBasis) -> list[System]:
     """Those that are not among the samples."""
     known = {sample.system(basis).key for sample in samples}
@@ -109,7 +129,8 @@ def _as_predicted(parent: Model, system: System, number: int, settings: TrainSet
         stress=results.stress,
         hamiltonian=engine.hamiltonian(system),
     )
-    return make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
+    sample = make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
+    return replace(sample, rehearsed=True)
 
 
 def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:

@@ -34,10 +34,11 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, data: DataS
         for draft in data.train[len(data.known) :]:
             network(draft.graph)
     species = torch.cat([graph.species for graph in graphs])
-    before: tuple[str, ...] = ()
+    inherited = None if data.parent is None else data.parent.metadata
     if data.parent is not None:
         network.bounds.widen(data.parent.network.bounds)
-        before = data.parent.metadata.training_data
+    before = inherited.training_data if inherited else ()
+    new = [sample.name for sample in data.train if not sample.rehearsed]
     metadata = ModelMetadata(
         name=settings.name,
         basis=settings.basis(),
@@ -45,9 +46,9 @@ def make_model(settings: TrainSettings, network: HamiltonianNetwork, data: DataS
         atom_energies_eV=settings.atom_energies(),
         reference=settings.reference,
         valid_range=settings.valid_range,
-        license=settings.license,
-        citation=settings.citation,
-        training_data=tuple(dict.fromkeys((*before, *(sample.name for sample in data.train)))),
+        license=settings.license or (inherited.license if inherited else ""),
+        citation=settings.citation or (inherited.citation if inherited else ""),
+        training_data=tuple(dict.fromkeys((*before, *new))),
         narrowest_cell_A=min(float(widths(system.cell).min()) for system in known),
     )
     indicator = fit_indicator(descriptors, species, len(settings.species))

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, StructureError
 from mlh_driver.graph import Graph, GraphBuilder
 from mlh_driver.solvers.dense import NEGLIGIBLE_OCCUPATION, filling
 from mlh_driver.system import System
@@ -37,6 +38,7 @@ class Sample:
     occupations: (n_filled,) pairs of electrons in each of the orbitals, at most 1, or None
     kT:          electronic temperature of the label in eV
     repeat:      it is drawn so many times as often as others
+    rehearsed:   its labels are what the model that the training starts from predicts
     """
 
     name: str
@@ -55,6 +57,7 @@ class Sample:
     occupations: Tensor | None = None
     kT: float = 0.0
     repeat: int = 1
+    rehearsed: bool = False
 
     def system(self, basis: OrbitalBasis) -> System:
         """The structure."""
@@ -69,8 +72,17 @@ LARGEST_BINDING_eV = 20.0
 def make_sample(
     label: LabelledStructure, basis: OrbitalBasis, atom_energies: tuple[float, ...], cutoff: float
 ) -> Sample:
-    """Build the graph and convert the labels; raises InputError if H does not fit the basis."""
-    graph = GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
+    """Build the graph and convert the labels; raises InputError, with its name, if they do not fit."""
+    if unknown := sorted({*label.system.numbers.tolist()} - {*basis.numbers.tolist()}):
+        symbols = ", ".join(chemical_symbols[number] for number in unknown)
+        raise InputError(
+            f"{label.name} has {symbols}, which the settings' species do not name; add a [[species]] "
+            "section, or leave the structure out"
+        )
+    try:
+        graph = GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
+    except StructureError as error:
+        raise InputError(f"{label.name}: {error}") from error
     species = graph.species.numpy()
     neutral = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
     n = len(neutral)

@@ -43,10 +43,10 @@ class DataSettings(Settings):
 class LossWeights(Settings):
     """Weights of the squared errors: H, energy and virial (-V stress) per atom in eV, forces in eV/Å."""
 
-    hamiltonian: float = 1.0
-    energy: float = 300.0
-    forces: float = 1.0
-    virial: float = 3.0
+    hamiltonian: float = Field(default=1.0, ge=0)
+    energy: float = Field(default=300.0, ge=0)
+    forces: float = Field(default=1.0, ge=0)
+    virial: float = Field(default=3.0, ge=0)
 
 
 class StageSettings(Settings):
@@ -80,7 +80,7 @@ class TrainSettings(Settings):
     weights: LossWeights = LossWeights()
     average_decay: float = Field(default=0.998, ge=0, lt=1)
     checkpoint_every_s: float = Field(default=120.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     def basis(self) -> OrbitalBasis:
         species = sorted(self.species, key=lambda entry: _atomic_number(entry.symbol))
@@ -110,6 +110,12 @@ def _spread(entry: SpeciesSettings) -> tuple[float, ...]:
         raise InputError(
             f"{entry.symbol}: {len(entry.shells)} shells, but {len(entry.electrons)} electron counts"
         )
+    for l, electrons in zip(entry.shells, entry.electrons, strict=True):
+        if not 0.0 <= electrons <= 2 * (2 * l + 1):
+            raise InputError(
+                f"{entry.symbol}: {electrons:g} electrons in a shell of angular momentum {l}, which holds 0 "
+                f"to {2 * (2 * l + 1)}; correct electrons = [...]"
+            )
     return tuple(
         0.5 * electrons / (2 * l + 1)
         for l, electrons in zip(entry.shells, entry.electrons, strict=True)

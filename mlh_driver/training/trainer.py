@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
-from mlh_driver.model import Model, load_archive, save_archive
+from mlh_driver.model import load_archive, save_archive
 from mlh_driver.model_files import model_digest
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.dataset import DataSet
@@ -108,28 +108,12 @@ class Trainer:
         torch.manual_seed(settings.seed)
         network = HamiltonianNetwork(settings.basis(), settings.network).to(DTYPE)
         if self.data.parent is not None:
-            self._load_weights(network, self.data.parent)
+            network.load_state_dict(self.data.parent.network.state_dict())
+            network.bounds.lift()
         if settings.hamiltonian.steps or not settings.start_from:
             fit_screening(network, self.data.train)
         network.set_inner_radii(self.data.inner_radii(len(network.kinds)))
         return network
-
-    def _load_weights(self, network: HamiltonianNetwork, model: Model) -> None:
-        """Start from the weights of an existing model with the same basis and network settings."""
-        name = self.settings.start_from
-        if (model.basis, model.network.settings) != (network.basis, self.settings.network):
-            raise InputError(
-                f"start_from = {name}: that model has another basis or other network settings; "
-                "use the settings of its metadata (mlh-driver info NAME)"
-            )
-        if model.metadata.atom_energies_eV != self.settings.atom_energies():
-            raise InputError(
-                f"start_from = {name}: that model counts energies from those of isolated atoms "
-                f"{model.metadata.atom_energies_eV}, these settings from {self.settings.atom_energies()} "
-                "(atom_energy_eV, eV); use the same"
-            )
-        network.load_state_dict(model.network.state_dict())
-        network.bounds.lift()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         """Of the present stage; of nothing behind the last one."""
@@ -232,6 +216,7 @@ class Trainer:
         """Replace the checkpoint, so that a crash leaves the old or the new one."""
         state = {
             "made_for": self._made_for(),
+            "scored_by": self._scored_by(),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best,
@@ -258,6 +243,8 @@ class Trainer:
         self._set_inner_radii()
         self.best = state["best"]
         self.position = Position(**state["position"])
+        if state["scored_by"] != self._scored_by():  # the best score so far is one of another kind
+            self.best, self.position.best, self.position.since_best = {}, math.inf, 0
         self.optimizer = self._new_optimizer()
         if self.position.stage < len(self.stages):
             self.optimizer.load_state_dict(state["optimizer"])
@@ -273,13 +260,20 @@ class Trainer:
             "parent": model_digest(settings.start_from) if settings.start_from else None,
         }
 
+    def _scored_by(self) -> dict[str, Any]:
+        """What the score of a validation depends on, besides the weights."""
+        return {
+            "weights": self.settings.weights.model_dump(),
+            "validation": [sample.name for sample in self.data.validation],
+        }
+
     def _read_checkpoint(self) -> dict[str, Any]:
         path = self.checkpoint_path
         try:
             state = load_archive(path)
         except Exception:  # torch raises anything
             state = {}
-        if "made_for" in state:
+        if {"made_for", "scored_by"} <= state.keys():
             return state
         raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
 
