@@ -69,10 +69,7 @@ class Sample:
 LARGEST_BINDING_eV = 20.0
 
 
-def make_sample(
-    label: LabelledStructure, basis: OrbitalBasis, atom_energies: tuple[float, ...], cutoff: float
-) -> Sample:
-    """Build the graph and convert the labels; raises InputError, with its name, if they do not fit."""
+def _graph(label: LabelledStructure, basis: OrbitalBasis, cutoff: float) -> Graph:
     if unknown := sorted({*label.system.numbers.tolist()} - {*basis.numbers.tolist()}):
         symbols = ", ".join(chemical_symbols[number] for number in unknown)
         raise InputError(
@@ -80,9 +77,16 @@ def make_sample(
             "section, or leave the structure out"
         )
     try:
-        graph = GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
+        return GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
     except StructureError as error:
         raise InputError(f"{label.name}: {error}") from error
+
+
+def make_sample(
+    label: LabelledStructure, basis: OrbitalBasis, atom_energies: tuple[float, ...], cutoff: float
+) -> Sample:
+    """Build the graph and convert the labels; raises InputError, with its name, if they do not fit."""
+    graph = _graph(label, basis, cutoff)
     species = graph.species.numpy()
     neutral = torch.tensor([f for s in species for f in basis.occupations[s]], dtype=torch.float64)
     n = len(neutral)
