@@ -3,20 +3,22 @@
     python examples/benchmarks/ranks.py [--ranks 1 2] [--cells 48] [--calls 3]
 
 A row of cells of alpha-cristobalite, 10 x 10 Å wide, in which each process has a piece, with the solver
-``sp2`` in float32. Prints, for each number of processes: the median time of a call, the largest peak memory
-of a process, atoms of the halo for each own one, the bytes that the busiest process sends for each of its
-atoms in a product of matrices, and the products of a call.
+``sp2`` in float32. The processes share all cores. Prints, for each number of processes: the median time of
+a call, the largest peak memory of a process, atoms of the halo for each own one, the bytes that the busiest
+process sends for each of its atoms in a product of matrices, and the products of a call.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
 import sys
 from typing import Any
 
+import torch
 from ase import Atoms
 from force_call import walk
 from scaling import cristobalite
@@ -63,7 +65,8 @@ def measure(frames: list[Atoms]) -> None:
     if ranks.rank == 0:
         most = {name: max(found[name] for found in everywhere) for name in here}
         print(
-            f"{len(frames[0])} atoms, {ranks.size} processes: {most['seconds']:.2f} s, "
+            f"{len(frames[0])} atoms, {ranks.size} processes of {torch.get_num_threads()} threads: "
+            f"{most['seconds']:.2f} s, "
             f"{most['peak_MB']:.0f} MB each, {most['halo']:.2f} atoms of the halo for each own one, "
             f"{most['bytes'] / 1024:.1f} KB for each own atom and product, {products} products",
             flush=True,
@@ -82,7 +85,9 @@ def main() -> None:
         return
     same = ["--single", "--cells", str(options.cells), "--calls", str(options.calls)]
     for count in options.ranks:
-        subprocess.run([*launcher(count), sys.executable, __file__, *same], check=True)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+        command = [*launcher(count), sys.executable, __file__, *same]
+        subprocess.run(command, env=os.environ | threads, check=True)
 
 
 if __name__ == "__main__":
