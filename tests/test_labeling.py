@@ -45,7 +45,7 @@ def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> No
     assert "b: left out: the SCF did not converge" in lines
     assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
     assert labeler.calls == 4  # b again, nothing else
-    assert lines.count("a: already labelled") == 1
+    assert lines.count("a: already labelled, with closed shells") == 1
 
 
 def test_mixed_references_and_names_are_refused_before_any_calculation(tmp_path: Path) -> None:

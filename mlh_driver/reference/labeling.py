@@ -115,7 +115,8 @@ def label_into(
     """
     missing = _missing(path, frames, labeler)
     for name in frames.keys() - missing.keys():
-        report(f"{name}: already labelled")
+        heat = hdf5.read_structure(path, name).electronic_temperature_K
+        report(f"{name}: already labelled, with {f'electrons of {heat:g} K' if heat else 'closed shells'}")
     failed = []
     for name, atoms in missing.items():
         start = time.monotonic()

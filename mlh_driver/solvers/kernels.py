@@ -20,8 +20,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 MAX_BLOCKS_PER_ROW = 2**16
-_LANES = 16
-_CHAINS = 8
+_LANES = 16  # numbers of a vector, at most
+_CHAINS = 8  # sums that fit into the registers beside what they add up
 _TILE = 8
 
 
