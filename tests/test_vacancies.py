@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -40,6 +41,7 @@ from mlh_driver.workflows.sites import (
 )
 from mlh_driver.workflows.vacancies import VacancyCampaign, VacancySettings, run_vacancies
 from mlh_driver.workflows.vacancy_files import COLUMNS, between_hosts_eV, distributions, write_files
+from mlh_driver.workflows.vacancy_pairs import VacancyPair, vacancy_pair
 from mlh_driver.workflows.vacancy_tasks import ALIGNMENT_eV
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
@@ -377,6 +379,22 @@ def test_two_vacancies_start_as_each_alone(glass: Atoms) -> None:
         assert apart.get_distance(i, j, mic=True) == pytest.approx(expected)
     no_place = next(k for k in range(32, 96) if k != 40 and start_geometry(glass, k, "puckered") is None)
     assert start_of_two(glass, (min(40, no_place), max(40, no_place)), "puckered") is None
+
+
+@pytest.mark.parametrize(("sites", "is_doubtful"), [((33, 45), True), ((40, 45), False)])
+def test_pairs_beside_the_same_atom_are_doubtful(
+    glass: Atoms, sites: tuple[int, int], is_doubtful: bool
+) -> None:
+    made_here = {
+        "name", "sites", "distance_A", "neighbors", "from_atoms_eV", "formation_eV", "interaction_eV",
+        "pair_1_A", "pair_2_A", "doubts",
+    }  # fmt: skip
+    others = {field.name: 0.0 for field in fields(VacancyPair) if field.name not in made_here}
+    minima = SimpleNamespace(
+        difference_eV=1.0, doubts=dict, best={"pairs_A": (2.4, 2.5)}, columns=lambda: others
+    )
+    pair = vacancy_pair("x", sites, glass, minima, {}, None, -432.0)
+    assert ("neighbors" in pair.doubts) == is_doubtful == (len(pair.neighbors) == 3)
 
 
 @pytest.mark.slow

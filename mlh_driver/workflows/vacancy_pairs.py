@@ -96,11 +96,17 @@ def vacancy_pair(
     doubts = minima.doubts()
     if doubtful:
         doubts["singles"] = f"the interaction counts from {' and '.join(doubtful)}, with energies in doubt"
+    neighbors = neighbors_of_two(host, sites)
+    if len(neighbors) < 4:
+        doubts["neighbors"] = (
+            f"sites {sites[0]} and {sites[1]} are beside the same atom, which single vacancies do not teach: "
+            "compare with DFT (mlh-driver verify --pairs)"
+        )
     return VacancyPair(
         name=name,
         sites=list(sites),
         distance_A=float(host.get_distance(*sites, mic=True)),
-        neighbors=neighbors_of_two(host, sites),
+        neighbors=neighbors,
         from_atoms_eV=difference + 2.0 * atom_eV,
         formation_eV=None if mu_eV is None else difference + 2.0 * mu_eV,
         interaction_eV=difference - sum(each for each, _ in alone.values()) if len(alone) == 2 else None,
