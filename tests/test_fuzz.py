@@ -68,7 +68,7 @@ def test_a_batch_size_that_is_none(text: str) -> None:
     assert _batch_size(text) == 1
 
 
-@pytest.mark.parametrize("numbers", ["[8.5, 8, 8]", "[[8], [8], [8]]", "[0]", "[99999999999999999999]", "3"])
+@pytest.mark.parametrize("numbers", ["[8.5, 8, 8]", "[[8], [8], [8]]", "[-1]", "[99999999999999999999]", "3"])
 def test_elements_of_the_wire_are_atomic_numbers(numbers: str) -> None:
     text = f'{{"numbers": {numbers}}}'.encode()
     sent = b"INIT        " + struct.pack("=ii", 0, len(text)) + text

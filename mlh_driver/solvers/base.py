@@ -66,6 +66,7 @@ class ElectronicState:
     homo, lumo:   the levels around the gap in eV, as a zero-temperature filling orders them
     susceptibility: for k atoms (k,), how their electrons answer to potentials on them: dn_i/dv_j, (k, k) in
                   electrons per eV, at fixed number of all electrons; None where the solver does not know
+    single_precision: whether P was found in it, whatever that of H, so that populations have its noise
     """
 
     density: BlockMatrix
@@ -76,6 +77,7 @@ class ElectronicState:
     homo: float
     lumo: float
     susceptibility: Callable[[NDArray[np.int64]], Array] | None = None
+    single_precision: bool = False
 
     @property
     def band_gap(self) -> float:

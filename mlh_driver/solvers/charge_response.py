@@ -49,6 +49,8 @@ ONSET_e = 0.1
 HARDNESS_eV = 10.0
 #: Potentials agree within this, in eV, by the precision of H. The energy is off by the square of it over U.
 AGREEMENT_eV = {torch.float32: 5e-4, torch.float64: 1e-8}
+#: At best, where the density matrix was found in single precision, whatever that of H.
+SINGLE_AGREEMENT_eV = 1e-4
 MAX_SOLUTIONS = 80
 MOST_HALVINGS = 6
 #: No potential changes by more in one step, in eV: electrons in other orbitals answer in another way.
@@ -160,7 +162,7 @@ class _Search:
         slack = ROUNDING_eV[dtype] * len(start)
         best, halvings = self._try(start), 0
         step = np.zeros(0)
-        while best.disagreement > AGREEMENT_eV[dtype]:
+        while best.disagreement > self._agreement(best):
             if not len(step):
                 step = self._newton_step(best)
             elif halvings == MOST_HALVINGS:
@@ -172,6 +174,11 @@ class _Search:
             else:
                 step, halvings = 0.5 * step, halvings + 1
         return self._held(best)
+
+    def _agreement(self, point: _Point) -> float:
+        """What can be asked for, in eV."""
+        asked = AGREEMENT_eV[self._problem.H.blocks.dtype]
+        return max(asked, SINGLE_AGREEMENT_eV) if point.state.single_precision else asked
 
     def _try(self, assumed: Array) -> _Point:
         if self.solutions == MAX_SOLUTIONS:

@@ -165,6 +165,7 @@ class LinearScalingSolver:
             fermi_level=found.fermi_level,
             homo=found.homo,
             lumo=found.lumo,
+            single_precision=self.method.dtype is np.float32,
         )
         return state, found.P, bounds[1] - bounds[0]
 
