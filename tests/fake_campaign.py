@@ -20,6 +20,18 @@ from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name
 
 OBSERVABLES = {"band_gap": 7.0, "homo": -4.5, "extrapolation": 0.2, "charge_deviation": 0.01}
 MINIMUM = {**OBSERVABLES, "doubts": {}, "steps": 5}
+DEFECT: dict[str, Any] = {
+    "start": "unmoved",
+    "relaxation_eV": 1.0,
+    "level_on_pair": 0.3,
+    "level_participation": 0.1,
+    "levels_residual_eV": 0.0,
+    "deep_residual_eV": 0.0,
+    "charge_deviation": 0.01,
+    "steps": 5,
+    "largest_force_eV_A": 0.01,
+}
+"""What a vacancy and a pair of them have alike."""
 
 
 def write_campaign(
@@ -94,33 +106,25 @@ def _vacancy(
         host=name,
         site=site,
         equivalent=1,
-        start="unmoved",
         key=f"{name}-{site}",
         energy_eV=energy_eV(atoms),
         difference_eV=difference,
         from_atom_eV=difference - 431.6,
         formation_eV=None if mu_eV is None else difference + mu_eV,
-        relaxation_eV=1.0,
         pair_A=float(atoms.get_distance(i, j, mic=True)),
         charge_1_e=1.3,
         charge_2_e=1.3,
         level_eV=level,
-        level_on_pair=0.3,
-        level_participation=0.1,
-        levels_residual_eV=0.0,
-        deep_residual_eV=0.0,
         band_gap_eV=gap,
         charge_before_e=-0.85,
         extrapolation_before=0.1,
         extrapolation=extrapolation,
-        charge_deviation=0.01,
-        steps=5,
-        largest_force_eV_A=0.01,
         starts={"unmoved": {"difference_eV": difference, "pair_A": 2.4}},
         doubts={"extrapolation": f"extrapolation is {extrapolation:.2f} </script><b>"}
         if extrapolation > 0.8
         else {},
         **place,
+        **DEFECT,
     )
 
 
@@ -136,26 +140,18 @@ def _pair(
         sites=sites,
         distance_A=float(host.get_distance(*sites, mic=True)),
         neighbors=[0, 1],
-        start="unmoved",
         key=f"{name}-{sites}",
         energy_eV=energy,
         difference_eV=difference,
         from_atoms_eV=difference - 2 * 431.6,
         formation_eV=difference - 2 * 434.2,
         interaction_eV=difference - sum(alone),
-        relaxation_eV=1.0,
         pair_1_A=2.4,
         pair_2_A=2.4,
         level_eV=0.5,
-        level_on_pair=0.3,
-        level_participation=0.1,
-        levels_residual_eV=0.0,
-        deep_residual_eV=0.0,
         band_gap_eV=6.0,
         extrapolation=0.3,
-        charge_deviation=0.01,
-        steps=5,
-        largest_force_eV_A=0.01,
         starts={},
         doubts={},
+        **DEFECT,
     )

@@ -113,12 +113,13 @@ def label_into(
     Raises InputError, before anything is calculated, if a name belongs to another structure, or the data set
     to another reference or cannot be written.
     """
-    missing = _missing(path, frames, labeler)
-    for name in frames.keys() - missing.keys():
-        heat = hdf5.read_structure(path, name).electronic_temperature_K
+    labelled = _temperatures_of_labels(path, frames, labeler)
+    for name, heat in labelled.items():
         report(f"{name}: already labelled, with {f'electrons of {heat:g} K' if heat else 'closed shells'}")
     failed = []
-    for name, atoms in missing.items():
+    for name, atoms in frames.items():
+        if name in labelled:
+            continue
         start = time.monotonic()
         report(f"{name}: {len(atoms)} atoms, {labeler.name} is running ...")
         info = {"note": str(atoms.info["note"])} if "note" in atoms.info else {}
@@ -137,16 +138,18 @@ def label_into(
     return failed
 
 
-def _missing(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str, Atoms]:
-    """The frames without a label in the data set."""
+def _temperatures_of_labels(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str, float]:
+    """Of the frames with a label in the data set, the electronic temperature of it in K."""
     for name in frames:
         hdf5.check_name(name)
     hdf5.check_writable(path)
     if not path.exists():
-        return frames
+        return {}
     hdf5.check_reference(path, labeler.reference())
-    known = set(hdf5.read_names(path))
-    for name in frames.keys() & known:
-        if not same_structure(hdf5.read_structure(path, name).system, System.from_ase(frames[name])):
+    temperatures_K = {}
+    for name in frames.keys() & set(hdf5.read_names(path)):
+        label = hdf5.read_structure(path, name)
+        if not same_structure(label.system, System.from_ase(frames[name])):
             raise InputError(f"{path} holds another structure called {name!r}; rename one of the two")
-    return {name: atoms for name, atoms in frames.items() if name not in known}
+        temperatures_K[name] = label.electronic_temperature_K
+    return temperatures_K

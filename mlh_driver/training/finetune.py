@@ -36,7 +36,7 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     files = ", ".join(path.name for path in data)
     return TrainSettings(
         name=out.stem,
-        output=out.with_name(f"{out.stem}.training"),
+        output=out.with_suffix(".training"),
         reference=parent.metadata.reference,
         valid_range=f"{parent.metadata.valid_range.strip()} Fine-tuned with {files}.",
         license=parent.metadata.license,

@@ -11,6 +11,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -168,11 +169,11 @@ class RemoteEngine(SocketEngine):
 
         super().__init__(dial)
         self.connect()
-        self._made_by = address, wait_s, secret_file
+        self._again = partial(RemoteEngine, address, wait_s=wait_s, secret_file=secret_file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy has a connection of its own, as a calculator that is copied or sent to a process needs."""
-        return _dialled, self._made_by
+        return self._again, ()
 
     def _explained(self, error: MLHError) -> MLHError:
         """Which server reported it, or what to do when the server is lost."""
@@ -182,10 +183,6 @@ class RemoteEngine(SocketEngine):
                 "why; start `mlh-driver serve` again and continue from the last restart"
             )
         return type(error)(f"{error} (reported by the server at {self.address})")
-
-
-def _dialled(address: str, wait_s: float, secret_file: Path | None) -> RemoteEngine:
-    return RemoteEngine(address, wait_s=wait_s, secret_file=secret_file)
 
 
 def _read_results(system: System, channel: Channel) -> Results:
