@@ -105,6 +105,11 @@ def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> N
     assert {name: getattr(settings, name) for name in terms} == terms
 
 
+def test_model_cannot_have_the_name_of_its_training(crystals: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.training is the folder of the training; name the model .*x\.pt"):
+        finetune_settings("asio2-minimal", [crystals], tmp_path / "x.training", steps=1, rehearse=0)
+
+
 def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(
     crystals: Path, tmp_path: Path
 ) -> None:

@@ -22,8 +22,11 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     """Of joint steps that start from the model ``name``; checkpoints are kept beside ``out``.
 
     Splits called ``validation`` are used as such, those called ``test`` are not used. Raises InputError where
-    the model or the data cannot be used.
+    the model, the data or the name of the new model cannot be used.
     """
+    folder = out.with_suffix(".training")
+    if folder == out:
+        raise InputError(f"{out} is the folder of the training; name the model {out.with_suffix('.pt')}")
     parent = load_model(name)
     nothing = StageSettings(steps=0, learning_rate=LEARNING_RATE)
     sources = []
@@ -36,7 +39,7 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     files = ", ".join(path.name for path in data)
     return TrainSettings(
         name=out.stem,
-        output=out.with_suffix(".training"),
+        output=folder,
         reference=parent.metadata.reference,
         valid_range=f"{parent.metadata.valid_range.strip()} Fine-tuned with {files}.",
         license=parent.metadata.license,
