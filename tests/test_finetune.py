@@ -106,7 +106,9 @@ def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> N
 
 
 def test_model_cannot_have_the_name_of_its_training(crystals: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.training is the folder of the training; name the model .*x\.pt"):
+    with pytest.raises(
+        InputError, match=r"x\.training is the folder of the training; name the model .*x\.pt"
+    ):
         finetune_settings("asio2-minimal", [crystals], tmp_path / "x.training", steps=1, rehearse=0)
 
 
