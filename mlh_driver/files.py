@@ -9,7 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to be written in this block, that takes the place of ``path``; gone if the block fails."""
+    """A file to be written in this block, that takes the place of ``path``; gone if the block fails.
+
+    Of a link it takes the place of what the link leads to.
+    """
+    path = path.resolve()
     partial = path.with_name(f".partial-{path.name}")
     partial.unlink(missing_ok=True)  # of a process that was killed
     try:

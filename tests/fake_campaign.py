@@ -24,7 +24,7 @@ DEFECT: dict[str, Any] = {
     "start": "unmoved",
     "relaxation_eV": 1.0,
     "level_on_pair": 0.3,
-    "level_participation": 0.1,
+    "level_ipr": 0.1,
     "levels_residual_eV": 0.0,
     "deep_residual_eV": 0.0,
     "charge_deviation": 0.01,

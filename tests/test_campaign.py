@@ -198,8 +198,18 @@ def test_a_running_scheduler_carries_out_tasks(tmp_path: Path) -> None:
 SBATCH = """#!/bin/sh
 cp "$1" "{folder}/job.sh"
 bash "{folder}/job.sh" > "{folder}/job.log" 2>&1 &
+echo $! > "{folder}/job.pid"
 echo "Submitted batch job $!"
 """
+
+
+def stand_in_for_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts a job at once."""
+    for name, text in {"sbatch": SBATCH.format(folder=folder), "scancel": "#!/bin/sh\nkill $1\n"}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"), prepend=os.pathsep)
 
 
 @pytest.mark.slow
@@ -224,15 +234,11 @@ def test_campaigns_share_a_scheduler(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_jobs_of_slurm_carry_out_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for SLURM that starts a job at once; its script is the one that is printed."""
+    """With a stand-in for SLURM; the script of a job is the one that is printed."""
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     import dask
 
-    for name, text in {"sbatch": SBATCH.format(folder=tmp_path), "scancel": "#!/bin/sh\nkill $1\n"}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"), prepend=os.pathsep)
+    stand_in_for_slurm(tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"memory.*jobqueue.yaml"), slurm_jobs(1):
         pass
     with dask.config.set({"jobqueue.slurm.memory": "2GB", "jobqueue.slurm.queue": "batch"}):
@@ -246,6 +252,33 @@ def test_jobs_of_slurm_carry_out_tasks(tmp_path: Path, monkeypatch: pytest.Monke
     submitted = (tmp_path / "job.sh").read_text()
     for line in printed.output.splitlines():
         assert line in submitted or "dask_worker" in line
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_that_ends_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of its walltime."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    import dask
+
+    monkeypatch.setattr("mlh_driver.workflows.cluster.RENEWAL_MS", 500)
+    stand_in_for_slurm(tmp_path, monkeypatch)
+    killed = Task("killed", campaign_tasks.wait_for_murder, {"x": 3})
+
+    def end_the_job(folder: Path) -> None:
+        eventually(lambda: (folder / "begun").exists())
+        os.kill(int((folder / "begun").read_text()), signal.SIGKILL)
+        os.kill(int((tmp_path / "job.pid").read_text()), signal.SIGKILL)
+
+    with (
+        dask.config.set({"jobqueue.slurm.memory": "2GB", "distributed.worker.death-timeout": 60}),
+        slurm_jobs(1) as pool,
+        open_campaign(tmp_path / "run", {}, 1) as campaign,
+    ):
+        ending = threading.Thread(target=end_the_job, args=(campaign.task_folder(killed),))
+        ending.start()
+        results = campaign.run([killed], pool)
+        ending.join()
+    assert results["killed"]["square"] == 9
 
 
 def test_without_dask_several_workers_are_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

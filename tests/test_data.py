@@ -46,6 +46,16 @@ def labelled(name: str, seed: int = 0) -> LabelledStructure:
     )
 
 
+def test_a_link_leads_to_the_data_set_as_before(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    link, path = tmp_path / "data.h5", tmp_path / "scratch" / "far.h5"
+    link.symlink_to(path)
+    for name in ("a", "b"):
+        hdf5.append(link, labelled(name), "train", REFERENCE)
+    assert link.is_symlink() and read_splits(path) == {"train": ["a", "b"]}
+    assert [file.name for file in path.parent.iterdir()] == ["far.h5"]
+
+
 def test_structures_come_back_as_they_were(tmp_path: Path) -> None:
     path, label = tmp_path / "data.h5", labelled("a")
     hdf5.append(path, label, "train", REFERENCE)

@@ -156,6 +156,10 @@ def test_report_and_status_know_copies_and_single_runs(ensemble: Path, tmp_path:
     assert page.count("<img") == 1 and "other: anneal, step 6 of 6" in page
     shown = CliRunner().invoke(app, ["status", str(ensemble)])
     assert shown.output.startswith("3 done; 3 tasks in all")
+    shutil.copytree(ensemble / "seed8", tmp_path / "another")  # runs made one by one in one folder
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "asio2-minimal" in page and "settings.melt_ps" in page and "settings.seed" not in page
 
 
 def test_the_command_loads_the_model_once_for_all_copies_in_its_process(

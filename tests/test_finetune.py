@@ -20,7 +20,7 @@ from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
 from mlh_driver.model import load_model
 from mlh_driver.results import Results
-from mlh_driver.training.dataset import DataSet
+from mlh_driver.training.dataset import DataSet, _evenly
 from mlh_driver.training.finetune import finetune_settings
 
 
@@ -110,6 +110,12 @@ def test_model_cannot_have_the_name_of_its_training(crystals: Path, tmp_path: Pa
         InputError, match=r"x\.training is the folder of the training; name the model .*x\.pt"
     ):
         finetune_settings("asio2-minimal", [crystals], tmp_path / "x.training", steps=1, rehearse=0)
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(0, 3), (25, 24), (49, 24), (7, 0), (5, 9)])
+def test_as_many_are_rehearsed_as_asked_for(there: int, wanted: int) -> None:
+    chosen = _evenly(range(there), wanted)
+    assert len(set(chosen)) == min(there, wanted) and all(0 <= k < there for k in chosen)
 
 
 def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(

@@ -16,6 +16,7 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import read_split, read_splits
 from mlh_driver.errors import InputError
 from mlh_driver.reference import (
+    Calculation,
     Cp2kLabeler,
     Cp2kSettings,
     LabelingError,
@@ -33,6 +34,23 @@ needs_cp2k = pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K 
 
 def hydrogen(length_A: float = 5.0) -> Atoms:
     return Atoms("H2", positions=[[0.1, 0.2, 0.3], [0.6, 0.7, 0.5]], cell=[length_A, 5.0, 5.5], pbc=True)
+
+
+def test_two_processes_that_label_the_same_frames_share_them(tmp_path: Path) -> None:
+    """The label that is there first is kept, and what another has labelled meanwhile is not computed."""
+    path, lines = tmp_path / "data.h5", []
+    frames = {"a": hydrogen(), "b": hydrogen(5.5)}
+
+    class Slower(SomeLabeler):
+        def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+            label_into(path, frames, SomeLabeler(), "train", lambda line: None)
+            return super().calculate(atoms, workdir)
+
+    slower = Slower()
+    assert label_into(path, frames, slower, "train", lines.append) == []
+    assert read_splits(path) == {"train": ["a", "b"]} and slower.calls == 1
+    assert "a: another process was faster; its label is kept" in lines
+    assert "b: labelled meanwhile by another process" in lines
 
 
 def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> None:

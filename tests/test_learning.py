@@ -33,7 +33,7 @@ from mlh_driver.learning.settings import ExploreSettings, read_learn_settings
 from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import MOST_FRAMES, WatchedEngine
 from mlh_driver.model import Model, load_model
-from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings
+from mlh_driver.reference import Calculation, PyscfLabeler, PyscfSettings, label_into
 from mlh_driver.results import Results
 from mlh_driver.system import System
 
@@ -175,6 +175,17 @@ def test_data_of_another_reference_are_refused_before_any_label(folder: Path) ->
     assert isinstance(result.exception, InputError)
     assert "another reference than the labels to come" in str(result.exception)
     assert not (folder / "run").exists()
+
+
+def test_frames_that_the_data_could_hold_already_need_another_prefix(folder: Path) -> None:
+    frames = {"r0_1": molecule(), "seed": molecule()}
+    label_into(folder / "first.h5", frames, SomeLabeler(), "train", lambda line: None)
+    with open(folder / "train.toml", "a") as file:
+        file.write('[[data]]\npath = "first.h5"\nvalidation = []\nlearn = "hamiltonian"\n')
+    settings = read_learn_settings(folder / "learn.toml")
+    with pytest.raises(InputError, match=r"first.h5 holds r0_1, .*another prefix"):
+        ActiveLearning(settings, print)
+    ActiveLearning(settings.model_copy(update={"prefix": "s"}), print)
 
 
 def test_first_frames_are_displaced_and_strained() -> None:

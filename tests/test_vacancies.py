@@ -12,16 +12,20 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.db import connect
 from ase.spacegroup import crystal
+from conftest import random_model
 from processes import DRIVER, REPOSITORY, eventually, launching
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, System
 from mlh_driver.analysis import Network
 from mlh_driver.analysis.rings import primitive_rings, smallest_rings
+from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_structure
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import RESULT, states
 from mlh_driver.workflows.defect_levels import Levels, defect_level
@@ -215,7 +219,7 @@ def test_the_hosts_levels_come_back_in_the_defect_cells(found: VacancyCampaign, 
         assert ("alignment" in vacancy.doubts) == (off > ALIGNMENT_eV)
         assert 0.1 < vacancy.level_eV < 1.0
         assert vacancy.level_on_pair > 0.25
-        assert 1 / 95 < vacancy.level_participation < 1
+        assert 1 / 95 < vacancy.level_ipr < 1
 
 
 @pytest.mark.slow
@@ -264,7 +268,7 @@ def test_energies_and_levels_agree_with_dft_on_vacancies_never_trained_on() -> N
         model, dft = (defect_level(*cells[kind], *place) for kind in ("model", "dft"))
         assert model.above_vbm_eV == pytest.approx(dft.above_vbm_eV, abs=0.15)
         assert model.on_pair == pytest.approx(dft.on_pair, abs=0.02)
-        assert model.participation == pytest.approx(dft.participation, abs=0.02)
+        assert model.inverse_participation_ratio == pytest.approx(dft.inverse_participation_ratio, abs=0.02)
     assert np.mean(errors_eV) < 0.05 and max(errors_eV) < 0.1
 
 
@@ -506,10 +510,22 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"defect": "antisite"},
         {"defect": "interstitial", "starts": ("peroxy",), "pairs": True},
         {"within_A": 3.0},
-        {"defect": "interstitial"},
-        {"starts": ()},
+        {"defect": "interstitial", "starts": ("unmoved",)},
         {"fmax_eV_A": 0.0},
     ):
         with pytest.raises(InputError):
             VacancySettings(**wrong)
     assert not list(tmp_path.iterdir())
+    assert VacancySettings().starts == ("unmoved", "together", "apart")
+    assert VacancySettings(defect="interstitial").starts == ("peroxy",)
+
+
+def test_odd_numbers_of_electrons_are_refused_before_any_relaxation(tmp_path: Path) -> None:
+    basis = OrbitalBasis(("H", "O"), ((0,), (0, 1)), ((0.5,), (1.0, 2 / 3, 2 / 3, 2 / 3)))
+    random_model(basis).save(tmp_path / "water.pt")
+    engine = EngineSettings(tmp_path / "water.pt", sampling="gamma")
+    water = molecule("H2O", cell=[6.0] * 3, pbc=True)
+    for element, host, message in (("H", water, "H has 1 electrons"), ("O", water[:2], "the host has 7")):
+        with pytest.raises(InputError, match=f"host w: {message}"):
+            run_vacancies({"w": host}, tmp_path / "run", VacancySettings(element=element), engine)
+    assert not (tmp_path / "run").exists()

@@ -25,8 +25,9 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_structure
 from mlh_driver.errors import InputError
 from mlh_driver.reference import Cp2kLabeler
-from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED
+from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED, read_relaxed
 from mlh_driver.workflows.report import write_report
+from mlh_driver.workflows.run_folder import alone_in
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.verify import pick_sites, plan_verification, verify
@@ -253,6 +254,16 @@ def test_interactions_of_pairs_are_compared_the_nearest_first(
     assert labeler.calls <= calls + 1  # the site of --n may be none of these
 
 
+def test_results_of_other_columns_say_which_version_wrote_them(found: VacancyCampaign) -> None:
+    path = found.folder / "vacancies.json"
+    held = json.loads(path.read_text())
+    for entry in held["vacancies"]:
+        del entry["level_ipr"]
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match=r"vacancies.json is of version .*, with other columns"):
+        plan_verification(found.folder, SomeLabeler(), 1)
+
+
 def test_a_campaign_without_pairs_says_how_to_get_some(found: VacancyCampaign, labeler: SomeLabeler) -> None:
     with pytest.raises(InputError, match="mlh-driver vacancies --defect pair"):
         plan_pairs(found.folder, labeler, 1)
@@ -270,6 +281,8 @@ def test_dft_relaxes_the_minima_of_the_model_and_goes_on_where_it_was(
     done = CliRunner().invoke(app, [*command, "--steps", "100"], env={"COLUMNS": "150"})
     assert done.exit_code == 0, done.output
     calls = labeler.calls
+    minima = [read_relaxed(path.parent) for path in found.folder.glob("dft_*_relaxed/*/relaxed.extxyz")]
+    assert calls == labels + sum(atoms.info["steps"] for atoms in minima)  # no step was computed twice
     again = CliRunner().invoke(app, command, env={"COLUMNS": "150"})
     assert again.exit_code == 0 and labeler.calls == calls
     sites = json.loads((found.folder / "verify_relaxed.json").read_text())["sites"]
@@ -293,6 +306,9 @@ def test_dft_relaxes_the_minima_of_the_model_and_goes_on_where_it_was(
         assert site["largest_displacement_A"] > site["rms_displacement_A"] > 0.01
         assert site["steps"] > 2
     assert "Relaxed by DFT from there" in write_report(found.folder).read_text()
+    with alone_in(next(found.folder.glob("dft_*_relaxed"))):
+        refused = CliRunner().invoke(app, command)
+    assert "another process is at work" in str(refused.exception)
     refused = CliRunner().invoke(app, [*command, "--fmax", "0.02"])
     assert "fmax_eV_A is 0.01 there and 0.02 now" in str(refused.exception)
 

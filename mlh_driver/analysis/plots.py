@@ -47,7 +47,7 @@ def plot_thermo(logs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
 
 
 def draw_thermo(logs: Mapping[str, Mapping[str, Array]]) -> Figure:
-    """Columns of logs (such as :func:`mlh_driver.analysis.read_log` returns) by the name of the run.
+    """Columns of logs (such as :func:`mlh_driver.interfaces.lammps.read_log` returns) by the name of the run.
 
     Against ``Time`` in ps, where all have it, or else against ``Step``; other columns are those of PANELS.
     """

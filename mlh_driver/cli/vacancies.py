@@ -90,11 +90,19 @@ def vacancies(
     from mlh_driver.workflows.vacancies import VacancySettings, run_vacancies
     from mlh_driver.workflows.vacancy_files import write_files
 
-    starts = starts or ("peroxy" if defect == "interstitial" else "unmoved,together,apart")
-    words = tuple(starts.replace(",", " ").split())
-    kind, pairs = ("vacancy", True) if defect == "pair" else (defect, False)
-    drawn = (element, _integers(sites), sample, seed)
-    chosen = VacancySettings(*drawn, words, fmax, steps, kind, pairs, within)
+    pairs = defect == "pair"
+    chosen = VacancySettings(
+        element=element,
+        sites=_integers(sites),
+        sample=sample,
+        seed=seed,
+        starts=tuple((starts or "").replace(",", " ").split()),
+        fmax_eV_A=fmax,
+        steps=steps,
+        defect="vacancy" if pairs else defect,
+        pairs=pairs,
+        within_A=within,
+    )
     frames = read_frames(hosts, last_only=not every_frame)
     configure(settings.threads)
     with campaign_pool(workers, settings.threads, scheduler, slurm) as pool, campaign_bars() as progress:

@@ -239,10 +239,11 @@ def _replacing(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, by a file beside the data set that is gone afterwards.
+    """One writer at a time, by a file beside the data set, not beside a link to it, that is gone afterwards.
 
     A writer who has waited for a file that was removed meanwhile makes a new one: FileLock sees to that.
     """
+    path = path.resolve()
     lock = path.with_name(f".{path.name}.lock")
     with FileLock(lock):
         try:

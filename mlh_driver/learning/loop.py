@@ -8,9 +8,11 @@ Files in ``output``: ``labels.h5`` (every label; its split ``test`` lists the fr
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from mlh_driver.data import hdf5
+from mlh_driver.data import hdf5, read_splits
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.evaluation import evaluate_structures, mean_summary
@@ -58,6 +60,7 @@ class ActiveLearning:
         )
         check_sections(self.training)
         check_references(self.training, labels_to_come=self.labeler.reference())
+        self._check_prefix()
         settings.output.mkdir(parents=True, exist_ok=True)
 
     def _usable_seeds(self) -> list[Atoms]:
@@ -71,6 +74,17 @@ class ActiveLearning:
             except StructureError as error:
                 raise InputError(f"seed {name!r}: {error}") from error
         return list(seeds.values())
+
+    def _check_prefix(self) -> None:
+        """Raises InputError if frames of this run would have the names of structures of the data."""
+        prefix = self.settings.prefix
+        for source in self.training.data:
+            for name in chain.from_iterable(read_splits(source.path).values()):
+                if re.fullmatch(rf"{prefix}\d+_\d+", name):
+                    raise InputError(
+                        f"{source.path} holds {name}, which a frame of this run could be called, too; give "
+                        "the frames another prefix, such as prefix = 's'"
+                    )
 
     def run(self) -> Path:
         """All rounds; returns the path of the last model."""
@@ -100,7 +114,7 @@ class ActiveLearning:
         if not path.exists():
             frames = self._displaced(round_) if model is None else self._explored(round_, model)
             for k, atoms in enumerate(frames):
-                atoms.info["name"] = f"r{round_}_{k}"
+                atoms.info["name"] = f"{self.settings.prefix}{round_}_{k}"
             with replacing(path) as partial:
                 ase.io.write(partial, frames, format="extxyz")
         return read_frames([path])
@@ -172,7 +186,8 @@ class ActiveLearning:
     def _new_names(self, round_: int) -> list[str]:
         if not self.labels.exists():
             return []
-        return [name for name in hdf5.read_names(self.labels) if name.startswith(f"r{round_}_")]
+        begin = f"{self.settings.prefix}{round_}_"
+        return [name for name in hdf5.read_names(self.labels) if name.startswith(begin)]
 
     def _measure(self, round_: int, model: Model) -> dict[str, Any]:
         """How the runs of a round ended, and errors on its frames, before the model is trained on them."""

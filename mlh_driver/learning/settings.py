@@ -104,6 +104,7 @@ class LearnSettings(Settings):
     training:         settings of ``mlh-driver train``; the run's own labels are added to its data
     output:           folder of everything that the run writes
     frames_per_round: new frames of each round; the last one is for validation, the others for training
+    prefix:           of the names of new frames: ``r0_0`` is the first of the first round
     hold_out:         frames that are labelled for testing only and never trained on: every k-th of a round,
                       or patterns of names, such as ``["r1_3", "r2_*"]``
     fine_tune:        steps of the Hamiltonian and joint stages of every later round, as a fraction of those
@@ -115,6 +116,7 @@ class LearnSettings(Settings):
     output: Path
     rounds: int = Field(default=4, ge=1)
     frames_per_round: int = Field(default=6, ge=2)
+    prefix: str = Field(default="r", pattern=r"^[A-Za-z][\w-]*$")
     hold_out: Annotated[int, Field(ge=2)] | tuple[str, ...] = ()
     fine_tune: float = Field(default=0.5, gt=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -120,6 +120,9 @@ def label_into(
     for name, atoms in frames.items():
         if name in labelled:
             continue
+        if _is_labelled(path, name):
+            report(f"{name}: labelled meanwhile by another process")
+            continue
         start = time.monotonic()
         report(f"{name}: {len(atoms)} atoms, {labeler.name} is running ...")
         info = {"note": str(atoms.info["note"])} if "note" in atoms.info else {}
@@ -129,6 +132,9 @@ def label_into(
             report(f"{name}: left out: {error}")
             failed.append(name)
             continue
+        if _is_labelled(path, name):
+            report(f"{name}: another process was faster; its label is kept")
+            continue
         hdf5.append(path, label, split, labeler.reference())
         report(
             f"{name}: {label.energy / len(atoms):.4f} eV/atom, gap {label.gap:.2f} eV, rms force "
@@ -136,6 +142,10 @@ def label_into(
             f"{time.monotonic() - start:.0f} s"
         )
     return failed
+
+
+def _is_labelled(path: Path, name: str) -> bool:
+    return path.exists() and name in hdf5.read_names(path)
 
 
 def _temperatures_of_labels(path: Path, frames: dict[str, Atoms], labeler: Labeler) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -112,9 +111,10 @@ def _others(structures: Iterable[System], samples: Sequence[Sample], basis: Orbi
     return [system for system in structures if system.key not in known]
 
 
-def _evenly(items: Sequence[object], count: int) -> range:
-    """Indices of about ``count`` of the items, evenly spread."""
-    return range(0, len(items), math.ceil(len(items) / count)) if items and count else range(0)
+def _evenly(items: Sequence[object], count: int) -> list[int]:
+    """Indices of ``count`` of the items, or of all if there are fewer, evenly spread."""
+    chosen = min(count, len(items))
+    return [k * len(items) // chosen for k in range(chosen)]
 
 
 def _as_predicted(parent: Model, system: System, number: int, settings: TrainSettings) -> Sample:

@@ -8,6 +8,7 @@ What has to be so, and why:
   attempts. A task that only waited at that worker has not been tried.
 * Dask's own limits of memory and time are off: a model is memory that it does not know, over which it would
   pause workers for good; and workers that compute for minutes without a word are not dead.
+* Dask does not replace a job that has come to the end of its time, until it is told the number of jobs again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: What reads its number of threads from the environment: torch, numba, and BLAS beside them.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+#: How often jobs of SLURM that have ended are replaced.
+RENEWAL_MS = 60_000
 
 #: Settings of dask, see above.
 SCHEDULER = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
@@ -70,6 +74,7 @@ def slurm_jobs(jobs: int, threads: int = 0) -> Iterator[Pool]:
     _check_dask()
     import dask
     from distributed import Client
+    from tornado.ioloop import PeriodicCallback
 
     with (
         dask.config.set(SCHEDULER),
@@ -77,7 +82,12 @@ def slurm_jobs(jobs: int, threads: int = 0) -> Iterator[Pool]:
         Client(cluster) as client,
     ):
         cluster.scale(jobs=jobs)
-        yield lambda jobs: _finished(client, jobs)
+        renewal = PeriodicCallback(lambda: cluster.scale(jobs=jobs), RENEWAL_MS)
+        cluster.loop.add_callback(renewal.start)
+        try:
+            yield lambda jobs: _finished(client, jobs)
+        finally:
+            cluster.loop.add_callback(renewal.stop)
 
 
 def slurm_script(threads: int = 0) -> str:

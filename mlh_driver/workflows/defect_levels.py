@@ -95,14 +95,14 @@ class DefectLevel:
 
     above_vbm_eV: its distance from the valence-band top of the host
     on_pair:      share of the level on the pair of the defect
-    participation: sum of the squared shares of the atoms, from 1/N (everywhere) to 1 (on one atom)
+    inverse_participation_ratio: sum of the squared shares of the atoms, from 1/N (everywhere) to 1 (on one)
     shift_eV:     how much higher the zero of potential is in the defect cell
     levels_residual_eV, deep_residual_eV: what is left of the two checks; None where no level is found again
     """
 
     above_vbm_eV: float
     on_pair: float
-    participation: float
+    inverse_participation_ratio: float
     shift_eV: float
     levels_residual_eV: float | None
     deep_residual_eV: float
@@ -127,7 +127,7 @@ def defect_level(host: Levels, defect: Levels, kept: NDArray[np.int64], distance
     return DefectLevel(
         above_vbm_eV=defect.homo - shift - host.homo,
         on_pair=float(shares[pair].sum()),
-        participation=float((shares**2).sum()),
+        inverse_participation_ratio=float((shares**2).sum()),
         shift_eV=shift,
         levels_residual_eV=float(changes.mean()) - shift if len(changes) else None,
         deep_residual_eV=defect.deep_center(far) - host.deep_center(kept[far]) - shift,

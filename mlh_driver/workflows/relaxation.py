@@ -100,6 +100,11 @@ def read_start(folder: Path) -> Atoms | None:
     return next(iter(_readable(folder / CHECKPOINT)), None)
 
 
+def read_last(folder: Path) -> Atoms | None:
+    """Where the relaxation in the folder of a task goes on, with energy and forces; None at its start."""
+    return next(reversed(_frames(folder / CHECKPOINT)), None)
+
+
 def read_relaxed(folder: Path) -> Atoms:
     """The minimum in the folder of a task."""
     atoms = ase.io.read(folder / RELAXED)
@@ -108,16 +113,22 @@ def read_relaxed(folder: Path) -> Atoms:
 
 
 def _frames(path: Path) -> list[Atoms]:
-    """The start and the steps of a run before; none if it was killed before its first step was written."""
+    """The start and the steps of a run before; none if it was killed before its first step was written.
+
+    A damaged file makes room for another, but is kept: it may be the disk that failed.
+    """
     frames = _readable(path)
-    if len(frames) < 2:
-        path.unlink(missing_ok=True)
-        return []
-    return frames
+    if len(frames) == 1:
+        path.unlink()
+    elif not frames and path.exists():
+        path.replace(path.with_suffix(".damaged"))
+    return frames if len(frames) > 1 else []
 
 
 def _readable(path: Path) -> list[Atoms]:
+    if not path.exists():
+        return []
     try:
         return list(ase.io.read(path, index=":"))
-    except Exception:  # no file, or a damaged one, for which ASE raises anything
+    except Exception:  # a damaged file, for which ASE raises anything
         return []

@@ -101,7 +101,7 @@ def write_report(folder: Path) -> Path:
     energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
     defect = found["campaign"]["settings"]["defect"]
     columns, pair_columns = _columns(energy), _pair_columns(energy)
-    verification = _optional_json(folder / VERIFICATION)
+    verification, relaxations = (_optional_json(folder / name) for name in (VERIFICATION, RELAXATIONS))
     structures = _structures(folder, found, energy)
     data = {
         "energy": energy,
@@ -133,8 +133,8 @@ def write_report(folder: Path) -> Path:
         "reach_A": f"{REACH_A:g}",
         "figure": embedded((folder / FIGURE).read_bytes()),
         "verification": verification,
-        "outdated": _outdated(found, verification) if verification else [],
-        "relaxations": _optional_json(folder / RELAXATIONS),
+        "outdated": _outdated(found, verification, relaxations),
+        "relaxations": relaxations,
         "verification_cards": _verification_cards(verification["statistics"]) if verification else [],
         "verification_figure": embedded((folder / VERIFICATION_FIGURE).read_bytes()) if verification else "",
         "scripts": [as_script(text(name)) for name in SCRIPTS],
@@ -147,10 +147,11 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _outdated(found: dict[str, Any], verification: dict[str, Any]) -> list[str]:
+def _outdated(found: dict[str, Any], *comparisons: dict[str, Any] | None) -> list[str]:
     """Sites that were compared with DFT at a minimum that is not their lowest any more."""
     now = {site["name"]: site["difference_eV"] for site in found["vacancies"]}
-    return [s["name"] for s in verification["sites"] if s["difference_eV"] != now.get(s["name"])]
+    compared = [site for comparison in comparisons if comparison for site in comparison["sites"]]
+    return list(dict.fromkeys(s["name"] for s in compared if s["difference_eV"] != now.get(s["name"])))
 
 
 def _optional_json(path: Path) -> Any:

@@ -59,6 +59,8 @@ from mlh_driver.workflows.task_inputs import atoms_fields, engine_fields, engine
 from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name, vacancy_pair
 from mlh_driver.workflows.vacancy_tasks import Minima, relax_host, relax_two, relax_vacancy
 
+USUAL_STARTS = {"vacancy": ("unmoved", "together", "apart"), "interstitial": ("peroxy",)}
+
 Place = int | tuple[int, int]
 """A site, or the two of a pair, as the host counts."""
 
@@ -71,7 +73,8 @@ class VacancySettings:
     defect:  ``vacancy``, or ``interstitial``: a second atom beside the site, in a peroxy bridge
     sites:   atoms of every host, counted from 0; none means one of each symmetry orbit
     sample:  so many of them only, drawn at random in each host by ``seed``; 0 means all
-    starts:  of the relaxation of each site, see :mod:`mlh_driver.workflows.sites`; the lowest minimum wins
+    starts:  of the relaxation of each site, see :mod:`mlh_driver.workflows.sites`; the lowest minimum wins.
+             None are the usual ones of the defect
     pairs:   vacancies by twos: each two of ``sites``, or those at most ``within_A`` apart, or where that is 0
              each site with its nearest one; a ``sample`` of them, or all. Of single ones those of the pairs
     fmax_eV_A, steps: a relaxation ends when no force is larger, and fails after so many steps
@@ -81,7 +84,7 @@ class VacancySettings:
     sites: tuple[int, ...] = ()
     sample: int = 0
     seed: int = 0
-    starts: tuple[str, ...] = ("unmoved", "together", "apart")
+    starts: tuple[str, ...] = ()
     fmax_eV_A: float = 0.02
     steps: int = 300
     defect: str = "vacancy"
@@ -95,9 +98,10 @@ class VacancySettings:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
         if self.defect not in DEFECTS:
             raise InputError(f"defect is {self.defect!r}; choose {', '.join(DEFECTS)} or, as a command, pair")
+        object.__setattr__(self, "starts", self.starts or USUAL_STARTS[self.defect])
         known = DEFECTS[self.defect]
-        if not self.starts or not set(self.starts) <= set(known):
-            raise InputError(f"starts are {', '.join(self.starts) or 'none'}; choose of {', '.join(known)}")
+        if not set(self.starts) <= set(known):
+            raise InputError(f"starts are {', '.join(self.starts)}; choose of {', '.join(known)}")
         if len(set(self.starts)) < len(self.starts):
             raise InputError(f"starts are {', '.join(self.starts)}; give each of them once")
         if self.starts == ("puckered",):
@@ -136,7 +140,7 @@ class Vacancy:
     pair:     the two atoms beside the site, as the host counts
     pair_before_A, pair_A: their distance in the host and here
     charge_1_e, charge_2_e: of the pair, here
-    level_eV, level_on_pair, level_participation: see :class:`~mlh_driver.workflows.defect_levels.DefectLevel`
+    level_eV, level_on_pair, level_ipr: see :class:`~mlh_driver.workflows.defect_levels.DefectLevel`
     levels_residual_eV, deep_residual_eV: what the checks of the alignment leave
     bonds, bond_1_A, bond_2_A, angle_deg, ring: see :func:`~mlh_driver.workflows.sites.describe_site`
     charge_before_e, extrapolation_before: of the atom of the site, in the host
@@ -163,7 +167,7 @@ class Vacancy:
     charge_2_e: float
     level_eV: float
     level_on_pair: float
-    level_participation: float
+    level_ipr: float
     levels_residual_eV: float | None
     deep_residual_eV: float
     band_gap_eV: float
@@ -267,6 +271,7 @@ def _places(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: 
     try:
         system = System.from_ase(atoms)
         engine.check_species(system.numbers)
+        _check_electrons(system, settings.element, engine)
         repeats = engine.repeater(system)
         if repeats != ONCE:
             raise InputError(
@@ -282,6 +287,14 @@ def _places(name: str, atoms: Atoms, k: int, settings: VacancySettings, engine: 
         return Places(sites, pairs)
     except InputError as error:
         raise InputError(f"host {name}: {error}") from error
+
+
+def _check_electrons(system: System, element: str, engine: Engine) -> None:
+    """Levels are those of pairs of electrons."""
+    for of, numbers in (("the host", system.numbers), (element, np.array([atomic_numbers[element]]))):
+        electrons = engine.model.basis.n_electrons(numbers)
+        if electrons % 2:
+            raise InputError(f"{of} has {electrons} electrons, and the model pairs all of them; take another")
 
 
 def _tasks(

@@ -122,13 +122,23 @@ def _write_pairs(found: VacancyCampaign) -> list[Path]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What ``vacancies.json`` of a campaign holds; raises InputError where there is none."""
+    """What ``vacancies.json`` of a campaign holds.
+
+    Raises InputError where there is none, or one that another version wrote in another way.
+    """
     path = folder / RESULTS
     if not path.exists():
         raise InputError(
             f"{folder} has no {RESULTS}; name the folder of a campaign of mlh-driver vacancies with results"
         )
     results: dict[str, Any] = read_json(path)
+    for kind, key in ((Vacancy, "vacancies"), (VacancyPair, "pairs")):
+        names = {field.name for field in fields(kind)}
+        if any(entry.keys() != names for entry in results.get(key, [{}])):
+            raise InputError(
+                f"{path} is of version {results['campaign']['version']}, with other columns; compute the "
+                "campaign in a new folder"
+            )
     return results
 
 

@@ -172,7 +172,7 @@ class Minima:
             "relaxation_eV": best["unmoved_eV"] - best["energy_eV"],
             "level_eV": level["above_vbm_eV"],
             "level_on_pair": level["on_pair"],
-            "level_participation": level["participation"],
+            "level_ipr": level["inverse_participation_ratio"],
             "levels_residual_eV": level["levels_residual_eV"],
             "deep_residual_eV": level["deep_residual_eV"],
             "band_gap_eV": best["band_gap"],

@@ -30,9 +30,9 @@ from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import MLHError
 from mlh_driver.files import replacing
 from mlh_driver.reference import Labeler
-from mlh_driver.system import System, same_structure
-from mlh_driver.workflows.relaxation import RELAXED, descend, read_relaxed, read_start
-from mlh_driver.workflows.run_folder import check_same, read_json, write_json, write_rows
+from mlh_driver.system import Array, System, same_structure
+from mlh_driver.workflows.relaxation import RELAXED, descend, read_last, read_relaxed, read_start
+from mlh_driver.workflows.run_folder import alone_in, check_same, read_json, write_json, write_rows
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
 
@@ -65,15 +65,15 @@ class RelaxedByDft:
 
 
 class LabelerCalculator(Calculator):
-    """A reference code as a calculator of ASE; it knows the label of the first structure."""
+    """A reference code as a calculator of ASE; it knows energy and forces of the first structure."""
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012
 
-    def __init__(self, labeler: Labeler, first: LabelledStructure) -> None:
+    def __init__(self, labeler: Labeler, first: Atoms, energy: float, forces: Array) -> None:
         super().__init__()
         self._labeler = labeler
-        self.atoms = first.system.to_ase()
-        self.results = {"energy": first.energy, "forces": first.forces}
+        self.atoms = first.copy()
+        self.results = {"energy": energy, "forces": forces}
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = all_changes
@@ -92,7 +92,8 @@ def relax_by_dft(
 
     Returns the sites that are at a minimum with their hosts, and what is left out: structures that do not
     come to one in ``steps`` steps, or for which the code has no result. Called again, it goes on from the
-    last step of each with as many more. Raises InputError for relaxations by other settings in the folder.
+    last step of each with as many more. Raises InputError for relaxations by other settings in the folder,
+    and while another process is at them.
     """
     folder = plan.folder / f"dft_{labeler.name}_relaxed"
     folder.mkdir(exist_ok=True)
@@ -103,11 +104,12 @@ def relax_by_dft(
     labelled = plan.labelled
     labels = {name: hdf5.read_structure(plan.labels, name) for name in plan.frames if name in labelled}
     minima: dict[str, Atoms] = {}
-    for name, label in labels.items():
-        try:
-            minima[name] = _minimum(folder / name, label, labeler, fmax_eV_A, steps, report)
-        except MLHError as error:
-            report(f"{name}: left out: {error}")
+    with alone_in(folder):
+        for name, label in labels.items():
+            try:
+                minima[name] = _minimum(folder / name, label, labeler, fmax_eV_A, steps, report)
+            except MLHError as error:
+                report(f"{name}: left out: {error}")
     sites = [
         _compare(plan, name, labels, minima)
         for name in plan.picked
@@ -131,7 +133,12 @@ def _minimum(
         return read_relaxed(folder)
     folder.mkdir(exist_ok=True)
     atoms = label.system.to_ase()
-    atoms.calc = LabelerCalculator(labeler, label)
+    last = read_last(folder)
+    atoms.calc = (
+        LabelerCalculator(labeler, atoms, label.energy, label.forces)
+        if last is None
+        else LabelerCalculator(labeler, last, last.get_potential_energy(), last.get_forces())
+    )
 
     def show(step: int) -> None:
         largest = np.linalg.norm(atoms.get_forces(), axis=1).max()

@@ -133,13 +133,21 @@ def write_comparison(folder: Path) -> Comparison:
     if not single:
         for name, png in pngs.items():
             (folder / f"{name}.png").write_bytes(png)
-    content = _content(found, read_json(folder / (SETTINGS if single else CAMPAIGN)), pngs)
+    content = _content(found, pngs)
     with replacing(folder / REPORT) as partial:
         partial.write_text(render("melt_quench.html", content), encoding="utf-8")
     return found
 
 
-def _content(found: Comparison, settings: dict[str, Any], pngs: dict[str, bytes]) -> dict[str, Any]:
+def _settings(found: Comparison) -> dict[str, Any]:
+    """Of the copies of a campaign, or those that all runs share."""
+    path = found.folder / CAMPAIGN
+    paths = [path] if path.exists() else [run.folder / SETTINGS for run in found.runs]
+    first, *others = (flattened(read_json(path)) for path in paths)
+    return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
+
+
+def _content(found: Comparison, pngs: dict[str, bytes]) -> dict[str, Any]:
     return {
         "run": found.folder.resolve().name,
         "structures": found.structures,
@@ -149,7 +157,7 @@ def _content(found: Comparison, settings: dict[str, Any], pngs: dict[str, bytes]
         "unfinished": found.unfinished,
         "failed": found.failed,
         "pictures": {name: embedded(png) for name, png in pngs.items()},
-        "settings": flattened(settings),
+        "settings": _settings(found),
         "version": version("mlh-driver"),
     }
 

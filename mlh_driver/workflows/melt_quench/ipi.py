@@ -35,7 +35,7 @@ OBSERVABLES = {"gap": 0, "extrapolation": 2, "charge_deviation": 3}
 RECORDS = {
     "out": re.compile(r"(?m)^(?:#.*| *(\S+) .*)\n"),
     "observables_0": re.compile(r"(?m)^ *#\S+ Step: +(\d+).*\n.*\n"),
-    "positions_0.xyz": re.compile(r"(?m)^\d+\n#.* Step: +(\d+) .*\n(?:[A-Z].*\n)+"),
+    "positions_0.xyz": re.compile(r"(?m)^ *\d+\n#.* Step: +(\d+) .*\n(?: *[A-Z].*\n)+"),
 }
 """Of each output: a line or frame with its step; what comes before the first step has none."""
 
