@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -21,3 +23,9 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """A table of comma-separated values, the titles in its first line; what is None stays empty."""
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
+        csv.writer(file).writerows(lines)

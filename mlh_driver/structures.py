@@ -22,6 +22,17 @@ DUMP_FRAME = "ITEM: TIMESTEP\n"
 LAMMPS_HEADER_LINES = 100
 
 
+def bare(atoms: Atoms, *, wrapped: bool = False) -> Atoms:
+    """Elements, positions and cell of a periodic structure: no calculator, velocities, constraints or notes.
+
+    wrapped: with all atoms inside the cell
+    """
+    copy = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    if wrapped:
+        copy.wrap()
+    return copy
+
+
 def read_frames(
     paths: list[Path], file_format: str | None = None, last_only: bool = False
 ) -> dict[str, Atoms]:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from rich.table import Table
 from mlh_driver.analysis.plots import RING_SIZES, plot_structures
 from mlh_driver.analysis.published import Published
 from mlh_driver.analysis.structure import Structure
+from mlh_driver.files import replacing, write_csv
 from mlh_driver.system import Array
 
 Structures = Mapping[str, Structure]
@@ -68,12 +68,13 @@ def as_json(structures: Structures) -> dict[str, Any]:
 def write_report(structures: Structures, folder: Path) -> None:
     """Write the files; the folder is made where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "structure.json").write_text(json.dumps(as_json(structures), indent=2, ensure_ascii=False))
+    with replacing(folder / "structure.json") as partial:
+        partial.write_text(json.dumps(as_json(structures), indent=2, ensure_ascii=False))
     lines: list[Sequence[Any]] = [("quantity", *structures, "published low", "published high", "source")]
     for quantity, values, published in rows(structures):
         reference = (published.low, published.high, published.source) if published else ("", "", "")
         lines.append((quantity, *("" if math.isnan(x) else x for x in values), *reference))
-    _write_csv(folder / "structure.csv", lines)
+    write_csv(folder / "structure.csv", lines)
     for name, structure in structures.items():
         curves = {"r (A)": structure.distribution.r_A, **structure.distribution.g}
         _write_columns(folder / f"{name}-radial_distribution.csv", curves)
@@ -100,9 +101,4 @@ def _json_of(structure: Structure) -> dict[str, Any]:
 
 def _write_columns(path: Path, columns: Mapping[str, Array]) -> None:
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
-    _write_csv(path, [tuple(columns), *values])
-
-
-def _write_csv(path: Path, lines: Sequence[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(lines)
+    write_csv(path, [tuple(columns), *values])

@@ -28,6 +28,7 @@ from mlh_driver.learning.settings import ExploreSettings
 from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import Frame, WatchedEngine
 from mlh_driver.model import Model
+from mlh_driver.structures import bare
 
 FINISHED = "finished"
 RELAXED_eV_A = 0.15
@@ -38,17 +39,12 @@ MOST_RELAXATION_STEPS = 500
 
 def displaced(seed: Atoms, settings: ExploreSettings, rng: np.random.Generator) -> Atoms:
     """A seed with random displacements and a random symmetric strain."""
-    atoms = plain(seed)
+    atoms = bare(seed)
     strain = settings.strain * rng.normal(size=(3, 3))
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
     atoms.positions += settings.rattle_A * rng.normal(size=atoms.positions.shape)
     atoms.info["note"] = f"displaced by {settings.rattle_A} Å and strained by {settings.strain} at random"
     return atoms
-
-
-def plain(atoms: Atoms) -> Atoms:
-    """A copy without calculator, velocities and notes."""
-    return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ def _drive(watch: WatchedEngine, start: Start, settings: ExploreSettings, seed: 
     source = settings.script or settings.ipi
     if source is None:
         log = start.folder / LANGEVIN_LOG
-        run_langevin(watch, plain(start.atoms), start.temperature_K, settings, seed, log)
+        run_langevin(watch, bare(start.atoms), start.temperature_K, settings, seed, log)
         return
     for file in source.parent.iterdir():
         if file.is_file():
@@ -161,7 +157,7 @@ def _drive(watch: WatchedEngine, start: Start, settings: ExploreSettings, seed: 
 
 def _relaxed(atoms: Atoms, engine: ForceEngine) -> Atoms:
     """The atoms near the minimum below them, or as they are where the model does not lead to one."""
-    relaxed = plain(atoms)
+    relaxed = bare(atoms)
     relaxed.calc = MLHCalculator(engine=engine)
     with warnings.catch_warnings(), LBFGS(relaxed, logfile=None) as optimizer:  # type: ignore[arg-type]
         warnings.simplefilter("ignore", UserWarning)  # doubts are what a label is for

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing
+from mlh_driver.files import replacing, write_csv
 
 SETTINGS = "settings.json"
 """What a single run was asked for; a campaign of runs has another file."""
@@ -43,10 +42,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
     """A table of comma-separated values, with a column for each field of the dataclass ``kind``."""
-    with replacing(path) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    names = [field.name for field in fields(kind)]
+    write_csv(path, [names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 def read_json(path: Path) -> Any:

@@ -37,6 +37,7 @@ from scipy.linalg import null_space
 from mlh_driver.analysis import OXYGEN, SILICON, Network
 from mlh_driver.analysis.rings import smallest_rings
 from mlh_driver.errors import InputError
+from mlh_driver.structures import bare
 
 DEFECTS = {"vacancy": ("unmoved", "together", "apart", "puckered"), "interstitial": ("peroxy",)}
 """Kinds of defects, and their starts."""
@@ -214,7 +215,7 @@ def _peroxy(host: Atoms, site: int) -> Atoms:
     middle = host.positions[site] + to_pair.mean(axis=0)
     others = [k for k in range(len(host)) if k not in (site, *pair)]
     across = null_space(half[None]).T
-    atoms = Atoms(host.numbers, positions=host.positions, cell=host.cell, pbc=True)
+    atoms = bare(host)
     atoms.append(Atom(host.symbols[site]))
     rooms = []
     for angle in np.linspace(0.0, 2.0 * np.pi, TURNS, endpoint=False):

@@ -17,7 +17,6 @@ Files of other programs: :mod:`~mlh_driver.workflows.vacancy_exports`.
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -31,7 +30,7 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing
+from mlh_driver.files import replacing, write_csv
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.relaxation import read_relaxed
@@ -170,11 +169,11 @@ def _values(defect: Vacancy | VacancyPair, columns: Sequence[str]) -> dict[str, 
 
 
 def _write_table(defects: Sequence[Vacancy | VacancyPair], columns: Sequence[str], path: Path) -> None:
-    with replacing(path) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, "doubts"])
-        writer.writeheader()
-        for defect in defects:
-            writer.writerow({**_values(defect, columns), "doubts": "; ".join(defect.doubts.values())})
+    lines = (
+        [*(getattr(defect, name) for name in columns), "; ".join(defect.doubts.values())]
+        for defect in defects
+    )
+    write_csv(path, [[*columns, "doubts"], *lines])
 
 
 def _report(found: VacancyCampaign) -> dict[str, Any]:

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -30,11 +29,11 @@ from mlh_driver.analysis import Published, Structure, summary
 from mlh_driver.analysis.plots import draw_levels, draw_spread, draw_thermo
 from mlh_driver.analysis.report import rows
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing
+from mlh_driver.files import replacing, write_csv
+from mlh_driver.structures import bare
 from mlh_driver.system import Array
 from mlh_driver.workflows.campaign import CAMPAIGN, State, states
 from mlh_driver.workflows.melt_quench.ensemble import how_far
-from mlh_driver.workflows.melt_quench.lammps import plain
 from mlh_driver.workflows.melt_quench.run import Run, find_runs, glass_figures
 from mlh_driver.workflows.pages import REPORT, embedded, render
 from mlh_driver.workflows.run_folder import SETTINGS, flattened, read_json, write_json
@@ -86,7 +85,7 @@ class Comparison:
         """Raises InputError for a folder without runs."""
         runs = find_runs([folder])
         glasses = {run.folder.name: glass for run in runs if (glass := run.glass) is not None}
-        structures = {name: summary([plain(glass)]) for name, glass in glasses.items()}
+        structures = {name: summary([bare(glass, wrapped=True)]) for name, glass in glasses.items()}
         of_glasses = [glass_figures(glass) for glass in glasses.values()]
         figures: dict[str, tuple[Published | None, list[float]]] = {
             name: (None, [each[name] for each in of_glasses]) for name in (of_glasses or [{}])[0]
@@ -179,23 +178,18 @@ def _write_tables(found: Comparison) -> None:
     write_json(folder / "glasses.json", content)
     columns = ("mean", "spread", "lowest", "highest", "copies")
     table = [[name, *(asdict(spread)[column] for column in columns)] for name, spread in spreads.items()]
-    _write_csv(folder / "glasses.csv", [["quantity", *columns], *table])
+    write_csv(folder / "glasses.csv", [["quantity", *columns], *table])
     distributions = [structure.distribution for structure in found.structures.values()]
     curves = {"r (A)": distributions[0].r_A}
     for pair in distributions[0].g:
         g = np.array([distribution.g[pair] for distribution in distributions])
         curves |= {f"{pair} mean": g.mean(axis=0)}
         curves |= {f"{pair} spread": g.std(axis=0, ddof=1)} if len(g) > 1 else {}
-    _write_csv(folder / "glasses-g.csv", [list(curves), *np.transpose(list(curves.values())).tolist()])
+    write_csv(folder / "glasses-g.csv", [list(curves), *np.transpose(list(curves.values())).tolist()])
 
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _write_csv(path: Path, lines: list[list[Any]]) -> None:
-    with replacing(path) as partial, open(partial, "w", newline="") as file:
-        csv.writer(file).writerows(lines)
 
 
 def _png(figure: Figure) -> bytes:

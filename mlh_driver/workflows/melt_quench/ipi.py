@@ -24,8 +24,8 @@ from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.output import read_properties, read_table
 from mlh_driver.interfaces.sockets.run import read_ipi_input, run_input
 from mlh_driver.interfaces.sockets.template import Template
+from mlh_driver.structures import bare
 from mlh_driver.system import Array
-from mlh_driver.workflows.melt_quench.lammps import plain
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
 
 TEMPLATES = Path(__file__).parent / "inputs"
@@ -176,7 +176,7 @@ class IpiRun:
             for (cell, step), atoms in zip(comments, ase.io.iread(path, format="xyz"), strict=True):
                 assert isinstance(atoms, Atoms)
                 atoms.cell = Cell.fromcellpar([float(word) for word in cell.split()])
-                yield int(step) + start, plain(atoms)
+                yield int(step) + start, bare(atoms, wrapped=True)
 
     def _stages(self) -> Iterator[tuple[str, int]]:
         """Stages that have begun, and the number of steps before each."""
@@ -189,4 +189,4 @@ class IpiRun:
         checkpoint = Template.read(self.folder / "quench.restart")
         start = self.folder / START
         cell = Cell.fromcellpar([float(word) for word in start.read_text().split("\n")[1].split()[2:8]])
-        return plain(Atoms(numbers=checkpoint.numbers, positions=checkpoint.positions, cell=cell, pbc=True))
+        return bare(Atoms(checkpoint.numbers, checkpoint.positions, cell=cell), wrapped=True)

@@ -15,7 +15,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.lammps import open_lammps, read_log, run_script
-from mlh_driver.structures import DUMP_FRAME, read_frames, read_trajectories, write_lammps_data
+from mlh_driver.structures import DUMP_FRAME, bare, read_frames, read_trajectories, write_lammps_data
 from mlh_driver.system import Array
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
 
@@ -122,19 +122,12 @@ class LammpsRun:
         """Step and structure of all frames that were written."""
         (frames,) = read_trajectories([self.folder / FRAMES]).values()
         for atoms in frames:
-            yield atoms.info["timestep"], plain(atoms)
+            yield atoms.info["timestep"], bare(atoms, wrapped=True)
 
     def final(self) -> Atoms:
         """The structure at the end of a finished run."""
         (atoms,) = read_frames([self.folder / "glass.data"]).values()
-        return plain(atoms)
-
-
-def plain(atoms: Atoms) -> Atoms:
-    """Elements, positions inside the cell, and the cell; nothing else."""
-    copy = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-    copy.wrap()
-    return copy
+        return bare(atoms, wrapped=True)
 
 
 def _step_of(path: Path) -> int | None:

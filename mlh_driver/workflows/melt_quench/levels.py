@@ -15,7 +15,6 @@ has no good empty levels.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 from ase import Atoms
 
 from mlh_driver.engine import Engine
-from mlh_driver.files import replacing
+from mlh_driver.files import write_csv
 from mlh_driver.small_cells import repeated
 from mlh_driver.system import Array, System
 from mlh_driver.workflows.defect_levels import Levels
@@ -48,8 +47,7 @@ def write_levels(frames: Sequence[tuple[int, Atoms]], timestep_fs: float, engine
         levels = Levels.of(_wide(atoms, engine), engine)
         center = levels.deep_center(np.unique(levels.atoms))
         rows.append((step, step * timestep_fs / 1e3, levels.homo - center, levels.lumo - center))
-    with replacing(path) as partial, open(partial, "w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+    write_csv(path, [COLUMNS, *rows])
 
 
 def _wide(atoms: Atoms, engine: Engine) -> Atoms:

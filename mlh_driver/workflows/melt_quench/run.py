@@ -36,16 +36,17 @@ from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
 from mlh_driver.errors import NO_RESULT, InputError, MLHError
+from mlh_driver.files import replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
 from mlh_driver.model_files import model_digest
 from mlh_driver.results import EDGE, Results, SMALL_GAP_eV, TOLERATED_e
 from mlh_driver.settings import validated
-from mlh_driver.structures import read_frames
+from mlh_driver.structures import bare, read_frames
 from mlh_driver.system import Array, System, mass_density
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
-from mlh_driver.workflows.melt_quench.lammps import LammpsRun, plain
+from mlh_driver.workflows.melt_quench.lammps import LammpsRun
 from mlh_driver.workflows.melt_quench.levels import LEVELS, read_levels, write_levels
 from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
@@ -135,7 +136,10 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    atoms = random_start(start, settings, engine) if isinstance(start, RandomStart) else plain(start)
+    if isinstance(start, RandomStart):
+        atoms = random_start(start, settings, engine)
+    else:
+        atoms = bare(start, wrapped=True)
     engine.check_species(atoms.numbers)
     run = Run(partial, settings)
     run.md.write_inputs(atoms)
@@ -217,7 +221,12 @@ def relax_glass(run: Run, engine: ForceEngine, progress: Progress) -> None:
         progress(Status("relaxation", step, MOST_RELAXATION_STEPS, None, None, results))
 
     found = relax(
-        plain(run.md.final()), engine, run.folder, run.settings.relax_eV_A, MOST_RELAXATION_STEPS, show
+        bare(run.md.final(), wrapped=True),
+        engine,
+        run.folder,
+        run.settings.relax_eV_A,
+        MOST_RELAXATION_STEPS,
+        show,
     )
     found.write(run.folder / GLASS, name=f"{run.folder.name}_relaxed_T0")
 
@@ -226,7 +235,7 @@ def _report(run: Run) -> Structure:
     """Write what was found; the structure is that of the relaxed glass."""
     glass, columns = run.glass, run.columns()
     assert glass is not None
-    structure = summary([plain(glass)])
+    structure = summary([bare(glass, wrapped=True)])
     write_report({"glass": structure}, run.folder)
     plot_thermo({run.folder.name: columns}, run.folder / "run.png")
     levels = run.levels()
@@ -240,7 +249,8 @@ def _report(run: Run) -> Structure:
         "levels": {name: values.tolist() for name, values in levels.items()},
         "structure": as_json({"glass": structure})["glass"],
     }
-    (run.folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False))
+    with replacing(run.folder / "report.json") as partial:
+        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False))
     return structure
 
 
