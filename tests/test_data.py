@@ -310,6 +310,20 @@ def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:
         from_ase_files(paths, "energy", "REF_forces")
 
 
+def test_a_file_that_grows_gives_each_structure_once(tmp_path: Path) -> None:
+    """The one of a file that has no other is named after the file alone."""
+    frames = []
+    for k in range(3):
+        atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.1 * k]], cell=[6, 6, 6], pbc=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=-31.0 + k, forces=np.zeros((2, 3)))
+        frames.append(atoms)
+        ase.io.write(tmp_path / "md.extxyz", frames)
+        labels = ((label, "train") for label in from_ase_files([tmp_path / "md.extxyz"]))
+        _, n_held = hdf5.append_missing(tmp_path / "data.h5", labels, {"description": "x"})
+        assert n_held == k
+    assert read_splits(tmp_path / "data.h5") == {"train": ["md", "md_1", "md_2"]}
+
+
 def test_the_split_of_a_folder_without_one_is_the_one_asked_for(tmp_path: Path) -> None:
     (tmp_path / "npz").mkdir()
     arrays = {"numbers": [8], "positions": np.zeros((1, 3)), "cell": 9 * np.eye(3), "energy_Ha": -1.0}

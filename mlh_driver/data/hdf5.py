@@ -112,10 +112,12 @@ def append_missing(
     names = set(read_names(path)) if path.exists() else set()
     waiting, seen, n_held = iter(labels), [], 0
     while batch := list(islice(waiting, AT_ONCE)):
-        new = [(label, split) for label, split in batch if label.name not in names]
-        for label, _ in batch:
+        new = []
+        for label, split in batch:
             if label.name in names:
                 _check_same(path, label)
+            elif not _was_alone(path, label, names):
+                new.append((label, split))
         if new:
             append_all(path, new, reference)
         names |= {label.name for label, _ in new}
@@ -132,9 +134,18 @@ def set_aside(path: Path, name: str) -> str:
     return new
 
 
+def _was_alone(path: Path, label: LabelledStructure, names: set[str]) -> bool:
+    """Whether it is the first of a file that had no other once, and so has the name of the file there."""
+    stem = label.name.removesuffix("_0")
+    return stem != label.name and stem in names and _is_same(read_structure(path, stem), label)
+
+
+def _is_same(one: LabelledStructure, other: LabelledStructure) -> bool:
+    return one.system.key == other.system.key and one.energy == other.energy
+
+
 def _check_same(path: Path, label: LabelledStructure) -> None:
-    held = read_structure(path, label.name)
-    if held.system.key != label.system.key or held.energy != label.energy:
+    if not _is_same(read_structure(path, label.name), label):
         raise InputError(f"{path} holds another structure called {label.name!r}; rename one of the two")
 
 
