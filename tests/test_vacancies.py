@@ -240,6 +240,32 @@ def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign
 
 
 @pytest.mark.slow
+def test_a_level_of_the_host_in_the_gap_is_not_that_of_the_vacancy(found: VacancyCampaign) -> None:
+    """As that of a non-bonding O: here one orbital of the O that is farthest away."""
+    engine, vacancy = Engine(), found.vacancies[0]
+    host = ase.io.read(found.folder / "hosts.extxyz")
+    atoms = ase.io.read(found.folder / "vacancies.extxyz", 0)
+    kept = np.delete(np.arange(len(host)), vacancy.site)
+    distances = distances_from(host, vacancy.site, kept)
+    place = (kept, distances, atoms.numbers, index_without(40, vacancy.pair))
+    far = int(np.where(atoms.numbers == 8, distances, 0.0).argmax())
+
+    def levels(cell: Atoms, atom: int, raised_eV: float) -> Levels:
+        H = engine.hamiltonian(System.from_ase(cell))
+        k = 4 * atom + 2
+        H[k, :] = H[:, k] = 0.0
+        H[k, k] = Levels.of(cell, engine).homo + raised_eV
+        n_occupied = Levels.of(cell, engine).n_occupied
+        return Levels.from_hamiltonian(H, np.full(len(cell), 4), n_occupied)
+
+    low, high = (
+        defect_level(levels(host, int(kept[far]), up), levels(atoms, far, up), *place) for up in (-2.0, 1.0)
+    )
+    assert high.on_pair == pytest.approx(low.on_pair, abs=0.02) and high.on_pair > 0.1
+    assert high.above_vbm_eV == pytest.approx(low.above_vbm_eV - 1.0, abs=0.1)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the labels of asio2 are not beside the repository")
 def test_energies_and_levels_agree_with_dft_on_vacancies_never_trained_on() -> None:
     """Unrelaxed structures; the level of DFT by the same alignment, from its own Hamiltonians.

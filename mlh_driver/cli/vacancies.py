@@ -155,10 +155,10 @@ def _sites(found: VacancyCampaign, mean_eV: float) -> Table:
     ordered = sorted(found.vacancies, key=lambda vacancy: vacancy.reported_eV)
     shown = ordered[:MOST_ROWS]
     table = Table(title=f"the {len(shown)} lowest of {len(ordered)} sites (eV, Å)")
-    table.add_column("site", no_wrap=True)
+    table.add_column("site", overflow="fold")
     energy = "E from atom" if found.mu_eV is None else "E_f"
     for column in (energy, "from mean", "relaxed by", "pair", "level", "on pair"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("doubts")
     for v in shown:
         table.add_row(
@@ -181,10 +181,10 @@ def _pairs(found: VacancyCampaign) -> Table:
     ordered += [pair for pair in found.pairs if pair.interaction_eV is None]
     shown = ordered[:MOST_ROWS]
     table = Table(title=f"{len(shown)} of {len(ordered)} pairs of vacancies (eV, Å)")
-    table.add_column("sites", no_wrap=True)
+    table.add_column("sites", overflow="fold")
     energy = "E from atoms" if found.mu_eV is None else "E_f"
     for column in ("apart", energy, "interaction", "relaxed by", "level", "on both"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("doubts")
     for pair in shown:
         table.add_row(

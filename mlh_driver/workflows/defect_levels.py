@@ -1,6 +1,9 @@
 """The level of a defect, on the scale of its host.
 
-    level = E_HOMO(defect cell) - shift - E_VBM(host cell)
+    level = E(defect cell) - shift - E_HOMO(host cell)
+
+It is the occupied level that lives most on the atoms beside the defect, of those within 3 eV of the highest:
+in a perfect host the highest itself, in one with levels of its own in the gap another one below these.
 
 The zero of potential is the model's own in each cell. ``shift`` is by how much that of the defect cell lies
 higher: the mean change of the on-site levels (the mean of the diagonal of H at an atom) of the atoms farthest
@@ -27,6 +30,9 @@ from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.system import Array, System
 
+#: How far below the highest occupied level that of a defect is looked for, in eV. The bonding levels of
+#: silica, which live on Si, too, begin some 5 eV below.
+WINDOW_eV = 3.0
 #: Part of the atoms of an element that counts as far from the defect.
 DISTANT = 1 / 3
 #: Share of a host level's square in one level of the defect cell; above one half, only one can have it.
@@ -91,10 +97,10 @@ class Levels:
 
 @dataclass(frozen=True)
 class DefectLevel:
-    """The highest occupied level of a defect cell.
+    """The occupied level that a defect brings, see above.
 
-    above_vbm_eV: its distance from the valence-band top of the host
-    on_pair:      share of the level on the pair of the defect
+    above_vbm_eV: its distance from the highest occupied level of the host
+    on_pair:      its share on the atoms beside the defect
     inverse_participation_ratio: sum of the squared shares of the atoms, from 1/N (everywhere) to 1 (on one)
     shift_eV:     how much higher the zero of potential is in the defect cell
     levels_residual_eV, deep_residual_eV: what is left of the two checks; None where no level is found again
@@ -114,18 +120,21 @@ def defect_level(host: Levels, defect: Levels, kept: NDArray[np.int64], distance
 
     kept: (M,) the atoms of the host with which the defect cell begins, in its order
     distances, numbers: (M,) of these: from the defect in Å, and atomic numbers
-    pair: two of them, as the defect cell counts
+    pair: those of them beside the defect, as the defect cell counts
     """
     far = _distant(host.onsite[kept], distances, numbers)
     shift = float((defect.onsite[far] - host.onsite[kept[far]]).mean())
-    shares = defect.shares(defect.n_occupied - 1)
+    occupied = defect.energies[: defect.n_occupied]
+    candidates = np.flatnonzero(occupied > defect.homo - WINDOW_eV)
+    level = max(candidates, key=lambda k: defect.shares(k)[pair].sum())
+    shares = defect.shares(level)
     n = host.n_occupied
     in_host, in_defect = np.isin(host.atoms, kept), defect.atoms < len(kept)
     overlaps = (defect.orbitals[in_defect].T @ host.orbitals[in_host, :n]) ** 2
     again = np.flatnonzero(overlaps.max(axis=0) > FOUND_AGAIN)
     changes = defect.energies[overlaps[:, again].argmax(axis=0)] - host.energies[again]
     return DefectLevel(
-        above_vbm_eV=defect.homo - shift - host.homo,
+        above_vbm_eV=float(occupied[level]) - shift - host.homo,
         on_pair=float(shares[pair].sum()),
         inverse_participation_ratio=float((shares**2).sum()),
         shift_eV=shift,

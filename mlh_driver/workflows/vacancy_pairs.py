@@ -32,7 +32,7 @@ class VacancyPair:
     from_atoms_eV, formation_eV: likewise, with two atoms
     interaction_eV: see above; None where a single vacancy has no minimum
     pair_1_A, pair_2_A: distance of the two atoms next to each site, here
-    level_eV, level_on_pair, level_ipr, levels_residual_eV, deep_residual_eV: the highest occupied
+    level_eV, level_on_pair, level_ipr, levels_residual_eV, deep_residual_eV: the occupied
               level, see :class:`~mlh_driver.workflows.defect_levels.DefectLevel`; the share is that of all
               ``neighbors``
     band_gap_eV, extrapolation, charge_deviation, steps, largest_force_eV_A: of this minimum
