@@ -14,7 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlh_driver import MLHCalculator
-from mlh_driver.learning.explore import plain
+from mlh_driver.structures import bare
 
 TEMPERATURES_K = (100, 200, 300)
 TIMESTEP_FS = 0.5
@@ -33,6 +33,6 @@ for temperature in TEMPERATURES_K:
     thermostat = {"temperature_K": temperature, "friction": 0.02 / units.fs, "rng": rng}
     Langevin(atoms, TIMESTEP_FS * units.fs, **thermostat).run(steps)
     print(f"{temperature} K: indicator {calculator.last_results.extrapolation:.2f}")
-    frames.append(plain(atoms))
+    frames.append(bare(atoms))
     frames[-1].info["name"] = f"md{temperature}"
 ase.io.write(output, frames)

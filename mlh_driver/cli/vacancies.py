@@ -47,6 +47,13 @@ StartsOption = Annotated[
     ),
 ]
 
+SampleOption = Annotated[
+    int, typer.Option("--sample", min=0, help="So many random sites, or pairs, of each host; 0 means all.")
+]
+PotentialOption = Annotated[
+    float | None, typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the element.")
+]
+
 
 @with_engine_options
 def vacancies(
@@ -60,18 +67,12 @@ def vacancies(
     defect: DefectOption = "vacancy",
     within: WithinOption = 0.0,
     sites: Annotated[str, typer.Option("--sites", metavar="I,J,...", help="Atoms, counted from 0.")] = "",
-    sample: Annotated[
-        int,
-        typer.Option("--sample", min=0, help="So many random sites, or pairs, of each host; 0 means all."),
-    ] = 0,
+    sample: SampleOption = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
     starts: StartsOption = None,
     fmax: Annotated[float, typer.Option("--fmax", metavar="EV/A", help="Largest force at a minimum.")] = 0.02,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps of a relaxation.")] = 300,
-    mu: Annotated[
-        float | None,
-        typer.Option("--mu-O", "--mu", metavar="EV", help="Chemical potential of the element."),
-    ] = None,
+    mu: PotentialOption = None,
     workers: WorkersOption = 1,
     scheduler: SchedulerOption = "",
     slurm: SlurmOption = 0,
