@@ -103,10 +103,10 @@ def _print_plan(plan: ToLabel, picked: Mapping[str, str]) -> None:
 def _print(found: Verification) -> None:
     console = Console(soft_wrap=True)
     table = Table(title="model minus DFT (meV; forces in eV/Å)")
-    table.add_column("site", no_wrap=True)
+    table.add_column("site", overflow="fold")
     table.add_column("picked as")
     for column in ("E_f", "host", "vacancy", "force RMSE", "largest DFT force"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for site in found.sites:
         errors = (site.error_eV, site.host_error_eV, site.vacancy_error_eV)
         table.add_row(
@@ -129,9 +129,9 @@ def _print(found: Verification) -> None:
 
 def _print_pairs(pairs: list[VerifiedPair]) -> None:
     table = Table(title="pairs of vacancies, model and DFT (eV, Å)")
-    table.add_column("pair", no_wrap=True)
+    table.add_column("pair", overflow="fold")
     for column in ("apart", "interaction", "by DFT", "error", "error of E_f", "force RMSE"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for pair in pairs:
         energies = (pair.interaction_eV, pair.dft_interaction_eV, pair.error_eV, pair.formation_error_eV)
         table.add_row(
