@@ -125,7 +125,7 @@ def defect_level(host: Levels, defect: Levels, kept: NDArray[np.int64], distance
     far = _distant(host.onsite[kept], distances, numbers)
     shift = float((defect.onsite[far] - host.onsite[kept[far]]).mean())
     occupied = defect.energies[: defect.n_occupied]
-    candidates = np.flatnonzero(occupied > defect.homo - WINDOW_eV)
+    candidates = np.flatnonzero(occupied > defect.homo - WINDOW_eV).tolist()
     level = max(candidates, key=lambda k: defect.shares(k)[pair].sum())
     shares = defect.shares(level)
     n = host.n_occupied
