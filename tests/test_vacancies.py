@@ -222,13 +222,20 @@ def test_the_hosts_levels_come_back_in_the_defect_cells(found: VacancyCampaign, 
         assert 1 / 95 < vacancy.level_ipr < 1
 
 
-@pytest.mark.slow
-def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign) -> None:
-    engine, vacancy = Engine(), found.vacancies[0]
+def host_and_first(found: VacancyCampaign) -> tuple[Atoms, Atoms, tuple]:
+    """Host and first vacancy, and what ``defect_level`` has to know of its place."""
+    vacancy = found.vacancies[0]
     host = ase.io.read(found.folder / "hosts.extxyz")
     atoms = ase.io.read(found.folder / "vacancies.extxyz", 0)
     kept = np.delete(np.arange(len(host)), vacancy.site)
-    place = (kept, distances_from(host, vacancy.site, kept), atoms.numbers, index_without(40, vacancy.pair))
+    distances = distances_from(host, vacancy.site, kept)
+    return host, atoms, (kept, distances, atoms.numbers, index_without(vacancy.site, vacancy.pair))
+
+
+@pytest.mark.slow
+def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign) -> None:
+    engine, vacancy = Engine(), found.vacancies[0]
+    host, atoms, place = host_and_first(found)
     before, after = Levels.of(host, engine), Levels.of(atoms, engine)
     level = defect_level(before, after, *place)
     lifted = replace(after, energies=after.energies + 2.5, onsite=after.onsite + 2.5)
@@ -242,12 +249,9 @@ def test_a_level_does_not_depend_on_the_zero_of_potential(found: VacancyCampaign
 @pytest.mark.slow
 def test_a_level_of_the_host_in_the_gap_is_not_that_of_the_vacancy(found: VacancyCampaign) -> None:
     """As that of a non-bonding O: here one orbital of the O that is farthest away."""
-    engine, vacancy = Engine(), found.vacancies[0]
-    host = ase.io.read(found.folder / "hosts.extxyz")
-    atoms = ase.io.read(found.folder / "vacancies.extxyz", 0)
-    kept = np.delete(np.arange(len(host)), vacancy.site)
-    distances = distances_from(host, vacancy.site, kept)
-    place = (kept, distances, atoms.numbers, index_without(40, vacancy.pair))
+    engine = Engine()
+    host, atoms, place = host_and_first(found)
+    kept, distances, *_ = place
     far = int(np.where(atoms.numbers == 8, distances, 0.0).argmax())
 
     def levels(cell: Atoms, atom: int, raised_eV: float) -> Levels:

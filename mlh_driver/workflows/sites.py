@@ -41,6 +41,9 @@ from mlh_driver.structures import bare
 
 DEFECTS = {"vacancy": ("unmoved", "together", "apart", "puckered"), "interstitial": ("peroxy",)}
 """Kinds of defects, and their starts."""
+
+USUAL_STARTS = {"vacancy": DEFECTS["vacancy"][:3], "interstitial": DEFECTS["interstitial"]}
+"""Those of them that most sites have."""
 #: Of the sum of covalent radii. Si-Si: 2.40 Å; in relaxed vacancies it is 2.3 to 2.6 Å.
 BOND, FARTHEST_BOND = 1.08, 1.2
 APART = 1.2

@@ -49,6 +49,7 @@ from mlh_driver.workflows.campaign import (
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.sites import (
     DEFECTS,
+    USUAL_STARTS,
     choose_sites,
     choose_two_sites,
     describe_site,
@@ -58,8 +59,6 @@ from mlh_driver.workflows.sites import (
 from mlh_driver.workflows.task_inputs import atoms_fields, engine_fields, engine_for
 from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name, vacancy_pair
 from mlh_driver.workflows.vacancy_tasks import Minima, relax_host, relax_two, relax_vacancy
-
-USUAL_STARTS = {"vacancy": ("unmoved", "together", "apart"), "interstitial": ("peroxy",)}
 
 Place = int | tuple[int, int]
 """A site, or the two of a pair, as the host counts."""
