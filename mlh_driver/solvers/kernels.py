@@ -20,8 +20,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 MAX_BLOCKS_PER_ROW = 2**16
-_LANES = 16  # numbers of a vector, at most
-_CHAINS = 8  # sums that fit into the registers beside what they add up
+_VECTOR_BITS = 512
+_CHAINS = 4  # such sums fit into the registers beside what they add up
 _TILE = 8
 
 
@@ -147,15 +147,16 @@ def _sum_of_products(context, n, out, slot, a, b, terms, a_row, b_row, begin, en
     """One block of a product, out[i, j] = sum of a[i, k] b[k, j] over its terms; ``b`` has transposed blocks.
 
     Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
-    several rows of a are one vector (all four of a 4 x 4 block), and a row of b is repeated beside itself.
-    The sums stay in registers; of small blocks one for each row of b, so that additions do not wait for each
-    other.
+    several rows of a are one vector (all four of a 4 x 4 block in single precision), and a row of b is repeated beside itself.
+    The sums stay in registers; of small blocks one for each row of b, or every second, so that additions do not
+    wait for each other.
     It belongs to the module, and n comes as a literal: what a kernel has in its closure is a part of the name
     under which numba keeps it, and an intrinsic is another one in each process.
     """
     signature = types.void(n, out, slot, a, b, terms, a_row, b_row, begin, end)
     n = n.literal_value
-    rows = next(r for r in range(max(1, _LANES // n), 0, -1) if n % r == 0)
+    most = max(1, _VECTOR_BITS // out.dtype.bitwidth // n)
+    rows = next(r for r in range(most, 0, -1) if n % r == 0)
 
     def generate(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
         index, lanes = ir.IntType(64), rows * n
@@ -171,7 +172,7 @@ def _sum_of_products(context, n, out, slot, a, b, terms, a_row, b_row, begin, en
             return builder.zext(builder.load(builder.gep(terms, [at])), index)
 
         groups = range(0, n, rows)
-        chains = n if len(groups) * n <= _CHAINS else 1
+        chains = min(n, max(1, _CHAINS // len(groups)))
         totals = [[_zeros(builder, scalar, lanes) for _ in range(chains)] for _ in groups]
         with cgutils.for_range_slice(builder, begin, end, ir.Constant(index, 1), index) as (at, _):
             a_block, b_block = builder.add(a_row, place(at, 0)), builder.add(b_row, place(at, 1))
