@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-BONDS = 16384
+BONDS = 65536
 ATOMS = 1024
 #: Some results of a part are as large as the whole system, so the number of parts must not grow with it.
 MOST = 12
