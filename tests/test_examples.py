@@ -95,7 +95,7 @@ def test_melt_quench_of_several_seeds_goes_on_where_it_stopped(tmp_path: Path) -
     assert [line.split("│")[3].strip() for line in printed.splitlines() if "│" in line] == ["100 of 100"]
     log = tmp_path / "melt_quench_output" / "vashishta-3" / "output.log"
     before = log.stat().st_mtime_ns
-    example("melt_quench/run.py", "3", "4", *lengths, "--atoms", "96", folder=tmp_path)
+    example("melt_quench/run.py", "3", "4", *lengths, "--repeat", "1", "1", "1", folder=tmp_path)
     assert log.stat().st_mtime_ns == before
     names = example("melt_quench/frames.py", "melt_quench_output", "--n", "4", folder=tmp_path).split("\n")[
         :4

@@ -2,7 +2,7 @@
 
     python examples/melt_quench/run.py 11 12 13
     python examples/melt_quench/run.py 11 12 13 --engine vashishta
-    python examples/melt_quench/run.py 11 --melt 5000 --quench 20000 --anneal 5000 --atoms 192 --out large
+    python examples/melt_quench/run.py 11 --melt 5000 --quench 20000 --anneal 5000 --repeat 2 1 1 --out large
 
 Every run is that of ``mlh-driver melt-quench --structure lammps_inputs/melt_quench/host.data``, in a folder
 ``OUT/ENGINE-SEED``. Steps are 1 fs. ``vashishta`` is the same input in LAMMPS with the classical potential of
@@ -122,11 +122,13 @@ def main() -> None:
     parser.add_argument("--melt", type=int, default=2000, help="steps before the quench")
     parser.add_argument("--quench", type=int, default=5000, help="steps of the quench, down to 300 K")
     parser.add_argument("--anneal", type=int, default=1000, help="steps at 300 K")
-    parser.add_argument("--atoms", type=int, choices=(96, 192), default=96)
+    parser.add_argument(
+        "--repeat", type=int, nargs=3, default=(1, 1, 1), metavar="N", help="times 96 atoms, along each edge"
+    )
     parser.add_argument("--fmax", type=float, default=0.05, help="of the relaxation, in eV/Å")
     parser.add_argument("--out", type=Path, default=Path("melt_quench_output"), metavar="DIR")
     options = parser.parse_args()
-    start = read_frames([START])["host"].repeat((options.atoms // 96, 1, 1))
+    start = read_frames([START])["host"].repeat(options.repeat)
     engine = Engine("asio2-minimal", electronic_temperature_K=options.electronic_temperature)
     runs = []
     for seed in options.seeds:
