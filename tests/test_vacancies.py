@@ -7,6 +7,7 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import ase.io
 import numpy as np
@@ -24,6 +25,7 @@ from mlh_driver.analysis import Network
 from mlh_driver.analysis.rings import primitive_rings, smallest_rings
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
+from mlh_driver.cli.vacancies import _doubts
 from mlh_driver.data import read_structure
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -559,3 +561,15 @@ def test_odd_numbers_of_electrons_are_refused_before_any_relaxation(tmp_path: Pa
         with pytest.raises(InputError, match=f"host w: {message}"):
             run_vacancies({"w": host}, tmp_path / "run", VacancySettings(element=element), engine)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_doubt_that_many_sites_have_does_not_fill_the_screen(tmp_path: Path) -> None:
+    sites = [SimpleNamespace(name=f"site{k}", doubts={"charge_deviation": "much"}) for k in range(100)]
+    sites[50].doubts["band_gap"] = "small"
+    found = SimpleNamespace(
+        hosts={"glass": {"doubts": {"charge_deviation": "much"}}}, vacancies=sites, pairs=[], folder=tmp_path
+    )
+    lines = list(_doubts(cast(VacancyCampaign, found)))
+    assert lines[0] == "host glass: much" and lines[-1] == "site50: small"
+    assert lines[1:7] == [f"site{k}: much" for k in range(6)]
+    assert lines[7:-1] == [f"and 94 more have the doubt charge_deviation, see {tmp_path}/*.csv"]

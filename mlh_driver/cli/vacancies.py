@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from mlh_driver.workflows.vacancies import VacancyCampaign
     from mlh_driver.workflows.vacancy_files import Distribution
 
-MOST_ROWS = 20
+#: Sites in a table, and lines on one kind of doubt.
+MOST_ROWS, MOST_DOUBTS = 20, 6
 
 DefectOption = Annotated[
     str,
@@ -134,12 +136,8 @@ def _print(found: VacancyCampaign) -> None:
         console.print(_hosts(found, of))
     if found.pairs:
         console.print(_pairs(found))
-    doubts = {vacancy.name: vacancy.doubts for vacancy in found.vacancies}
-    doubts |= {pair.name: pair.doubts for pair in found.pairs}
-    doubts |= {f"host {name}": host["doubts"] for name, host in found.hosts.items()}
-    for name, reasons in doubts.items():
-        for reason in reasons.values():
-            console.print(f"[yellow]{escape(name)}: {escape(reason)}[/]", highlight=False)
+    for line in _doubts(found):
+        console.print(f"[yellow]{escape(line)}[/]", highlight=False)
     if found.vacancies and found.mu_eV is None:
         reservoir = "half of O2 (O-rich)" if found.element == "O" else "an atom of its stable solid"
         console.print(
@@ -149,6 +147,21 @@ def _print(found: VacancyCampaign) -> None:
             f"model's training data, such as {reservoir}.",
             highlight=False,
         )
+
+
+def _doubts(found: VacancyCampaign) -> Iterator[str]:
+    """Those about the hosts, whose defects all cells have, and the first of each kind about the sites."""
+    for name, host in found.hosts.items():
+        for reason in host["doubts"].values():
+            yield f"host {name}: {reason}"
+    kinds: dict[str, list[str]] = {}
+    for defect in (*found.vacancies, *found.pairs):
+        for kind, reason in defect.doubts.items():
+            kinds.setdefault(kind, []).append(f"{defect.name}: {reason}")
+    for kind, lines in kinds.items():
+        yield from lines[:MOST_DOUBTS]
+        if len(lines) > MOST_DOUBTS:
+            yield f"and {len(lines) - MOST_DOUBTS} more have the doubt {kind}, see {found.folder}/*.csv"
 
 
 def _sites(found: VacancyCampaign, mean_eV: float) -> Table:
