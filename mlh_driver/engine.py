@@ -82,6 +82,8 @@ _LARGEST_ELEMENT_eV = 1e4
 _CLOSE = 0.05
 #: More atoms in a volume, compared with the densest structure of the training, are no structure.
 _MOST_DENSE = 3.0
+#: Of a cell, for the mesh of mlh_driver.network.electrostatics: some 2 GB, or what its atoms need anyway.
+_LARGEST_VOLUME_A3, _LARGEST_VOLUME_OF_ATOM_A3 = 8e6, 100.0
 
 
 def _check_elements(H: BlockMatrix) -> None:
@@ -166,12 +168,17 @@ class Engine:
             raise type(error)(f"{error} ({described(system)})") from error
 
     def _check_density(self, system: System) -> None:
-        """Refuse what is crushed as a whole, or in another unit, before anything is computed in vain."""
+        """Refuse what is crushed as a whole, in another unit or nearly empty, before anything is computed."""
         ratio = len(system) / system.volume / self._densest
         if ratio > _MOST_DENSE:
             raise StructureError(
                 f"it is {ratio:.1f} times as dense as the densest structure of the training; are cell and "
                 "positions in Å, and do they belong to each other?"
+            )
+        if system.volume > max(_LARGEST_VOLUME_A3, _LARGEST_VOLUME_OF_ATOM_A3 * len(system)):
+            raise StructureError(
+                f"{system.volume:.3g} Å^3 are too much for {len(system)} atoms: the mesh of the potential of "
+                "their charges would fill the memory; take a smaller cell"
             )
 
     def _compute(self, system: System) -> Results:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from ase.geometry import minkowski_reduce
 
 from mlh_driver.results import Results
 from mlh_driver.system import Array, System, displacements
@@ -46,7 +47,9 @@ class CellRepeater:
             return ONCE
         found = widths(system.cell)
         needed = np.maximum(np.ceil(self.least_A / found - 1e-9), 1).astype(int)
-        if self._last is not None and _may_follow(self._last[0], system):
+        if (needed > 1).any() and (widths(minkowski_reduce(system.cell)[0]) >= self.least_A).all():
+            needed = np.ones(3, int)  # only the choice of the lattice vectors makes it narrow
+        elif self._last is not None and _may_follow(self._last[0], system):
             before = np.array(self._last[1])
             enough = before * found >= (1.0 - KEPT) * self.least_A
             sparing = (before - 1) * found < (1.0 + KEPT) * self.least_A

@@ -83,7 +83,7 @@ def read_trajectories(
 def _with_elements(atoms: Atoms, elements: Sequence[str], path: Path) -> Atoms:
     """The frame, with its atomic numbers taken for atom types if elements are given for these."""
     if elements:
-        if atoms.numbers.max() > len(elements):
+        if atoms.numbers.max(initial=0) > len(elements):
             raise InputError(
                 f"{path} has {atoms.get_chemical_formula()}, and not the atom types 1 to {len(elements)} of "
                 f"{' '.join(elements)}; leave these out if the file names its elements"
@@ -106,7 +106,7 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
             f"cannot read structures from {path}: {reason(error)}. Use a format that ASE knows by itself "
-            "(such as extxyz or cif), or with mlh-driver predict name it by --format"
+            "(such as extxyz or cif); mlh-driver predict and analyze take the name of a format by --format"
         ) from error
     if not images:
         raise InputError(f"{path} holds no structure")

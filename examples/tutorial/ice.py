@@ -25,4 +25,6 @@ for position in oxygen.positions:
     hydrogen += [position + OH_A * direction for direction in directions]
 ice = oxygen + Atoms(["H"] * len(hydrogen), hydrogen)
 ice.info["name"] = "ice"
+if len(sys.argv) != 2:
+    raise SystemExit("name the file to write: python ice.py ice.xyz")
 ase.io.write(sys.argv[1], ice)

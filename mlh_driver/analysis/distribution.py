@@ -11,7 +11,7 @@ from ase import Atoms
 from vesin import ase_neighbor_list
 
 from mlh_driver.errors import InputError
-from mlh_driver.system import Array
+from mlh_driver.system import Array, System
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,9 @@ def check_same_atoms(frames: Sequence[Atoms]) -> None:
 
 
 def check_periodic(atoms: Atoms) -> None:
-    """Raise InputError for a structure that is not periodic along all axes."""
+    """Raise InputError for what is not periodic along all axes, or has no atoms, or numbers that are none."""
     if not atoms.pbc.all():
         raise InputError(
             f"pbc is {atoms.pbc.tolist()}; the analysis needs a cell that is periodic along all axes"
         )
+    System.from_ase(atoms)

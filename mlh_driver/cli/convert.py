@@ -32,6 +32,12 @@ def convert(
     forces_key: Annotated[
         str | None, typer.Option("--forces-key", help="Where the forces stand, such as REF_forces.")
     ] = None,
+    stress_key: Annotated[
+        str | None,
+        typer.Option(
+            "--stress-key", help="Where the stress stands, in eV/Å^3; left out with --energy-key alone."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of files without one of their own.")] = "train",
 ) -> None:
     """Add reference data of your own, in eV and Å, to a data set.
@@ -45,7 +51,7 @@ def convert(
     from mlh_driver.reference.units import energy_unit
 
     labels, n_held = hdf5.append_missing(
-        out, _labels(sources, split, energy_key, forces_key), {"description": reference}
+        out, _labels(sources, split, (energy_key, forces_key, stress_key)), {"description": reference}
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(described(labels))
@@ -56,7 +62,7 @@ def convert(
 
 
 def _labels(
-    sources: list[Path], split: str, energy_key: str | None, forces_key: str | None
+    sources: list[Path], split: str, keys: tuple[str | None, str | None, str | None]
 ) -> Iterator[tuple[LabelledStructure, str]]:
     """Structures with their splits, read when their turn comes."""
     from mlh_driver.data import npz
@@ -66,7 +72,7 @@ def _labels(
     folders = [path for path in sources if path.is_dir()]
     runs = [path for path in sources if path.suffix in SUFFIXES]
     files = [path for path in sources if path not in folders + runs]
-    for label in chain(from_ase_files(files, energy_key, forces_key), map(from_siesta_run, runs)):
+    for label in chain(from_ase_files(files, *keys), map(from_siesta_run, runs)):
         yield label, split
     for folder in folders:
         for own_split, names in npz.read_splits(folder, otherwise=split).items():

@@ -40,4 +40,5 @@ def finetune(
     if out.exists():
         raise InputError(f"{out} exists; choose another --out, or remove it")
     settings = finetune_settings(model, data, out, steps, rehearse)
+    typer.echo(f"energies of the data must be by the method of the model: {settings.reference}", err=True)
     train_to_file(settings, out, resume=resume, threads=threads)

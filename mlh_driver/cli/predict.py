@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
-from mlh_driver.errors import MLHError
+from mlh_driver.errors import InputError, MLHError
 
 if TYPE_CHECKING:
     from mlh_driver.results import Results
@@ -50,6 +51,8 @@ def predict(
     from mlh_driver.structures import read_frames
     from mlh_driver.system import System
 
+    if out is not None:
+        _check_output(out, structures)
     frames = read_frames(structures, file_format, last_only=not every_frame)
     engine = build_engine(settings)
     systems: dict[str, System] = {}
@@ -70,7 +73,8 @@ def predict(
         _write(out, systems, computed)
     if as_json:
         reports = [{"name": name} | _report(systems[name], computed[name]) for name in computed]
-        typer.echo(json.dumps(reports[0] if len(frames) == 1 else reports, indent=2))
+        content = reports[0] if len(frames) == 1 else reports
+        typer.echo(json.dumps(content, indent=2, allow_nan=False))
     elif len(frames) == 1:
         for name, system in systems.items():
             _print(system, computed[name])
@@ -80,11 +84,19 @@ def predict(
         raise typer.Exit(1)
 
 
+def _check_output(out: Path, structures: list[Path]) -> None:
+    """Raises InputError, before hours of work, for a file that cannot be written or is one of the input."""
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.resolve() in [path.resolve() for path in structures]:
+        raise InputError(f"--out {out} is one of the structures; name another file")
+
+
 def _print_line(name: str, system: System, results: Results) -> None:
     """One line for one of many structures."""
     doubts = "; ".join(results.doubts().values())
     Console(soft_wrap=True).print(
-        f"{name}: {len(system)} atoms, {results.energy:.6f} eV, "
+        f"{escape(name)}: {len(system)} atoms, {results.energy:.6f} eV, "
         f"largest force {results.largest_force:.3f} eV/Å, "
         f"gap {results.band_gap:.3f} eV, extrapolation {results.extrapolation:.2f}"
         + (f" [yellow]{doubts}[/]" if doubts else ""),
@@ -115,7 +127,7 @@ def _report(system: System, results: Results) -> dict[str, Any]:
         "stress": results.stress.tolist(),
         "energies": results.energies.tolist(),
         "charges": results.charges.tolist(),
-        **results.observables(),
+        **{name: x if np.isfinite(x) else None for name, x in results.observables().items()},
         "repeats": results.repeats,
         "doubts": results.doubts(),
         "timings": results.timings,

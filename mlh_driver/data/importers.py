@@ -3,52 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from mlh_driver.data.structure import LabelledStructure
-from mlh_driver.errors import InputError
+from mlh_driver.errors import InputError, StructureError
 from mlh_driver.structures import read_frames
-from mlh_driver.system import System
+from mlh_driver.system import Array, System
 
 
 def from_ase_files(
-    paths: list[Path], energy_key: str | None = None, forces_key: str | None = None
+    paths: list[Path],
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
 ) -> list[LabelledStructure]:
     """Frames with energy, forces and perhaps stress, in any format that ASE reads (such as extended XYZ).
 
-    energy_key, forces_key: where they stand in ``atoms.info`` and ``atoms.arrays``, if ASE does not know
+    energy_key, forces_key, stress_key: where they stand in ``atoms.info`` and ``atoms.arrays``, or among the
+            results of ASE, if they are not those that ASE knows
 
     There is no Hamiltonian in them: they can teach energies and forces beside structures that have one.
-    The energy is the free energy where both are given, since forces are its derivative. Forces are those of
-    the calculation, also on atoms that a constraint held. Raises InputError for frames without energy or
-    forces.
+    The energy is the free energy where both are given, since forces are its derivative. With ``energy_key``
+    the stress that ASE knows, which may be of another method, is left out. Forces are those of
+    the calculation, also on atoms that a constraint held. Raises InputError, with the name of the frame, for
+    what has no energy or forces, or is no structure for the model.
     """
-    labels = []
-    for name, atoms in read_frames(paths).items():
-        results = {} if atoms.calc is None else atoms.calc.results
-        energy = (
-            atoms.info.get(energy_key) if energy_key else results.get("free_energy", results.get("energy"))
+    return [
+        _label(name, atoms, energy_key, forces_key, stress_key) for name, atoms in read_frames(paths).items()
+    ]
+
+
+def _label(
+    name: str, atoms: Atoms, energy_key: str | None, forces_key: str | None, stress_key: str | None
+) -> LabelledStructure:
+    known = {} if atoms.calc is None else atoms.calc.results
+    found: dict[str, Any] = {**known, **atoms.info, **atoms.arrays}
+    energy = found.get(energy_key) if energy_key else known.get("free_energy", known.get("energy"))
+    forces = found.get(forces_key or "forces")
+    stress = found.get(stress_key) if stress_key else None if energy_key else known.get("stress")
+    if energy is None or forces is None:
+        raise InputError(
+            f"frame {name!r} has no energy or no forces; it has {', '.join(found)}: name them by "
+            "--energy-key and --forces-key"
         )
-        forces = atoms.arrays.get(forces_key) if forces_key else results.get("forces")
-        if energy is None or forces is None:
-            found = ", ".join([*results, *atoms.info, *atoms.arrays])
-            raise InputError(
-                f"frame {name!r} has no energy or no forces; it has {found}: name them by --energy-key and "
-                "--forces-key"
-            )
-        has_stress = "stress" in results and not energy_key
-        labels.append(
-            LabelledStructure(
-                name=name,
-                system=System.from_ase(atoms),
-                energy=float(energy),
-                forces=np.asarray(forces, dtype=np.float64),
-                stress=atoms.get_stress(voigt=False, apply_constraint=False) if has_stress else None,
-            )
+    try:
+        return LabelledStructure(
+            name=name,
+            system=System.from_ase(atoms),
+            energy=float(energy),
+            forces=np.asarray(forces, dtype=np.float64),
+            stress=None if stress is None else _full(np.asarray(stress, dtype=np.float64)),
         )
-    return labels
+    except (StructureError, TypeError, ValueError) as error:
+        raise InputError(f"frame {name!r}: {error}") from error
+
+
+def _full(stress: Array) -> Array:
+    """(3, 3), from ASE's six numbers xx, yy, zz, yz, xz, xy or from nine; raises ValueError for others."""
+    return np.asarray(voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else stress.reshape(3, 3))
 
 
 def described(labels: list[LabelledStructure]) -> str:

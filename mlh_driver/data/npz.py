@@ -64,6 +64,8 @@ def read_splits(folder: Path, otherwise: str = "all") -> dict[str, list[str]]:
     except (ValidationError, UnicodeDecodeError) as error:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"{listing} does not map each split to a list of names: {problem}") from error
+    if not any(splits.values()):
+        raise InputError(f"{listing} names no structure; remove it, or list those of {folder}")
     missing = [name for names in splits.values() for name in names if name not in present]
     if missing:
         raise InputError(f"{listing} names {', '.join(missing)}, but {folder} has no such .npz file")

@@ -39,7 +39,8 @@ class MLHCalculator(Calculator):
     ``energy`` is the free energy whose exact derivative the forces are, so that MD conserves it.
     ``last_results`` is everything of the last structure, a :class:`~mlh_driver.results.Results`:
     ``band_gap``, ``homo``, ``extrapolation``, ``charge_deviation`` and so on. What gives reason to doubt the
-    numbers is a Python warning (:meth:`~mlh_driver.results.Results.doubts`).
+    numbers is a Python warning (:meth:`~mlh_driver.results.Results.doubts`): once, and again where it is
+    twice as bad or the atoms are others.
 
     >>> atoms.calc = MLHCalculator(model="asio2-minimal")  # doctest: +SKIP
     """
@@ -92,11 +93,18 @@ class MLHCalculator(Calculator):
         self.results, self.last_results = {}, None  # or, after an error, the last ones would pass for these
         results = self.engine.compute(System.from_ase(self.atoms))
         self._calls += 1
+        if "numbers" in system_changes:
+            self._alarm = Alarm()
         for message in self._alarm(f"structure {self._calls}", results):
             warnings.warn(message, stacklevel=2)
         self.results, self.last_results = _ase_results(results), results
-        if self._annotate and atoms is not None:
-            annotate(atoms, results)
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """One of ASE's results; what is known already of an equal structure is not computed again."""
+        value = super().get_property(name, atoms, allow_calculation)
+        if self._annotate and atoms is not None and value is not None and self.last_results is not None:
+            annotate(atoms, self.last_results)
+        return value
 
 
 def annotate(atoms: Atoms, results: Results) -> None:

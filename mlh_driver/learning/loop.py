@@ -69,10 +69,15 @@ class ActiveLearning:
         seeds = read_frames(list(self.settings.seeds))
         for name, atoms in seeds.items():
             try:
-                basis.species_index(System.from_ase(atoms).numbers)
-                count_occupied(atoms.numbers)
+                known = basis.n_electrons(System.from_ase(atoms).numbers)
+                labelled = 2 * count_occupied(atoms.numbers)
             except StructureError as error:
                 raise InputError(f"seed {name!r}: {error}") from error
+            if known != labelled:
+                raise InputError(
+                    f"seed {name!r} has {known} electrons by the species of the training settings, and "
+                    f"{labelled} in the labels: correct 'electrons' there (mlh-driver species prints them)"
+                )
         return list(seeds.values())
 
     def _check_prefix(self) -> None:
@@ -88,6 +93,11 @@ class ActiveLearning:
 
     def run(self) -> Path:
         """All rounds; returns the path of the last model."""
+        if (self.settings.output / "round_0").exists():
+            self.report(
+                f"going on in {self.settings.output}: what is done there stays as it is, and changed "
+                "settings hold for the rest; for a new run name another output"
+            )
         model = self._first_model()
         for round_ in range(self.settings.rounds):
             self._label(round_, self._frames(round_, model))
@@ -168,8 +178,9 @@ class ActiveLearning:
             failed += label_into(self.labels, some, self.labeler, split, self.report)
             if split == "train" and len(failed) == len(some):
                 self._forget_frames(round_)
+                why = "could be labelled, for the reasons above" if some else "is left by hold_out"
                 raise InputError(
-                    f"no frame for training of round {round_} could be labelled, for the reasons above; "
+                    f"no frame for training of round {round_} {why}; "
                     "change [explore], the seeds or hold_out in the settings, and start again"
                 )
         done.write_text("".join(f"{name}\n" for name in failed))

@@ -166,10 +166,11 @@ class _Search:
             if not len(step):
                 step = self._newton_step(best)
             elif halvings == MOST_HALVINGS:
+                best = self._try(best.assumed)  # what found it before may err by another amount
                 step = self._safe_step(best)
             point = self._try(best.assumed + step)
             self._learn(best, point)
-            if point.dual >= best.dual - slack:
+            if point.dual >= best.dual - slack or point.disagreement <= self._agreement(point):
                 best, step, halvings = point, np.zeros(0), 0
             else:
                 step, halvings = 0.5 * step, halvings + 1

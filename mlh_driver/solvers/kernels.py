@@ -147,9 +147,9 @@ def _sum_of_products(context, n, out, slot, a, b, terms, a_row, b_row, begin, en
     """One block of a product, out[i, j] = sum of a[i, k] b[k, j] over its terms; ``b`` has transposed blocks.
 
     Written in LLVM's vector types, because compilers find no vectors as short as the rows of a small block:
-    several rows of a are one vector (all four of a 4 x 4 block in single precision), and a row of b is repeated beside itself.
-    The sums stay in registers; of small blocks one for each row of b, or every second, so that additions do not
-    wait for each other.
+    several rows of a are one vector (all four of a 4 x 4 block in single precision), and a row of b is
+    repeated beside itself. The sums stay in registers; of small blocks one for each row of b, or for every
+    second, so that additions do not wait for each other.
     It belongs to the module, and n comes as a literal: what a kernel has in its closure is a part of the name
     under which numba keeps it, and an intrinsic is another one in each process.
     """

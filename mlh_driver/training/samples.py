@@ -73,8 +73,8 @@ def _graph(label: LabelledStructure, basis: OrbitalBasis, cutoff: float) -> Grap
     if unknown := sorted({*label.system.numbers.tolist()} - {*basis.numbers.tolist()}):
         symbols = ", ".join(chemical_symbols[number] for number in unknown)
         raise InputError(
-            f"{label.name} has {symbols}, which the settings' species do not name; add a [[species]] "
-            "section, or leave the structure out"
+            f"{label.name} has {symbols}, which is no species of the training; add a [[species]] "
+            "section to its settings (fine-tuning keeps the species), or leave the structure out"
         )
     try:
         return GraphBuilder(basis, cutoff, skin=0.0).build(label.system, DTYPE)
