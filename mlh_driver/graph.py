@@ -89,6 +89,14 @@ def pair_kinds(n_species: int) -> list[tuple[int, int]]:
     return [(a, b) for a in range(n_species) for b in range(a, n_species)]
 
 
+def kind_of_pair(n_species: int) -> NDArray[np.int64]:
+    """(n_species, n_species) symmetric: which of them two species are."""
+    table = np.zeros((n_species, n_species), dtype=np.int64)
+    for kind, (a, b) in enumerate(pair_kinds(n_species)):
+        table[a, b] = table[b, a] = kind
+    return table
+
+
 @dataclass(frozen=True)
 class PairList:
     """The pairs within cutoff + skin of a reference structure, and the kind of each."""
@@ -193,10 +201,6 @@ class GraphBuilder:
         swap = species[i] > species[j]
         i, j = np.where(swap, j, i), np.where(swap, i, j)
         shifts = np.where(swap[:, None], -shifts, shifts)
-        n_species = len(self.basis.species)
-        kind_of = np.zeros((n_species, n_species), dtype=np.int64)
-        for kind, (a, b) in enumerate(pair_kinds(n_species)):
-            kind_of[a, b] = kind
-        kinds = kind_of[species[i], species[j]]
+        kinds = kind_of_pair(len(self.basis.species))[species[i], species[j]]
         order = np.lexsort((j, i, kinds))
         return PairList(system, i[order], j[order], shifts[order], kinds[order])

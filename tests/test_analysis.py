@@ -328,6 +328,12 @@ def test_structures_that_cannot_be_analyzed_are_refused(glass: Atoms) -> None:
     cluster.pbc = False
     with pytest.raises(InputError, match="periodic along all axes"):
         summary([cluster])
+    with pytest.raises(InputError, match="no atoms"):
+        summary([glass[:0]])
+    flat = glass.copy()
+    flat.cell[2] = 0.0
+    with pytest.raises(InputError, match="singular"):
+        summary([flat])
 
 
 def test_log_of_a_run_that_was_killed_is_read_up_to_there(tmp_path: Path) -> None:

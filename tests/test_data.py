@@ -7,6 +7,7 @@ import re
 import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import h5py
@@ -308,6 +309,28 @@ def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:
         from_ase_files(paths)
     with pytest.raises(InputError, match="no energy"):
         from_ase_files(paths, "energy", "REF_forces")
+    atoms.info["REF_stress"] = np.arange(1.0, 7.0)
+    atoms.calc = SinglePointCalculator(atoms, energy=-8.0, forces=np.zeros((3, 3)), stress=np.zeros(6))
+    ase.io.write(tmp_path / "frames.extxyz", atoms)
+    (label,) = from_ase_files(paths, "REF_energy", "REF_forces", "REF_stress")
+    np.testing.assert_allclose(label.stress, [[1, 6, 5], [6, 2, 4], [5, 4, 3]])
+    (label,) = from_ase_files(paths, "energy", "forces")  # names that ASE keeps for itself
+    assert (label.energy, label.stress) == (-8.0, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"pbc": False}, "'bad': pbc is"), ({"info": {"E": "low"}}, "'bad': could not")]
+)
+def test_a_frame_that_cannot_be_imported_is_named(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    given = {"pbc": True, "info": {"E": -7.0}} | change
+    bad = Atoms("O2", positions=np.eye(3)[:2], cell=[6, 6, 6], pbc=given["pbc"], info=given["info"])
+    bad.info["name"] = "bad"
+    bad.set_array("F", np.zeros((2, 3)))
+    ase.io.write(tmp_path / "frames.extxyz", bad)
+    with pytest.raises(InputError, match=message):
+        from_ase_files([tmp_path / "frames.extxyz"], "E", "F")
 
 
 def test_a_file_that_grows_gives_each_structure_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from mlh_driver import Engine, System
 from mlh_driver.cli.main import app
-from mlh_driver.errors import MLHError, NonFiniteError, StructureError
+from mlh_driver.errors import InputError, MLHError, NonFiniteError, StructureError
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.results import Results
 from mlh_driver.system import described
@@ -88,6 +88,12 @@ def test_a_bond_inside_the_wall_is_doubted_at_its_atoms(engine: Engine, glass: A
 def test_a_crushed_cell_is_refused_at_once(engine: Engine, glass: Atoms, factor: float) -> None:
     glass.set_cell(factor * glass.cell, scale_atoms=True)
     with pytest.raises(StructureError, match=r"positions in Å.*O64Si32 at .* g/cm3; the closest"):
+        computed(engine, glass)
+
+
+def test_a_nearly_empty_cell_is_refused_at_once(engine: Engine, glass: Atoms) -> None:
+    glass.set_cell([300.0] * 3)
+    with pytest.raises(StructureError, match=r"2.7e\+07 Å.3 are too much for 96 atoms"):
         computed(engine, glass)
 
 
@@ -171,6 +177,10 @@ def test_a_structure_that_cannot_be_computed_stops_no_other(
 
     monkeypatch.setattr("mlh_driver.cli.predict.build_engine", lambda settings: Failing())
     ase.io.write(tmp_path / "three.xyz", [glass] * 3, format="extxyz")
+    (tmp_path / "a[b].xyz").write_bytes((tmp_path / "three.xyz").read_bytes())
+    named = CliRunner().invoke(app, ["predict", str(tmp_path / "a[b].xyz"), "--all"])
+    assert "a[b]_0: 96 atoms" in named.output
+    monkeypatch.setattr("mlh_driver.cli.predict.build_engine", lambda settings: Failing())
     command = ["predict", str(tmp_path / "three.xyz"), "--all", "--out", str(tmp_path / "out.xyz")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1 and "left out: three_1: a force is infinite" in done.output
@@ -178,6 +188,9 @@ def test_a_structure_that_cannot_be_computed_stops_no_other(
     cluster = glass.copy()
     cluster.pbc = False
     ase.io.write(tmp_path / "two.xyz", [cluster] * 2, format="extxyz")
+    for out, message in (("three.xyz", "is one of the structures"), ("no/out.xyz", "there is no folder")):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, [*command[:-1], str(tmp_path / out)], catch_exceptions=False)
     none = CliRunner().invoke(app, ["predict", str(tmp_path / "two.xyz"), *command[2:]])
     assert none.exit_code == 1 and "left out: two_0: pbc is" in none.output
     assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 2  # what was there before

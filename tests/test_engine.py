@@ -176,6 +176,10 @@ def test_observables_survive_files(model64: Model, host: Atoms, tmp_path: Path) 
     atoms.calc = MLHCalculator(model64, annotate=True)
     atoms.get_potential_energy()
     results = atoms.calc.last_results
+    same = host.copy()
+    same.calc = atoms.calc
+    same.get_potential_energy()  # which ASE knows already
+    assert same.info["band_gap"] == atoms.info["band_gap"]
     for suffix in ("traj", "xyz"):
         ase.io.write(tmp_path / f"frame.{suffix}", atoms)
         found = ase.io.read(tmp_path / f"frame.{suffix}")
@@ -196,6 +200,9 @@ def test_doubts_are_python_warnings_and_not_in_every_step(host: Atoms) -> None:
         atoms.get_potential_energy()
     atoms.rattle(1e-4)
     atoms.get_potential_energy()  # a second warning would be an error here
+    del atoms[:3]
+    with pytest.warns(UserWarning, match="structure 3: "):  # of other atoms
+        atoms.get_potential_energy()
 
 
 def test_after_an_error_the_calculator_has_no_results(model64: Model, host: Atoms) -> None:

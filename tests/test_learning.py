@@ -589,6 +589,15 @@ def test_seeds_that_cannot_be_learned_are_refused_before_any_label(
         ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
 
 
+def test_electrons_that_the_labels_do_not_have_are_refused_before_any_label(folder: Path) -> None:
+    path = folder / "train.toml"
+    path.write_text(path.read_text().replace("electrons = [1]", "electrons = [2]"))
+    with pytest.raises(
+        InputError, match=r"seed 'seed' has 4 electrons by the species .*, and 2 in the labels"
+    ):
+        ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+
+
 def test_temperatures_of_a_run_are_read_up_to_a_line_cut_off(tmp_path: Path) -> None:
     assert temperature_K(tmp_path, 1, 2) is None
     (tmp_path / "log.lammps").write_text("Step Temp\n 0 300\n 2 400\nLoop time\nStep Temp\n 4 3.1e")

@@ -103,6 +103,16 @@ def test_a_cell_that_breathes_around_the_least_width_keeps_its_repeats() -> None
     assert repeats(cube(4.9, n_atoms=2)) == (3, 3, 3)  # other atoms, another run
     assert repeats(cube(5.2, n_atoms=2)) == (2, 2, 2)  # no step of a trajectory: as if it were alone
     assert CellRepeater(0.0)(cube(4.9)) == (1, 1, 1)
+    exchanged = cube(4.85, n_atoms=2)
+    repeats(cube(4.9, n_atoms=2))
+    assert repeats(replace(exchanged, numbers=[8, 14])) == (3, 3, 3)  # a trial of Monte Carlo
+
+
+def test_other_vectors_of_a_wide_lattice_make_it_no_narrow_cell() -> None:
+    sheared = np.array([[10.0, 0, 0], [10, 10, 0], [30, 20, 10]])
+    assert widths(sheared).min() < 5.0
+    assert CellRepeater(10.0)(System([8], np.zeros((1, 3)), sheared)) == (1, 1, 1)
+    assert CellRepeater(11.0)(System([8], np.zeros((1, 3)), sheared)) != (1, 1, 1)
 
 
 def test_predict_tells_the_repeats_and_unknown_samplings_are_refused(tmp_path: Path) -> None:

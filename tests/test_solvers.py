@@ -11,6 +11,7 @@ from electronic_problems import block_matrix, disordered_solid, problem
 from scipy.linalg import eigh
 
 from mlh_driver.errors import InputError, SolverError
+from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.solvers import (
     AutoSolver,
     DenseSolver,
@@ -318,6 +319,23 @@ def test_auto_diagonalizes_where_nothing_else_works_and_that_is_possible(
     monkeypatch.setattr(auto_module, "DENSE_IS_POSSIBLE", 10)
     with pytest.raises(SolverError, match="foe gives up"):
         AutoSolver().solve(task)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13])
+def test_sparse_products_are_those_of_dense_matrices(n: int, dtype: type) -> None:
+    task = disordered_solid((3, 2, 2), n=n)
+    pattern = SparsePattern(task.system, 20.0, task.H)
+    slots = pattern.find(task.H.index.numpy())
+    assert slots is not None and pattern.is_complete
+    a = pattern.load(task.H, slots, dtype)
+    product = pattern.product(a, a, scale=0.5, c=a, beta=2.0, shift=3.0)
+    H = task.H.dense().numpy()
+    expected = 0.5 * H @ H + 2.0 * H + 3.0 * np.eye(len(H))
+    every = np.array(np.triu_indices(len(task.system)))
+    like = BlockMatrix(torch.from_numpy(every), torch.zeros(every.shape[1], n, n), task.H.sizes)
+    found = pattern.store(product, pattern.find(every), like).dense().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype is np.float32 else 1e-11)
 
 
 def test_pattern_is_frozen_until_atoms_move_too_far() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn, Unpack
@@ -88,7 +89,7 @@ class Team:
         self._settings, self._ranks = settings, ranks
         self._engines: dict[int, SharedEngine] = {}
         self._numbers = itertools.count()
-        self._given_up: list[int] = []
+        self._given_up: deque[int] = deque()
 
     def engine(self) -> LedEngine:
         """In rank 0: one more engine. Raises what is wrong with the settings."""
@@ -108,8 +109,10 @@ class Team:
 
     def lead(self, number: int, system: System | None) -> Results | None:
         """In rank 0: make an engine, or compute a structure with it."""
-        given_up, self._given_up = tuple(self._given_up), []
-        task = _Task(number, system, given_up)
+        given_up = [
+            self._given_up.popleft() for _ in range(len(self._given_up))
+        ]  # others may append meanwhile
+        task = _Task(number, system, tuple(given_up))
         self._ranks.tell(task)
         return self._do(task)
 

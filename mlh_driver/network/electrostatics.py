@@ -199,7 +199,7 @@ def _kernel(inverse: Tensor, sizes: tuple[int, ...], smearing_A: float) -> Tenso
     return prefactor * torch.exp(-0.5 * smearing_A**2 * squares) / (squares * damping)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
 def _waves(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Integers of the waves of a mesh, (*sizes, 3) with half of the last, and what the splines damp."""
     values = _splines(torch.zeros(1, 1, dtype=torch.float64))[0].flatten()

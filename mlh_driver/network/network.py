@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
-from mlh_driver.graph import Graph, pair_kinds
+from mlh_driver.graph import Graph, kind_of_pair, pair_kinds
 from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.electrostatics import LongRange
@@ -152,10 +152,7 @@ class HamiltonianNetwork(nn.Module):
         self.long_range = LongRange(
             channels, n_species, settings.n_radial, len(self.kinds), settings.smearing_A
         )
-        kind_of = torch.zeros(n_species, n_species, dtype=torch.long)
-        for kind, (a, b) in enumerate(self.kinds):
-            kind_of[a, b] = kind_of[b, a] = kind
-        self.register_buffer("kind_of", kind_of, persistent=False)
+        self.register_buffer("kind_of", torch.from_numpy(kind_of_pair(n_species)), persistent=False)
         self.register_buffer("inner_radii", torch.zeros(len(self.kinds)))
         self.bounds = OutputBounds(basis.shells, len(self.kinds), settings.pair_cutoff_A)
 

@@ -16,12 +16,12 @@ from mlh_driver.solvers.sparse import SparsePattern
 
 #: Up to this many orbitals diagonalization is the faster one, where a pattern is kept from step to step.
 DENSE_IS_FASTER = 1800
-#: Up to this many it is possible (4 GB, minutes), and faster than ``foe``: at 2304 orbitals and 2000 K 15 times.
+#: Up to this many it is possible (4 GB, minutes), and faster than ``foe``: 15 times at 2304 and 2000 K.
 DENSE_IS_POSSIBLE = 10000
 
 
 class AutoSolver:
-    """``dense`` for small systems; else ``sp2`` if the gap allows it; if not, ``dense`` or for large ones ``foe``."""
+    """``dense`` for small systems, else ``sp2``; where the gap is too small ``dense`` or ``foe``."""
 
     name = "auto"
 

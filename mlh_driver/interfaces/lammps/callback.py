@@ -33,8 +33,8 @@ as ``setforce``) where they come before the model's and would not see its forces
 Atoms of types named ``NULL`` (:mod:`~mlh_driver.interfaces.lammps.elements`) are not in the structure that
 the model sees; its part of their forces and energies is zero.
 
-The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. No answer depends on the call
-before: LAMMPS reorders atoms, and a line search repeats step numbers.
+The order of the vector is that of :data:`mlh_driver.results.OBSERVABLES`. No answer depends on the
+order of calls: LAMMPS reorders atoms, and a line search repeats step numbers.
 
 Errors. Python exceptions cannot pass through LAMMPS, which would go on with whatever is in the force array.
 So they are caught and kept, the array is set to zero, and LAMMPS is made to stop with an error of its own

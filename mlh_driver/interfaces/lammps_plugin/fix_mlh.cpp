@@ -5,7 +5,8 @@
    the ranks of the atoms. The other ranks sleep meanwhile, and leave their cores to the server. A failure on rank 0
    is told to all, which stop with the same message in the same force evaluation.
 
-   What is handed over, and what is refused, is that of mlh_driver/interfaces/lammps/callback.py; the elements of
+   What is handed over, and what is refused, is that of mlh_driver/interfaces/lammps/callback.py but for the three
+   differences that docs/first_lammps.md names; the elements of
    types follow the rule of elements.py there. All constants come from the Python of the package, by constants.h,
    which is written when this file is compiled. */
 
@@ -26,6 +27,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -264,9 +266,10 @@ class Server {
   /* Try until somebody listens there, for CONNECT_S seconds. */
   void connect()
   {
-    for (int tries = 10 * CONNECT_S; !try_to_connect(); tries--) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(CONNECT_S);
+    while (!try_to_connect()) {
       const std::string problem = std::strerror(errno);
-      if (tries == 0)
+      if (std::chrono::steady_clock::now() >= end)
         throw std::runtime_error("no server at " + address + " after " + std::to_string(CONNECT_S) + " s: " + problem +
                                  "; is `mlh-driver serve` started, and with this name?");
       ::usleep(100000);
@@ -295,12 +298,15 @@ class Server {
   bool connect_to(int family, const sockaddr *name, socklen_t length)
   {
     socket = ::socket(family, SOCK_STREAM, 0);
-    const timeval patience = {PATIENCE_S, 0};
+    const timeval patience = {PATIENCE_S, 0}, soon = {CONNECT_S, 0};
     const int yes = 1;
     ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof(soon));
     if (family != AF_UNIX) ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
-    if (::connect(socket, name, length) == 0) return true;
+    if (::connect(socket, name, length) == 0) {
+      ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+      return true;
+    }
     const int problem = errno;
     close();
     errno = problem;

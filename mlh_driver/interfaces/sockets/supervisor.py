@@ -3,8 +3,9 @@
 The process that LAMMPS, i-PI or other MD engines talk to stays small and loads no model. What may fail in a
 large calculation takes only the :mod:`~mlh_driver.interfaces.sockets.worker` with it: too little memory, an
 error of the GPU, a crash in a library, kill -9, a solve that never ends. A structure's energy and forces do
-not depend on what was computed before, so a new process computes the same structure again and the run goes
-on as if nothing had happened.
+not depend on what was computed before, but for the repeats of a narrow cell that breathes
+(:mod:`~mlh_driver.small_cells`), so a new process computes the same structure again and the run goes on as if
+nothing had happened.
 
 ::
 
