@@ -16,7 +16,14 @@ from scipy.optimize import check_grad
 from mlh_driver.engine import Engine
 from mlh_driver.errors import SolverError
 from mlh_driver.results import TOLERATED_e
-from mlh_driver.solvers import ChargeHolder, DenseSolver, ElectronicProblem, Solver, make_solver
+from mlh_driver.solvers import (
+    ChargeHolder,
+    DenseSolver,
+    ElectronicProblem,
+    ElectronicState,
+    Solver,
+    make_solver,
+)
 from mlh_driver.solvers.charge_response import (
     deviations_of,
     energy_of,
@@ -120,6 +127,25 @@ def test_the_potentials_of_the_last_structure_are_a_good_start() -> None:
     second = holder.solve(DenseSolver(), problem, right)
     assert holder.solutions == before + 1
     assert second.potentials == pytest.approx(first.potentials, abs=1e-7)
+
+
+class _ErringAtFirst(DenseSolver):
+    """As sp2 before another takes over: its first energy is too high by an amount of its own."""
+
+    calls = 0
+
+    def solve(self, problem: ElectronicProblem) -> ElectronicState:
+        self.calls += 1
+        state = super().solve(problem)
+        off = 0.1 * len(problem.system) if self.calls == 1 else 0.0
+        return replace(state, band_energy=state.band_energy + off)
+
+
+def test_a_first_energy_that_errs_does_not_lock_the_search() -> None:
+    problem, right = wrong_level()
+    exact = ChargeHolder().solve(DenseSolver(), problem, right)
+    held = ChargeHolder().solve(_ErringAtFirst(), problem, right)
+    assert held.potentials == pytest.approx(exact.potentials, abs=1e-6)
 
 
 def test_charges_that_do_not_settle_are_an_error_that_names_the_remedy() -> None:
