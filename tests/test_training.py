@@ -814,7 +814,7 @@ def test_a_damaged_structure_is_named_and_the_others_are_evaluated(folder: Path,
     [
         (
             {"numbers": np.full(16, 6)},
-            r"s1 has C, which the settings' species do not name; add a \[\[species",
+            r"s1 has C, which is no species of the training; add a \[\[species",
         ),
         ({"positions": np.zeros((16, 3))}, "s1: "),
     ],

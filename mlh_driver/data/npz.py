@@ -65,7 +65,9 @@ def read_splits(folder: Path, otherwise: str = "all") -> dict[str, list[str]]:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"{listing} does not map each split to a list of names: {problem}") from error
     if not any(splits.values()):
-        raise InputError(f"{listing} names no structure; remove it, or list those of {folder}")
+        raise InputError(
+            f"{folder} holds no structures by its {listing.name}; remove that, or list them in it"
+        )
     missing = [name for names in splits.values() for name in names if name not in present]
     if missing:
         raise InputError(f"{listing} names {', '.join(missing)}, but {folder} has no such .npz file")
