@@ -180,7 +180,6 @@ def test_a_structure_that_cannot_be_computed_stops_no_other(
     (tmp_path / "a[b].xyz").write_bytes((tmp_path / "three.xyz").read_bytes())
     named = CliRunner().invoke(app, ["predict", str(tmp_path / "a[b].xyz"), "--all"])
     assert "a[b]_0: 96 atoms" in named.output
-    monkeypatch.setattr("mlh_driver.cli.predict.build_engine", lambda settings: Failing())
     command = ["predict", str(tmp_path / "three.xyz"), "--all", "--out", str(tmp_path / "out.xyz")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1 and "left out: three_1: a force is infinite" in done.output

@@ -316,6 +316,7 @@ def test_auto_diagonalizes_where_nothing_else_works_and_that_is_possible(
     monkeypatch.setattr(auto_module, "DENSE_IS_FASTER", 10)
     task, solver = disordered_solid(), AutoSolver()
     assert solver.solve(task).band_energy == DenseSolver().solve(task).band_energy
+    assert solver.last_used == "dense"
     monkeypatch.setattr(auto_module, "DENSE_IS_POSSIBLE", 10)
     with pytest.raises(SolverError, match="foe gives up"):
         AutoSolver().solve(task)

@@ -44,7 +44,7 @@ def _label(
     known = {} if atoms.calc is None else atoms.calc.results
     found: dict[str, Any] = {**known, **atoms.info, **atoms.arrays}
     energy = found.get(energy_key) if energy_key else known.get("free_energy", known.get("energy"))
-    forces = found.get(forces_key or "forces")
+    forces = found.get(forces_key) if forces_key else known.get("forces")
     stress = found.get(stress_key) if stress_key else None if energy_key else known.get("stress")
     if energy is None or forces is None:
         raise InputError(
