@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -29,6 +31,14 @@ def tracked(*folders: str) -> set[str]:
     ).stdout.split()
     left_out = ("examples/training/", "examples/comparison/", "examples/benchmarks/")
     return {name for name in listed if not name.startswith(left_out)}
+
+
+def test_every_file_names_the_same_version() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    last, date = re.findall(r"^## (\S+) \((.+)\)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)[0]
+    citation = (REPOSITORY / "CITATION.cff").read_text()
+    assert last == version
+    assert f"version: {version}\n" in citation and f'date-released: "{date}"\n' in citation
 
 
 @pytest.fixture(scope="module")
