@@ -93,6 +93,8 @@ def _with_elements(atoms: Atoms, elements: Sequence[str], path: Path) -> Atoms:
 
 
 def _read(path: Path, file_format: str | None) -> list[Atoms]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the files in it")
     if not path.is_file():
         raise InputError(f"there is no file {path}; name an existing one")
     options: dict[str, Any] = {}

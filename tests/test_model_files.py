@@ -17,7 +17,7 @@ from conftest import REPOSITORY, random_model, small_system
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, __version__, load_model
-from mlh_driver.cli.main import COMMANDS, app
+from mlh_driver.cli.main import COMMANDS, app, run
 from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.evaluation import evaluate_structure
@@ -172,6 +172,7 @@ def test_predict_takes_files_and_frames_and_writes_everything(tmp_path: Path, va
     ("name", "content", "message"),
     [
         ("missing.xyz", None, "there is no file .*missing.xyz"),
+        ("", None, "is a folder; name the files in it"),
         ("notes.txt", "nothing of the kind", "cannot read structures .*--format"),
     ],
 )
@@ -182,6 +183,20 @@ def test_predict_names_files_that_hold_no_structure(
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(app, ["predict", str(tmp_path / name)], catch_exceptions=False)
+
+
+def test_an_error_of_the_file_system_comes_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "analysis"
+    taken.write_text("a file")
+    glass = str(REPOSITORY / "examples" / "glass.xyz")
+    monkeypatch.setattr("sys.argv", ["mlh-driver", "analyze", glass, "--out", str(taken)])
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 1
+    assert "a file is where a folder should be; give another path" in capsys.readouterr().err
+    assert taken.read_text() == "a file"
 
 
 def test_version_is_printed() -> None:

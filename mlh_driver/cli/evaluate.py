@@ -47,14 +47,16 @@ def evaluate(
             continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
         errors, failures = evaluate_structures(engine, _readable(data, steps, left_out))
-        report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
+        if errors:
+            report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
         left_out += failures
     if as_json:
         typer.echo(json.dumps({"convention": CONVENTION, "splits": report}, indent=2))
     else:
         for split, rows in report.items():
             console.print(_table(split, rows))
-        console.print(CONVENTION)
+        if report:
+            console.print(CONVENTION)
     for failure in left_out:
         typer.echo(f"left out: {failure}", err=True)
     if left_out:

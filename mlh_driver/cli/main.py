@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -38,6 +39,22 @@ COMMANDS = (
 )
 """Each is the function of this name, with ``_`` for ``-``, in the module ``mlh_driver.cli.NAME``, whose
 ``CONTEXT_SETTINGS``, if there are any, say how options are parsed."""
+
+_NO_FOLDER = "a file is where a folder should be; give another path"
+_FORBIDDEN = "you may not do that there; give a path where you may"
+_FULL = "make room, and start the command again"
+#: What to do about an error of the file system.
+REMEDIES = {
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: "a folder is where a file should be; give another path",
+    errno.ENOENT: "paths are relative to the folder where the command was started",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: _FORBIDDEN,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+}
 
 app = typer.Typer(
     name="mlh-driver",
@@ -78,9 +95,10 @@ def run() -> None:
     try:
         app()
     except (MLHError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False
-        )
+        message = str(error)
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            message += f"; {REMEDIES[error.errno]}"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
         sys.exit(1)
 
 
