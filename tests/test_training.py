@@ -795,6 +795,9 @@ def test_a_structure_out_of_range_is_named_and_the_others_are_evaluated(folder: 
     assert result.exit_code == 1
     assert "left out: s2: " in result.stderr
     assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+    (folder / "data" / "split.json").write_text('{"train": ["s2"]}')
+    nothing = CliRunner().invoke(app, command[:-1])
+    assert "left out: s2: " in nothing.stderr and not nothing.stdout
 
 
 def test_a_damaged_structure_is_named_and_the_others_are_evaluated(folder: Path, teacher: Model) -> None:
