@@ -78,7 +78,7 @@ def draw_levels(runs: Mapping[str, Mapping[str, Array]]) -> Figure:
     for k, (run, levels) in enumerate(runs.items()):
         axis.plot(levels["time_ps"], levels["homo_eV"], color=f"C{k}", lw=1.0, label=run)
         axis.plot(levels["time_ps"], levels["lumo_eV"], color=f"C{k}", lw=1.0, ls="--")
-    axis.set(xlabel="time (ps)", ylabel="above the lowest band (eV)")
+    axis.set(xlabel="time (ps)", ylabel="occupied (solid) and empty (dashed)\nlevel above the lowest band (eV)")
     if len(runs) > 1:
         axis.legend(frameon=False, fontsize=7, ncols=4)
     return figure
@@ -145,7 +145,7 @@ def _spread(values: Array) -> Array:
 
 def _plot_distribution(axis: Axes, pair: str, structures: Mapping[str, Structure], published: Ranges) -> None:
     title = TITLES.get(pair, pair)
-    _band(axis, published.get(f"{title} (Å)"))
+    _band(axis, published.get(f"{title} (Å)"), "published")
     for name, structure in structures.items():
         if pair in structure.distribution.g:
             axis.plot(structure.distribution.r_A, structure.distribution.g[pair], lw=1.0, label=name)
@@ -196,10 +196,10 @@ def _plot_angles(axis: Axes, networks: Mapping[str, SiliconOxygen], published: R
     axis.set(xlabel="angle (deg): Si-O-Si solid, O-Si-O dashed", ylabel="probability per degree")
 
 
-def _band(axis: Axes, published: Published | None) -> None:
+def _band(axis: Axes, published: Published | None, label: str | None = None) -> None:
     """Shade the published range, if there is one; a line marks one that is a single value."""
     if published is not None:
-        axis.axvspan(published.low, published.high, color="0.8", lw=1.5, zorder=0)
+        axis.axvspan(published.low, published.high, color="0.8", lw=1.5, zorder=0, label=label)
 
 
 def _bars(axis: Axes, places: Sequence[int], heights: Mapping[str, Sequence[float]]) -> None:
