@@ -52,7 +52,10 @@ def write_campaign(
     }
     with open_campaign(
         folder,
-        {"model": {"name": "dice", "reference": "none"}, "settings": {"element": "O", "defect": "vacancy"}},
+        {
+            "model": {"name": "dice", "reference": "none"},
+            "settings": {"element": "O", "defect": "vacancy", "seed": 0, "starts": []},
+        },
         1,
     ) as run:
         for name, host in hosts.items():

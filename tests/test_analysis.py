@@ -222,6 +222,7 @@ def test_report_has_the_figures_of_the_glass_beside_published_ones(glass: Atoms,
     peak, rings = found["glass"]["remarks"]
     assert "cannot be resolved" in peak and "primitive" in rings
     assert found["copper"]["rings"] is None and not found["copper"]["published"]
+    assert not found["copper"]["remarks"]
     assert found["copper"]["figures"] == {"density (g/cm3)": pytest.approx(9.05, abs=0.01)}
     lines = (tmp_path / "structure.csv").read_text().splitlines()
     assert lines[0].startswith("quantity,glass,copper,published low")

@@ -111,6 +111,19 @@ def test_a_task_at_which_a_worker_was_left_behind_is_waited_for(tmp_path: Path) 
     assert read_json(tmp_path / RESULT) == {"square": "of the first"} and not attempts(tmp_path)
 
 
+def test_a_model_file_that_was_replaced_is_no_longer_that_of_the_campaign(tmp_path: Path) -> None:
+    model, path = random_model(), tmp_path / "own.pt"
+    model.save(path)
+    begun = engine_fields(EngineSettings(path))
+    old = engine_for(begun)
+    model.network.repulsion.data += 1.0
+    model.save(path)
+    assert engine_for(begun) is old
+    assert engine_for(engine_fields(EngineSettings(path))) is not old
+    with pytest.raises(InputError, match=r"own\.pt has changed since the campaign began"):
+        engine_for(begun)
+
+
 def test_a_model_file_may_be_moved(tmp_path: Path) -> None:
     """Its digest counts."""
     keys = set()

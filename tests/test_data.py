@@ -23,6 +23,7 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import LabelledStructure, hdf5, read_split, read_splits, read_structure
 from mlh_driver.data.importers import from_ase_files
 from mlh_driver.errors import InputError
+from mlh_driver.reference.units import energy_unit
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
 
@@ -262,10 +263,13 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         hdf5.append_missing(path, failing(), REFERENCE)
     assert hdf5.read_names(path) == ["s0", "s1"]
-    seen, n_held = hdf5.append_missing(path, [(label, "test") for label in labels], REFERENCE)
+    wanted = [(label, "train" if k < 2 else "test") for k, label in enumerate(labels)]
+    seen, n_held = hdf5.append_missing(path, wanted, REFERENCE)
     assert ([label.name for label in seen], n_held) == (["s0", "s1", "s2", "s3", "s4"], 2)
     assert read_splits(path) == {"train": ["s0", "s1"], "test": ["s2", "s3", "s4"]}
     assert hdf5.append_missing(path, [(labels[0], "train")], REFERENCE)[1] == 1
+    with pytest.raises(InputError, match="holds 's0' in the split 'train', not 'test'; keep to it"):
+        hdf5.append_missing(path, [(labels[0], "test")], REFERENCE)
     for other in (replace(labels[0], energy=1.0), labelled("s0", 9)):
         with pytest.raises(InputError, match="holds another structure called 's0'"):
             hdf5.append_missing(path, [(other, "train")], REFERENCE)
@@ -295,6 +299,14 @@ def test_energies_in_other_units_are_warned_of(tmp_path: Path, eV_per_atom: floa
         warned = re.findall(r"warning: these are the energies of isolated atoms in (\w+), not", result.stderr)
         assert warned == ([unit] if unit not in (None, "eV") else [])
         assert (", 1 were there already" in result.stderr) == n_held
+
+
+def test_energies_that_bind_more_than_any_solid_are_of_another_zero() -> None:
+    """AlP as VASP counts it, from neutral atoms: in hartree it would be 1.3 times that of isolated atoms."""
+    system = System(np.array([13, 15]), np.array([[0, 0, 0], [1.36, 1.36, 1.36]]), 2.73 * (1 - np.eye(3)))
+    label = LabelledStructure("alp", system, -10.37, np.zeros((2, 3)))
+    assert energy_unit([label]) is None
+    assert energy_unit([replace(label, energy=-10.37 * 22.0)]) == "eV"
 
 
 def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_copies_differ_in_their_seed_and_one_that_fails_stops_no_other(ensemble:
         run_copies(ensemble, glass, tiny(), EngineSettings(solver="dense"), 3)
 
 
+def test_glasses_of_different_elements_are_not_averaged(ensemble: Path, tmp_path: Path) -> None:
+    for seed in (7, 8):
+        shutil.copytree(ensemble / f"seed{seed}", tmp_path / f"seed{seed}")
+    other = tmp_path / "seed8" / "glass.xyz"
+    atoms = ase.io.read(other)
+    atoms.symbols[atoms.symbols == "Si"] = "Ge"
+    ase.io.write(other, atoms, format="extxyz")
+    with pytest.raises(InputError, match=r"different elements \(seed7: O-Si, seed8: Ge-O\); give each"):
+        write_comparison(tmp_path)
+
+
 def test_mean_and_spread_are_those_of_the_glasses(ensemble: Path) -> None:
     found = write_comparison(ensemble)
     assert not found.unfinished and not found.failed

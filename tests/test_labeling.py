@@ -64,6 +64,8 @@ def test_labels_are_stored_one_by_one_and_never_made_twice(tmp_path: Path) -> No
     assert label_into(path, frames, labeler, "train", lines.append) == ["b"]
     assert labeler.calls == 4  # b again, nothing else
     assert lines.count("a: already labelled, with closed shells") == 1
+    label_into(path, frames, labeler, "test", lines.append)
+    assert "a: already labelled, with closed shells; it stays in the split 'train'" in lines
 
 
 def test_mixed_references_and_names_are_refused_before_any_calculation(tmp_path: Path) -> None:

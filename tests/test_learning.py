@@ -605,5 +605,6 @@ def test_temperatures_of_a_run_are_read_up_to_a_line_cut_off(tmp_path: Path) -> 
     assert temperature_K(tmp_path, 1, 1) is None  # of a run before
     (tmp_path / "log.lammps").unlink()
     head = "# column   1     --> step : of the run\n# column   2     --> temperature{kelvin} : now\n"
+    (tmp_path / "slurm-4711.out").write_text("the job is going on\n")
     (tmp_path / "run.out").write_text(f"{head} 0.0e+00 3.0e+02 \n 2.0e+00 4.0e+02 \n 3.0e+00 3.")
     assert temperature_K(tmp_path, 1, 3) == 350.0

@@ -86,7 +86,18 @@ def test_numbers_are_those_of_the_json_file(found: VacancyCampaign, page: str) -
     assert {host: sum(of_host) for host, of_host in counts.items()} == {"one": 40, "two": 24}
     for distribution in written["distributions"].values():
         assert f"<td>{distribution['mean_eV']:.3f}</td>".replace("-", "−") in page
+    assert re.search(r"<td>\S*seed</td><td class=.text.>0</td>", page)
+    assert re.search(r"<td>\S*starts</td><td class=.text.>–</td>", page)
     assert f"The means of the hosts spread by {written['between_hosts_eV']:.3f} eV" in page
+
+
+def test_a_straight_bridge_is_drawn_in_space() -> None:
+    host = Atoms("OSi2O", [[4, 4, 4], [5.6, 4, 4], [2.4, 4, 4], [4, 6, 4.5]], cell=[8, 8, 8], pbc=True)
+    shown = report._shown(without(host, 0), host, [0], [0, 1])
+    positions = np.reshape(shown["xyz"], (-1, 3))
+    assert sorted(positions[:2, 0]) == pytest.approx([-1.6, 1.6])
+    assert np.linalg.norm(positions[2]) == pytest.approx(4.25**0.5, abs=2e-3)
+    assert abs(np.linalg.det(shown["cell"])) == pytest.approx(512, rel=1e-3)
 
 
 def test_hosts_may_have_names_that_look_like_numbers(glass: Atoms, tmp_path: Path) -> None:

@@ -248,6 +248,11 @@ def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("siesta: Final", "SCF_NOT_CONV: SCF did not converge\nsiesta: Final", "no converged, finished run"),
         ("electrons:    16", "electrons:    18", "run has 18 electrons, .* hold 16; semicore"),
         ("siesta:         Total", "siesta:      Free", "no number after 'Total'"),
+        (
+            "siesta: Final",
+            "siesta: FreeEng =  -950.958900\nsiesta: Final",
+            "free energy -950.958900 .* lower Elec",
+        ),
     ):
         assert old in OUTPUT
         run.with_name("RUN.out").write_text(OUTPUT.replace(old, new))

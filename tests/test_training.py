@@ -736,6 +736,15 @@ def test_a_finished_model_is_not_overwritten(folder: Path) -> None:
         Trainer(settings).run()
 
 
+def test_a_run_at_its_end_without_its_model_is_not_overwritten(folder: Path) -> None:
+    settings = read_settings(folder / "tiny.toml")
+    trained = Trainer(settings).run().state_dict()
+    with pytest.raises(InputError, match=r"checkpoint\.pt is of a run at its end: go on with --resume"):
+        Trainer(settings).run()
+    again = Trainer(settings).run(resume=True).state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in again.items())
+
+
 def test_a_training_that_diverges_ends_with_a_message_and_a_good_checkpoint(folder: Path) -> None:
     fast = CONFIG.replace("steps = 12\nlearning_rate = 1e-2", "steps = 40\nlearning_rate = 1e6")
     (folder / "tiny.toml").write_text(fast)

@@ -78,7 +78,9 @@ def draw_levels(runs: Mapping[str, Mapping[str, Array]]) -> Figure:
     for k, (run, levels) in enumerate(runs.items()):
         axis.plot(levels["time_ps"], levels["homo_eV"], color=f"C{k}", lw=1.0, label=run)
         axis.plot(levels["time_ps"], levels["lumo_eV"], color=f"C{k}", lw=1.0, ls="--")
-    axis.set(xlabel="time (ps)", ylabel="occupied (solid) and empty (dashed)\nlevel above the lowest band (eV)")
+    axis.set(
+        xlabel="time (ps)", ylabel="occupied (solid) and empty (dashed)\nlevel above the lowest band (eV)"
+    )
     if len(runs) > 1:
         axis.legend(frameon=False, fontsize=7, ncols=4)
     return figure

@@ -112,7 +112,7 @@ class Structure:
     def remarks(self) -> list[str]:
         """What has to be known to read the figures."""
         remarks = []
-        if not self.factor.resolves_first_peak():
+        if self.network is not None and not self.factor.resolves_first_peak():
             remarks.append(
                 f"{self.formula}: S(q) exists on the cell's own wave vectors only, of which "
                 f"{self.factor.values_at_first_peak()} lengths lie between 1.2 and 1.7 1/Å: the first sharp "

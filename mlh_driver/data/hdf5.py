@@ -42,7 +42,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
@@ -104,23 +104,28 @@ def append_missing(
 
     Returns all structures, and how many of them the file held before.
 
-    Raises InputError as ``append_all`` does, and if a name belongs to a structure of other places or energy;
-    what was added before stays.
+    Raises InputError as ``append_all`` does, and if a name belongs to a structure of other places or energy,
+    or of another split; what was added before stays.
     """
     if path.exists():
         check_reference(path, reference)
-    names = set(read_names(path)) if path.exists() else set()
+    held = splits_by_name(path) if path.exists() else {}
     waiting, seen, n_held = iter(labels), [], 0
     while batch := list(islice(waiting, AT_ONCE)):
         new = []
         for label, split in batch:
-            if label.name in names:
+            if label.name in held:
                 _check_same(path, label)
-            elif not _was_alone(path, label, names):
+                if held[label.name] != split:
+                    raise InputError(
+                        f"{path} holds {label.name!r} in the split {held[label.name]!r}, not {split!r}; keep "
+                        "to it, or make a new data set"
+                    )
+            elif not _was_alone(path, label, held):
                 new.append((label, split))
         if new:
             append_all(path, new, reference)
-        names |= {label.name for label, _ in new}
+        held |= {label.name: split for label, split in new}
         seen += [label for label, _ in batch]
         n_held += len(batch) - len(new)
     return seen, n_held
@@ -134,7 +139,7 @@ def set_aside(path: Path, name: str) -> str:
     return new
 
 
-def _was_alone(path: Path, label: LabelledStructure, names: set[str]) -> bool:
+def _was_alone(path: Path, label: LabelledStructure, names: Collection[str]) -> bool:
     """Whether it is the first of a file that had no other once, and so has the name of the file there."""
     stem = label.name.removesuffix("_0")
     return stem != label.name and stem in names and _is_same(read_structure(path, stem), label)
@@ -176,6 +181,11 @@ def read_splits(path: Path) -> dict[str, list[str]]:
                 raise InputError(f"structure {name!r} of {path} is damaged: it has no attribute 'split'")
             splits.setdefault(str(group.attrs["split"]), []).append(name)
     return splits
+
+
+def splits_by_name(path: Path) -> dict[str, str]:
+    """The split of each structure."""
+    return {name: split for split, names in read_splits(path).items() for name in names}
 
 
 def read_names(path: Path) -> list[str]:

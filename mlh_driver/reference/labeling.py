@@ -114,8 +114,11 @@ def label_into(
     to another reference or cannot be written.
     """
     labelled = _temperatures_of_labels(path, frames, labeler)
+    held = hdf5.splits_by_name(path) if labelled else {}
     for name, heat in labelled.items():
-        report(f"{name}: already labelled, with {f'electrons of {heat:g} K' if heat else 'closed shells'}")
+        electrons = f"electrons of {heat:g} K" if heat else "closed shells"
+        stays = "" if held[name] == split else f"; it stays in the split {held[name]!r}"
+        report(f"{name}: already labelled, with {electrons}{stays}")
     failed = []
     for name, atoms in frames.items():
         if name in labelled:

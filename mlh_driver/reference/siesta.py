@@ -30,6 +30,9 @@ from mlh_driver.system import Array, System
 #: Files that name a run, or look as if they did.
 SUFFIXES = (".fdf", ".TSHS", ".HSX")
 
+#: Electrons times their temperature may be this much of a closed shell.
+SMEARED_eV = 1e-3
+
 #: SIESTA's m of s and of px, py, pz, with the sign that turns its harmonic into that orbital.
 _HARMONICS = {0: ((0, 1.0),), 1: ((1, -1.0), (-1, -1.0), (0, 1.0))}
 
@@ -60,6 +63,8 @@ def from_siesta_run(path: Path) -> LabelledStructure:
             f"{path}: the run has {n_electrons:g} electrons, the s and p valence shells of its neutral atoms "
             f"hold {electrons:g}; semicore and d electrons, charged cells and odd numbers are not supported"
         )
+    energy = _find_number("Total", r"siesta: +Total = +(\S+)", output, path)
+    _check_cold(energy, output, path)
     H, S = (read(k=[0, 0, 0], dtype=np.float64, format="array") for read in (hamiltonian.Hk, hamiltonian.Sk))
     n_occupied = round(n_electrons) // 2
     S12 = S @ minimal
@@ -68,7 +73,7 @@ def from_siesta_run(path: Path) -> LabelledStructure:
     return LabelledStructure(
         name=f"{path.resolve().parent.name}_{path.stem}",
         system=System(atoms.Z, geometry.xyz, geometry.cell),
-        energy=_find_number("Total", r"siesta: +Total = +(\S+)", output, path),
+        energy=energy,
         forces=_read_forces(sisl, path, label, len(atoms)),
         stress=_parse_stress(output),
         hamiltonian=H_minimal,
@@ -186,6 +191,17 @@ def _find_number(title: str, pattern: str, text: str, path: Path) -> float:
             f"the standard output of {path} has no number after {title!r}; is it SIESTA's, of 4.0 or later?"
         )
     return float(found[-1])
+
+
+def _check_cold(energy: float, text: str, path: Path) -> None:
+    """Raise InputError if electrons are smeared: forces are derivatives of the free energy then."""
+    free = re.findall(r"siesta: +FreeEng = +(\S+)", text)
+    if free and abs(float(free[-1]) - energy) > SMEARED_eV:
+        raise InputError(
+            f"{path}: the free energy {free[-1]} eV is not the total energy {energy} eV: levels near the "
+            "gap are partly filled, and labels of SIESTA are closed shells; run with a lower "
+            "ElectronicTemperature"
+        )
 
 
 def _parse_stress(text: str) -> Array | None:

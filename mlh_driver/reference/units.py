@@ -14,8 +14,10 @@ from mlh_driver.reference.atoms import isolated_atom
 from mlh_driver.reference.labeler import UnconvergedError
 
 UNITS_eV = {"eV": 1.0, "rydberg": HARTREE_eV / 2, "hartree": HARTREE_eV}
-#: Of the energy of isolated atoms: what binds them adds to it, in hydrogen most (1.26 for its molecule).
-LEAST, MOST = 0.98, 1.3
+#: Of the energy of isolated atoms: what binds them adds to it, some hundredths.
+LEAST, MOST = 0.98, 1.12
+#: With hydrogen: 1.26 for its molecule.
+MOST_WITH_H = 1.3
 
 
 def energy_unit(labels: Sequence[LabelledStructure]) -> str | None:
@@ -30,4 +32,5 @@ def energy_unit(labels: Sequence[LabelledStructure]) -> str | None:
     except (InputError, UnconvergedError):
         return None
     ratio = sum(label.energy for label in labels) / isolated
-    return next((unit for unit, eV in UNITS_eV.items() if LEAST < ratio * eV < MOST), None)
+    most = MOST_WITH_H if 1 in atoms else MOST
+    return next((unit for unit, eV in UNITS_eV.items() if LEAST < ratio * eV < most), None)

@@ -128,6 +128,7 @@ def _as_predicted(parent: Model, system: System, number: int, settings: TrainSet
         forces=results.forces,
         stress=results.stress,
         hamiltonian=engine.hamiltonian(system),
+        electronic_temperature_K=engine.settings.electronic_temperature_K,
     )
     sample = make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
     return replace(sample, rehearsed=True)

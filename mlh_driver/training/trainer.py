@@ -278,18 +278,20 @@ class Trainer:
         raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
 
     def _check_nothing_is_lost(self) -> None:
-        """Raise InputError if the output holds a model, or a run that has taken steps and not ended."""
+        """Raise InputError if the output holds a model, or a run that has taken steps."""
         finished = self.settings.output / f"{self.settings.name}.pt"
         if finished.exists():
             raise InputError(f"{finished} is a finished model; choose another output or name, or remove it")
         if not self.checkpoint_path.exists():
             return
         position = Position(**self._read_checkpoint()["position"])
-        if position.stage < len(self.stages) and (position.stage or position.step):
+        if position.stage or position.step:
+            where = "at its end"
+            if position.stage < len(self.stages):
+                where = f"at step {position.step} of the stage {self.stages[position.stage].name!r}"
             raise InputError(
-                f"{self.checkpoint_path} is of a run at step {position.step} of the stage "
-                f"{self.stages[position.stage].name!r}: go on with --resume, or remove it or choose another "
-                "output"
+                f"{self.checkpoint_path} is of a run {where}: go on with --resume, or remove it or choose "
+                "another output"
             )
 
 

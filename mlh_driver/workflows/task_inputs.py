@@ -29,12 +29,21 @@ def engine_fields(engine: EngineSettings) -> dict[str, Any]:
 
 
 def engine_for(fields: Mapping[str, Any]) -> Engine:
-    """The engine with these fields of EngineSettings; a process keeps the last one, with its model."""
-    return _engine(EngineSettings(**{name: value for name, value in fields.items() if name != "digest"}))
+    """The engine with these fields of EngineSettings; a process keeps the last one, with its model.
+
+    Raises InputError if the model file is not the one that the campaign began with.
+    """
+    settings = EngineSettings(**{name: value for name, value in fields.items() if name != "digest"})
+    return _engine(settings, fields.get("digest"))
 
 
 @lru_cache(maxsize=1)
-def _engine(settings: EngineSettings) -> Engine:
+def _engine(settings: EngineSettings, digest: str | None) -> Engine:
+    if digest is not None and (found := model_digest(str(settings.model))) != digest:
+        raise InputError(
+            f"the model file {settings.model} has changed since the campaign began ({found}, then {digest}); "
+            "put the old one back, or begin a campaign in a new folder"
+        )
     return Engine(**vars(settings))
 
 

@@ -88,8 +88,9 @@ def distributions(found: VacancyCampaign) -> dict[str, Distribution]:
 
 
 def between_hosts_eV(found: VacancyCampaign) -> float:
-    """Standard deviation of the mean energies of the hosts."""
-    return float(np.std([d.mean_eV for host, d in distributions(found).items() if host != "all hosts"]))
+    """Standard deviation (N - 1; 0 for a single one) of the mean energies of the hosts."""
+    means = [d.mean_eV for host, d in distributions(found).items() if host != "all hosts"]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
 
 
 def write_files(found: VacancyCampaign) -> list[Path]:

@@ -15,11 +15,13 @@ _COLUMN = re.compile(r"(?m)^# column\s+(\d+)\s+--> (\w+)")
 def read_properties(path: Path) -> dict[str, Array]:
     """Columns of a file of properties, by their names there; of one without numbers, all are empty.
 
-    Columns of several numbers are left out, and so is a line cut off by the end of the program.
+    Columns of several numbers are left out, and so is a line cut off by the end of the program. A file of
+    something else has none.
     """
     text = path.read_text(errors="replace")
-    rows = read_table(text)
-    return {name: rows[:, int(k) - 1] if len(rows) else np.empty(0) for k, name in _COLUMN.findall(text)}
+    titles = _COLUMN.findall(text)
+    rows = read_table(text) if titles else np.empty((0, 0))
+    return {name: rows[:, int(k) - 1] if len(rows) else np.empty(0) for k, name in titles}
 
 
 def read_table(text: str) -> Array:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from ase import Atoms
 from matplotlib.figure import Figure
 
 from mlh_driver.analysis import Published, Structure, summary
@@ -82,9 +83,10 @@ class Comparison:
 
     @classmethod
     def of(cls, folder: Path) -> Comparison:
-        """Raises InputError for a folder without runs."""
+        """Raises InputError for a folder without runs, or with glasses of different elements."""
         runs = find_runs([folder])
         glasses = {run.folder.name: glass for run in runs if (glass := run.glass) is not None}
+        _check_elements(glasses)
         structures = {name: summary([bare(glass, wrapped=True)]) for name, glass in glasses.items()}
         of_glasses = [glass_figures(glass) for glass in glasses.values()]
         figures: dict[str, tuple[Published | None, list[float]]] = {
@@ -111,6 +113,15 @@ class Comparison:
     def unfinished(self) -> dict[str, str]:
         """Runs without a glass, and how far they are."""
         return {run.folder.name: how_far(run) for run in self.runs if run.folder.name not in self.structures}
+
+
+def _check_elements(glasses: Mapping[str, Atoms]) -> None:
+    elements = {name: "-".join(sorted(set(glass.symbols))) for name, glass in glasses.items()}
+    if len(set(elements.values())) > 1:
+        raise InputError(
+            f"the glasses are of different elements ({', '.join(f'{n}: {e}' for n, e in elements.items())}); "
+            "give each kind a folder of its own"
+        )
 
 
 def write_comparison(folder: Path) -> Comparison:
