@@ -96,6 +96,19 @@ def test_a_structure_without_an_answer_is_kept_without_being_asked_for(tmp_path:
     assert [reason[:20] for reason in reasons(tmp_path)] == ["last good structure", "the model returned f"]
 
 
+def test_evidence_that_cannot_be_written_hides_no_error_and_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "guard.xyz").mkdir()
+    why = r"could not be written to .*guard\.xyz \(Is a directory\)"
+    engine = guarded(tmp_path, extrapolation="dump:3", band_gap="stop:1")
+    engine.compute(GLASS)
+    with pytest.warns(
+        RuntimeWarning, match=f"extrapolation of 4 is above the limit of 3; the structure {why}"
+    ):
+        engine.compute(GLASS)
+    with pytest.raises(LimitReached, match=f"below the limit of 6. The structure {why}"):
+        guarded(tmp_path, "fake", band_gap="stop:6").compute(GLASS)
+
+
 @pytest.mark.parametrize("units", ["metal", "real", "electron"])
 @pytest.mark.usefixtures("no_hang", "own_folder")
 def test_what_lammps_leaves_has_velocities(host: ase.Atoms, units: str) -> None:

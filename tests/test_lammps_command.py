@@ -187,14 +187,18 @@ def test_same_seed_and_settings_same_trajectory_to_the_last_digit() -> None:
     assert f"model asio2-minimal ({model_digest('asio2-minimal')}), solver auto, 300 K" in logs[0]
 
 
-def test_ctrl_c_ends_the_run(host: Atoms, start: Launcher) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_after_a_whole_step(
+    host: Atoms, start: Launcher, sign: signal.Signals
+) -> None:
     write_data(host, "a.data")
     Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix move all nve\nrun 1000000\n")
     _, address = serve(start, "fake")
-    program = start(*DRIVER, "lammps", "-in", "in.test", "-log", "none", "--server", address)
+    program = start(*DRIVER, "lammps", "-in", "in.test", "-log", "test.log", "--server", address)
     program.wait_for("Per MPI rank memory")
-    program.process.send_signal(signal.SIGINT)
+    program.process.send_signal(sign)
     assert program.status() == 130
+    assert re.search(r"WARNING: interrupted at step \d+ .*\n", Path("test.log").read_text())
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:

@@ -115,6 +115,7 @@ print "not reached" file found.txt
         ("fix_modify mlh virial no", "without the virial of fix mlh the model is left out of the pressure"),
         ('if "1 > 0" then "fix_modify mlh energy off"', "left out of the energy"),
         ("fix own all mlh unix:x", "fix own all external pf/callback 1 1"),
+        ("fix own all external pf/array 1", "no forces to pf/array; write: fix own all external pf/callback"),
     ],
 )
 def test_lines_that_leave_the_model_out_or_bring_another_are_refused(
@@ -123,6 +124,14 @@ def test_lines_that_leave_the_model_out_or_bring_another_are_refused(
     write_data(host, "a.data")
     with pytest.raises(InputError, match=message):
         run_text(SETUP.format(units="metal", data="a.data") + line + "\nrun 0\n", FakeEngine())
+
+
+def test_styles_for_threads_come_before_the_model(host: Atoms) -> None:
+    """``-suffix omp`` defines a fix of LAMMPS' own, before all others."""
+    write_data(host, "a.data")
+    Path("in.test").write_text(SETUP.format(units="metal", data="a.data") + "fix m all nve\nrun 1\n")
+    arguments = ["-log", "none", "-screen", "none", "-suffix", "omp"]
+    assert run_script("in.test", FakeEngine(), arguments=arguments) == 2
 
 
 def test_other_fixes_may_be_left_out_of_the_energy(host: Atoms) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import ase
@@ -132,6 +133,26 @@ def test_stopped_server_removes_its_socket(start: Launcher, system: System, sign
     assert not (start.folder / "socket").exists()
     with pytest.raises(ConnectionLost, match="lost the server at unix socket"):
         remote.compute(system)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_stops_waits_for_no_structure(start: Launcher, system: System, sign: int) -> None:
+    program = serve(start, "fake,slow=60")
+    with dial(start) as idle, dial(start) as remote:
+        idle.check_species(system.numbers)
+
+        def compute() -> None:
+            with contextlib.suppress(ConnectionLost):
+                remote.compute(system)
+
+        computing = threading.Thread(target=compute)
+        computing.start()
+        time.sleep(1.0)
+        program.process.send_signal(sign)
+        assert program.status(20.0) == 0
+        computing.join()
+    assert program.output.count("disconnected: the server stops") == 2
+    assert "started again" not in program.output and "Traceback" not in program.output
 
 
 def test_killed_server_is_an_error_and_its_socket_is_taken_over(start: Launcher, system: System) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -186,19 +185,11 @@ def test_no_pause_between_two_starts_is_longer_than_a_minute(
 ) -> None:
     monkeypatch.setattr(supervisor, "WORKER", [sys.executable, FAKE[1]])
     pauses: list[float] = []
-    sleep = time.sleep
-
-    def recorded(seconds: float) -> None:
-        if seconds >= 1.0:
-            pauses.append(seconds)
-        else:
-            sleep(seconds)
-
     with owner(said, restarts=30) as its_owner:
-        monkeypatch.setattr("time.sleep", recorded)
+        monkeypatch.setattr(its_owner._closed, "wait", pauses.append)
         for failures in (1, 2, 30):
             its_owner.replace(its_owner.process, failures, ConnectionLost("gone"))
-    assert pauses == [1.0, 60.0]
+    assert pauses == [0.0, 1.0, 60.0]
 
 
 def test_a_model_that_does_not_exist_is_said_at_once(said: list[str]) -> None:

@@ -105,6 +105,17 @@ SERVING_OPTIONS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Engines:
+    """Makes engines, one for each MD engine; ``abandon`` ends what they compute, if anything can."""
+
+    make: Callable[[], ForceEngine]
+    abandon: Callable[[], None] = lambda: None
+
+    def __call__(self) -> ForceEngine:
+        return self.make()
+
+
+@dataclass(frozen=True)
 class Serving:
     """How an MD engine is served: where the model runs, and what a run is guarded against."""
 
@@ -132,17 +143,17 @@ class Serving:
     @contextmanager
     def engines(
         self, settings: EngineSettings, say: Callable[[str], None], ranks: int = 1
-    ) -> Iterator[Callable[[], ForceEngine]]:
+    ) -> Iterator[Engines]:
         """Makes guarded engines that share one model, in processes of its own or in this one."""
         self.rules()
-        make: Callable[[], ForceEngine]
         with ExitStack() as stack:
             if self.supervisor:
                 from mlh_driver.interfaces.sockets.supervisor import Supervisor
 
-                make = stack.enter_context(
+                owner = stack.enter_context(
                     Supervisor(settings, restarts=self.restarts, say=say, ranks=ranks)
-                ).engine
+                )
+                yield Engines(lambda: self.guarded(owner.engine()), owner.close)
             elif ranks > 1:
                 raise InputError(
                     f"--no-supervisor keeps the model in one process, --ranks {ranks} in {ranks}; leave one "
@@ -152,7 +163,7 @@ class Serving:
                 from mlh_driver.interfaces.sockets.worker import EngineMaker
 
                 make = EngineMaker(settings)
-            yield lambda: self.guarded(make())
+                yield Engines(lambda: self.guarded(make()))
 
 
 def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import SecretOption, Serving, with_engine_options, with_serving_options
+from mlh_driver.cli.options import Engines, SecretOption, Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
-from mlh_driver.force_engine import ForceEngine
 
 
 @with_engine_options
@@ -76,13 +75,11 @@ def serve(
         with closing(make_engine()) as first:  # what is wrong with the model is said now
             if elements:
                 first.check_species(elements.numbers)
-        Server(make_engine, elements, console, secret).serve(listen(target))
+        Server(make_engine, elements, console, secret, make_engine.abandon).serve(listen(target))
 
 
 @contextmanager
-def _in_all_processes(
-    settings: EngineSettings, serving: Serving, launched: int
-) -> Iterator[Callable[[], ForceEngine]]:
+def _in_all_processes(settings: EngineSettings, serving: Serving, launched: int) -> Iterator[Engines]:
     """In the first of the processes that mpiexec started; the others compute along, and end in here."""
     from mlh_driver.distributed.ranks import world
     from mlh_driver.distributed.team import Team
@@ -94,6 +91,6 @@ def _in_all_processes(
         team.follow()
         raise typer.Exit
     try:
-        yield lambda: serving.guarded(team.engine())
+        yield Engines(lambda: serving.guarded(team.engine()))
     finally:
         team.dismiss()

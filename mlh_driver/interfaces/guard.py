@@ -9,6 +9,7 @@ Before it comes the last structure without any such doubt, to go on from. ``mlh-
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,14 @@ class GuardedEngine(PassingEngine):
         self._good: tuple[System, Results] | None = None
 
     def compute(self, system: System) -> Results:
-        """What the engine computes. Raises LimitReached where a rule ends the run."""
+        """What the engine computes. Raises LimitReached where a rule ends the run.
+
+        A file that cannot be written changes no error; without one it is a warning.
+        """
         try:
             results = super().compute(system)
         except NO_RESULT as error:
-            self._write(system, None, str(error))
-            raise type(error)(f"{error}. {self._where()}") from error
+            raise type(error)(f"{error}. {self._kept(system, None, str(error))}") from error
         passed = {
             name: value
             for name, watch in self._watches.items()
@@ -96,13 +99,24 @@ class GuardedEngine(PassingEngine):
         guarded, rule = GUARDED[name], self._rules[name]
         side = "below" if guarded.low else "above"
         why = f"{guarded.words} of {value:.3g} is {side} the limit of {rule.limit:g}"
-        if self._watches[name].is_news(value) or rule.action == "stop":
-            self._write(system, results, why)
         if rule.action == "stop":
-            raise LimitReached(f"{why}. {self._where()}")
+            raise LimitReached(f"{why}. {self._kept(system, results, why)}")
+        if self._watches[name].is_news(value):
+            try:
+                self._write(system, results, why)
+            except OSError as error:  # is no reason to end a run
+                warnings.warn(f"{why}; the {self._not_written(error)}", RuntimeWarning, stacklevel=2)
 
-    def _where(self) -> str:
+    def _kept(self, system: System, results: Results | None, why: str) -> str:
+        """Write the structure, and say where it is, or why it is not."""
+        try:
+            self._write(system, results, why)
+        except OSError as error:
+            return f"The {self._not_written(error)}"
         return f"The structure, and before it the last good one, are in {self._file}"
+
+    def _not_written(self, error: OSError) -> str:
+        return f"structure could not be written to {self._file} ({error.strerror})"
 
     def _write(self, system: System, results: Results | None, why: str) -> None:
         from ase.io import write  # slow to load, and not needed in a good run

@@ -4,7 +4,7 @@ The first of these that gives an answer for a type:
 
 1. ``--elements Si O``: one symbol per type, in the order of the types, or ``NULL`` for a type that the model
    does not see;
-2. ``labelmap atom 1 Si 2 O``: a type label that is an element symbol;
+2. ``labelmap atom 1 Si 2 O``: a type label that is an element symbol, if the mass is not that of another;
 3. ``mass 1 28.0855``: the element of the nearest mass, at most :data:`MASS_TOLERANCE` away.
 """
 
@@ -57,6 +57,8 @@ class TypeElements:
         for kind in range(1, ntypes + 1):
             if kind in self._labels:
                 numbers[kind] = self._labels[kind]
+                if masses is not None:
+                    _check_mass(kind, numbers[kind], float(masses[kind]) * self._units.mass)
             elif masses is None:
                 raise InputError(
                     f"atom type {kind} has no mass: the atom style has masses per atom; {_REMEDY}"
@@ -101,9 +103,24 @@ def _labelled_types(lmp: Any) -> dict[int, int]:
         lmp.set_show_error(True)
 
 
+def _nearest_element(mass: float) -> int:
+    """Its atomic number."""
+    return int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
+
+
+def _check_mass(kind: int, number: int, mass: float) -> None:
+    """Raise InputError for a label that names one element and a mass that is another's; 1 is nobody's."""
+    nearest = _nearest_element(mass)
+    if nearest not in (number, 1) and abs(atomic_masses[nearest] - mass) <= MASS_TOLERANCE:
+        raise InputError(
+            f"the label of atom type {kind} is {chemical_symbols[number]}, its mass of {mass:.6g} amu that "
+            f"of {chemical_symbols[nearest]}; correct labelmap or mass, or {_REMEDY}"
+        )
+
+
 def _from_mass(kind: int, mass: float) -> int:
     """Atomic number of the element whose mass (amu) is nearest; ``kind`` is for the message."""
-    nearest = int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
+    nearest = _nearest_element(mass)
     if mass <= 0.0:
         raise InputError(f"the mass of atom type {kind} is not set: use the mass command, or {_REMEDY}")
     if abs(atomic_masses[nearest] - mass) > MASS_TOLERANCE:

@@ -27,6 +27,7 @@ QUESTION = "mlh_question"
 ARGUMENT = "mlh_argument"
 
 _FIX = re.compile(r"""\bfix\s+(\S+)\s+(\S+)\s+external\s+pf/callback(?:\s+([^\s"']+)\s+([^\s"']+))?""")
+_ARRAY = re.compile(r"\bfix\s+(\S+)\s+\S+\s+external\s+pf/array\b")
 #: Commands that may leave the model out; :func:`check_includes_model` looks at their arguments.
 WITHOUT_MODEL = re.compile(
     r"""\b(?:compute|fix)\s+\S+\s+\S+\s+((?:centroid/)?stress/[a-z/]+|pressure/cylinder|numdiff(?:/virial)?"""
@@ -107,12 +108,17 @@ class ScriptCopies:
         return before + _QUOTED_READ.sub(self._quoted_copy, physical) + labels + "".join(bind)
 
     def _check_one_model(self, logical: str) -> None:
-        """Raise InputError for the fix of plain LAMMPS, and for a model without its energy or its virial."""
+        """Raise InputError for a fix that the model does not serve, or without its energy or its virial."""
         plugin = _PLUGIN_FIX.search(logical)
         if plugin is not None:
             raise InputError(
                 f"'{logical.strip()}': fix mlh asks a server from plain LAMMPS; run this script by lmp -in, "
                 f"or write here: fix {plugin[1]} all external pf/callback 1 1"
+            )
+        if array := _ARRAY.search(logical):
+            raise InputError(
+                f"'{logical.strip()}': the model gives no forces to pf/array; write: fix {array[1]} all "
+                "external pf/callback 1 1"
             )
         for fix_id, what in _LEFT_OUT.findall(logical):
             if fix_id in self._fixes:

@@ -105,25 +105,30 @@ class _ModelFixes:
 
 @contextmanager
 def _interrupts_noted() -> Iterator[Event]:
-    """An event that Ctrl-C sets, in place of an exception at a place of Python's choosing.
+    """An event that Ctrl-C or SIGTERM sets, in place of an exception at a place of Python's choosing.
 
     That place could be inside the callback's entry, where exceptions are ignored, with old forces left in
-    the array. A second Ctrl-C acts at once. Outside the main thread, which alone gets signals, nothing
-    changes, nor in a process that ignores SIGINT, as those in the background of a shell script do.
+    the array. A second one acts at once. Outside the main thread, which alone gets signals, nothing changes,
+    nor for a signal that the process ignores, as those in the background of a shell script do SIGINT.
     """
     event = Event()
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if current_thread() is not main_thread():
         yield event
         return
 
-    def note(*_: object) -> None:
+    def note(number: int, _: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous[signal.Signals(number)])
 
-    previous = signal.signal(signal.SIGINT, note)
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if event.is_set():
         raise KeyboardInterrupt

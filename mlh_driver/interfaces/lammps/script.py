@@ -46,10 +46,12 @@ from mlh_driver.interfaces.lammps.rewriting import (
 )
 
 _PREFIX = "mlh-driver-lammps-"
-#: Styles of fixes that may come before the model's: they move atoms, add forces of their own, or watch.
+#: Styles of fixes that may come before the model's: they move atoms, add forces of their own, or watch. Those
+#: in capitals are LAMMPS' own, such as that of ``-suffix omp``.
 HARMLESS = re.compile(
     r"(?:nve|nvt|npt|nph|nvk|ave|temp|press|wall|spring|print|vector|halt|momentum|langevin|deform|recenter"
-    r"|balance|external|indent|addforce|efield|gravity|restrain|store/state|property|box|dt|STORE|GROUP|DUMMY)"
+    r"|balance|external|indent|addforce|efield|gravity|restrain|store/state|property|box|dt|STORE|GROUP|DUMMY"
+    r"|OMP|INTEL|GPU|KOKKOS)"
     r"(?:/|$)"
 )
 

@@ -368,6 +368,8 @@ class FixMLH : public LAMMPS_NS::Fix {
 
   void refuse_what_leaves_the_model_out();
   void find_elements();
+  int nearest_element(double);
+  void check_mass(int);
   int element_of_mass(int);
   std::vector<Share> ask(const std::vector<Place> &);
   void tell_totals(const std::string &);
@@ -469,7 +471,30 @@ void FixMLH::find_elements()
         numbers[static_cast<int>(input->variable->compute_equal("label2type" + label))] = z;
     }
   for (int type = 1; type <= ntypes; type++)
-    if (numbers[type] == 0) numbers[type] = element_of_mass(type);
+    if (numbers[type] == 0)
+      numbers[type] = element_of_mass(type);
+    else if (atom->mass)
+      check_mass(type);
+}
+
+int FixMLH::nearest_element(double mass)
+{
+  int nearest = 1;
+  for (int z = 2; z < static_cast<int>(std::size(MASSES)); z++)
+    if (std::fabs(MASSES[z] - mass) < std::fabs(MASSES[nearest] - mass)) nearest = z;
+  return nearest;
+}
+
+/* A label names one element, the mass is another's; 1 is nobody's. */
+void FixMLH::check_mass(int type)
+{
+  const double mass = atom->mass[type] * units->mass;
+  const int nearest = nearest_element(mass);
+  if (nearest != 1 && nearest != numbers[type] && std::fabs(MASSES[nearest] - mass) <= MASS_TOLERANCE)
+    error->all(FLERR, "the label of atom type " + std::to_string(type) + " is " + SYMBOLS[numbers[type]] +
+                   ", its mass of " + std::to_string(mass) + " amu that of " + SYMBOLS[nearest] +
+                   "; correct labelmap or mass, or name the elements of all types, for example: fix mlh all mlh "
+                   "ADDRESS Si O");
 }
 
 int FixMLH::element_of_mass(int type)
@@ -479,9 +504,7 @@ int FixMLH::element_of_mass(int type)
   if (!atom->mass) error->all(FLERR, its + " has no mass: the atom style has masses per atom; " + remedy);
   const double mass = atom->mass[type] * units->mass;
   if (!(mass > 0.0)) error->all(FLERR, "the mass of " + its + " is not set: use the mass command, or " + remedy);
-  int nearest = 1;
-  for (int z = 2; z < static_cast<int>(std::size(MASSES)); z++)
-    if (std::fabs(MASSES[z] - mass) < std::fabs(MASSES[nearest] - mass)) nearest = z;
+  const int nearest = nearest_element(mass);
   if (std::fabs(MASSES[nearest] - mass) > MASS_TOLERANCE)
     error->all(FLERR, its + " has the mass " + std::to_string(mass) + " amu, which is no element's (the nearest is " +
                    SYMBOLS[nearest] + ", " + std::to_string(MASSES[nearest]) + "); correct the mass, or " + remedy);

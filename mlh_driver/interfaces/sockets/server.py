@@ -42,6 +42,7 @@ class Server:
                  are kept from step to step; structures of all connections are computed in turn
     template:    the elements for MD engines that do not name them, or None
     secret:      that MD engines have to know, or None
+    abandon:     ends the computation at hand when the server stops; without it, the server waits for its end
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class Server:
         template: Template | None,
         console: Console,
         secret: bytes | None = None,
+        abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_engine = make_engine
+        self._abandon = abandon
+        self._stops = False
         self._secret = secret
         self._template = template
         self._console = console
@@ -115,16 +119,21 @@ class Server:
                 queued.say_working = session.say_working
                 session.run()
             log.say("done")
-        except PeerLeft:
-            log.say("left without saying EXIT: it has ended, or was killed")
         except MLHError as error:
-            log.say(f"disconnected: {error}")
+            if self._stops:
+                log.say("disconnected: the server stops")
+            elif isinstance(error, PeerLeft):
+                log.say("left without saying EXIT: it has ended, or was killed")
+            else:
+                log.say(f"disconnected: {error}")
         finally:
             channel.close()
             if log.evaluations:
                 log.report()
 
     def _stop(self) -> None:
+        self._stops = True
+        self._abandon()
         self._worker.shutdown(wait=True, cancel_futures=True)
         for thread, channel in self._sessions.items():
             channel.abort()

@@ -51,6 +51,7 @@ LEAST_S, TIMES_LONGEST = 600.0, 100.0
 POLL_S = 0.02
 REAPING_S = 0.2
 """The socket of a dying process closes a little before it is gone."""
+ENDED = "the process with the model was ended"
 Answer = TypeVar("Answer")
 
 
@@ -141,6 +142,7 @@ class Supervisor:
         self._home = os.getcwd()  # LAMMPS scripts may change it, and the path of a model may be relative
         self._folder = Path(tempfile.mkdtemp(prefix="mlh-"))  # for this user alone
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._started = 0
         try:
             self.process = self._start()
@@ -157,9 +159,12 @@ class Supervisor:
     def replace(self, process: Process, failures: int, error: Exception) -> None:
         """Start another process in place of this one, if no other thread has done so.
 
-        Raises EngineCrashed when there have been too many failures over the structure at hand.
+        Raises EngineCrashed when there have been too many failures over the structure at hand, and
+        ConnectionLost after :meth:`close`.
         """
         with self._lock:
+            if self._closed.is_set():
+                raise ConnectionLost(ENDED)
             if process is not self.process:
                 return
             problem = f"the process with the model {process.end()}: {error}"
@@ -169,11 +174,13 @@ class Supervisor:
                     "it have enough memory? --no-supervisor shows what happens inside"
                 )
             self._say(f"{problem}; it is started again for the same structure ({failures}/{self._restarts})")
-            time.sleep(min(FIRST_PAUSE_S * (2 ** (failures - 1) - 1), LONGEST_PAUSE_S))
+            if self._closed.wait(min(FIRST_PAUSE_S * (2 ** (failures - 1) - 1), LONGEST_PAUSE_S)):
+                raise ConnectionLost(ENDED)
             self.process = self._start()
 
     def close(self) -> None:
-        """End the process. To be called once or more."""
+        """End the process, also within a computation. To be called once or more, by any thread."""
+        self._closed.set()
         self.process.end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
