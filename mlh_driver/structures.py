@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ase.io
 from ase import Atoms
 from ase.data import atomic_numbers
+from ase.io.formats import ioformats
 
 from mlh_driver.errors import InputError, reason
 
@@ -34,23 +36,44 @@ def bare(atoms: Atoms, *, wrapped: bool = False) -> Atoms:
 
 
 def read_frames(
-    paths: list[Path], file_format: str | None = None, last_only: bool = False
+    paths: list[Path],
+    file_format: str | None = None,
+    last_only: bool = False,
+    elements: Sequence[str] = (),
+    left_out: list[str] | None = None,
 ) -> dict[str, Atoms]:
     """All frames of files in any format that ASE reads, by name, or the last of each.
 
     A frame is called after ``name`` in its info (the comment line of extended XYZ), or after the file, with a
-    number where several in a file would have the same name. LAMMPS data files are known by their first line.
-    file_format is ASE's name of the format. Raises InputError for unreadable files, and when files give the
-    same name.
+    number where several in a file would have the same name; where two files would give the same name, the
+    names of their folders come before it. LAMMPS data files are known by their first line.
+
+    file_format is ASE's name of the format. ``elements`` are as in :func:`read_trajectories`. What is wrong
+    with files that cannot be read goes to ``left_out``, if it is given. Otherwise they raise InputError, as
+    do files that give the same name in spite of their folders, and a format or elements that do not exist.
     """
-    frames: dict[str, Atoms] = {}
+    _check(file_format, elements)
+    plain: dict[Path, set[str]] = {}
+    found: list[tuple[Path, dict[str, Atoms]]] = []
     for path in paths:
-        images = _read(path, file_format)
-        own = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
-        names = [str(atoms.info.get("name", own)) for atoms in images]
+        try:
+            images = _read(path, file_format, elements)
+        except InputError as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
+            continue
+        names = own = [str(atoms.info.get("name", _own_name(path))) for atoms in images]
         if len(set(names)) < len(names):
             names = [f"{name}_{k}" for k, name in enumerate(names)]
-        for name, atoms in list(zip(names, images, strict=True))[-1 if last_only else 0 :]:
+        first = -1 if last_only else 0
+        found.append((path, dict(zip(names[first:], images[first:], strict=True))))
+        plain[path] = {*names[first:], *own[first:]}
+    frames: dict[str, Atoms] = {}
+    fronts = _fronts(plain)
+    for path, its_frames in found:
+        for own_name, atoms in its_frames.items():
+            name = fronts[path] + own_name
             if name in frames:
                 raise InputError(
                     f"{path}: a second structure is called {name!r}; rename one of the files, or write "
@@ -65,45 +88,88 @@ def read_trajectories(
 ) -> dict[str, list[Atoms]]:
     """All frames of each file, by the name of the file without its suffix.
 
+    Where two files have the same name, the names of their folders come before it.
     ``elements`` are those of LAMMPS' atom types 1, 2 ..., for dumps and data files that do not name them.
-    Raises InputError for unreadable files, those of the same name, and elements that do not exist.
+    Raises InputError for unreadable files, those that name no elements without ``elements``, those of the
+    same name in folders of the same name, and a format or elements that do not exist.
     """
-    for element in elements:
-        if element not in atomic_numbers:
-            raise InputError(f"there is no element {element!r}; name those of the atom types, as in 'Si O'")
+    _check(file_format, elements)
+    fronts = _fronts({path: {_own_name(path)} for path in paths})
     trajectories: dict[str, list[Atoms]] = {}
     for path in paths:
-        name = path.resolve().parent.name if path.name in NAMED_BY_FOLDER else path.stem
+        name = fronts[path] + _own_name(path)
         if name in trajectories:
             raise InputError(f"{path}: a second file is called {name!r}; rename one of them")
-        trajectories[name] = [_with_elements(atoms, elements, path) for atoms in _read(path, file_format)]
+        trajectories[name] = _read(path, file_format, elements)
     return trajectories
 
 
+def _check(file_format: str | None, elements: Sequence[str]) -> None:
+    """Raises InputError for a format or an element that does not exist."""
+    if file_format is not None and file_format not in ioformats:
+        raise InputError(
+            f"there is no format {file_format!r} of ASE; 'ase info --formats' lists those that are"
+        )
+    for element in elements:
+        if element not in atomic_numbers:
+            raise InputError(f"there is no element {element!r}; name those of the atom types, as in 'Si O'")
+
+
+def _called_after(path: Path) -> Path:
+    """The file, or the folder of a run of VASP."""
+    return path.resolve().parent if path.name in NAMED_BY_FOLDER else path.absolute()
+
+
+def _own_name(path: Path) -> str:
+    after = _called_after(path)
+    return after.name if path.name in NAMED_BY_FOLDER else after.stem
+
+
+def _fronts(names: Mapping[Path, set[str]]) -> dict[Path, str]:
+    """What comes before the names of each file: that of its folder where another file has one of them."""
+    count = Counter(name for its_names in names.values() for name in its_names)
+    return {
+        path: f"{_called_after(path).parent.resolve().name}_" if any(count[x] > 1 for x in its_names) else ""
+        for path, its_names in names.items()
+    }
+
+
 def _with_elements(atoms: Atoms, elements: Sequence[str], path: Path) -> Atoms:
-    """The frame, with its atomic numbers taken for atom types if elements are given for these."""
+    """The frame, with the elements of its atom types where the file does not name them.
+
+    Raises InputError if it does not and there are none, and if there are some that are not for these atoms.
+    """
+    types = atoms.arrays.get("type")  # which ASE takes for atomic numbers where it knows nothing better
+    if types is None or atoms.has("masses") or (types != atoms.numbers).any():
+        types = None
+    if types is not None and not elements:
+        raise InputError(
+            f"{path}: the file names no elements: give --elements, as in 'Si O', those of its atom "
+            f"types 1 to {types.max(initial=0)} (mlh-driver predict and analyze have this option)"
+        )
     if elements:
-        if atoms.numbers.max(initial=0) > len(elements):
+        if types is None or types.max(initial=0) > len(elements):
             raise InputError(
                 f"{path} has {atoms.get_chemical_formula()}, and not the atom types 1 to {len(elements)} of "
                 f"{' '.join(elements)}; leave these out if the file names its elements"
             )
-        atoms.symbols = [elements[kind - 1] for kind in atoms.numbers]
+        atoms.symbols = [elements[kind - 1] for kind in types]
     return atoms
 
 
-def _read(path: Path, file_format: str | None) -> list[Atoms]:
+def _read(path: Path, file_format: str | None, elements: Sequence[str]) -> list[Atoms]:
+    """All frames of a file; raises InputError where there is none."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the files in it")
     if not path.is_file():
         raise InputError(f"there is no file {path}; name an existing one")
     options: dict[str, Any] = {}
     source: Path | io.StringIO = path
-    if file_format in (None, "lammps-data") and (style := _lammps_atom_style(path)):
-        file_format, options = "lammps-data", {"atom_style": style}
-    if file_format in (None, "lammps-dump-text") and (whole := _whole_frames(path)) is not None:
-        file_format, source = "lammps-dump-text", io.StringIO(whole)
     try:
+        if file_format in (None, "lammps-data") and (style := _lammps_atom_style(path)):
+            file_format, options = "lammps-data", {"atom_style": style}
+        if file_format in (None, "lammps-dump-text") and (whole := _whole_frames(path)) is not None:
+            file_format, source = "lammps-dump-text", io.StringIO(whole)
         images = ase.io.read(source, index=":", format=file_format, **options)
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
@@ -112,7 +178,7 @@ def _read(path: Path, file_format: str | None) -> list[Atoms]:
         ) from error
     if not images:
         raise InputError(f"{path} holds no structure")
-    return list(images)
+    return [_with_elements(atoms, elements, path) for atoms in images]
 
 
 def _whole_frames(path: Path) -> str | None:

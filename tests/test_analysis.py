@@ -36,7 +36,7 @@ from mlh_driver.analysis.plots import draw_spread, plot_structures, plot_thermo
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
 from mlh_driver.interfaces.lammps import read_log
-from mlh_driver.structures import read_trajectories
+from mlh_driver.structures import read_frames, read_trajectories
 from mlh_driver.system import mass_density
 
 GLASS = REPOSITORY / "examples" / "glass.xyz"
@@ -253,13 +253,40 @@ def test_trajectories_of_lammps_without_elements_are_read_with_those_given(
     assert {int(size): count for size, count in found["rings"].items()} == RINGS
     with pytest.raises(InputError, match="not the atom types 1 to 1 of Si; leave these out"):
         read_trajectories([dump], elements=["Si"])
+    with pytest.raises(InputError, match="the file names no elements: give --elements"):
+        CliRunner().invoke(app, ["analyze", str(dump)], catch_exceptions=False)
     with pytest.raises(InputError, match="no element 'Xy'"):
         read_trajectories([dump], elements=["Xy"])
     with pytest.raises(InputError, match="a second file is called 'run'"):
         read_trajectories([dump, dump], elements=["Si", "O"])
     for written in (5, len(frame) // 2, len(frame) - 1):  # LAMMPS is at the second frame
         dump.write_text(frame.format(0) + frame.format(10)[:written])
-        assert [len(atoms) for atoms in read_trajectories([dump])["run"]] == [96]
+        assert [len(atoms) for atoms in read_trajectories([dump], elements=["Si", "O"])["run"]] == [96]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, glass: Atoms) -> None:
+    plain, named = [Atoms(glass.numbers, glass.positions, cell=glass.cell, pbc=True) for _ in range(2)]
+    named.info["name"] = "best"
+    for seed in ("seed7", "seed8"):
+        (tmp_path / seed).mkdir()
+        ase.io.write(tmp_path / seed / "glass.xyz", plain, format="extxyz")
+        ase.io.write(tmp_path / seed / "run.xyz", [plain] * (2 if seed == "seed7" else 3), format="extxyz")
+        ase.io.write(tmp_path / seed / "minima.xyz", named, format="extxyz")
+        ase.io.write(tmp_path / seed / "POSCAR", plain, format="vasp")
+
+    def both(name: str) -> list[Path]:
+        return [tmp_path / "seed7" / name, tmp_path / "seed8" / name]
+
+    done = CliRunner().invoke(app, ["analyze", *map(str, both("glass.xyz")), "--json"])
+    assert list(json.loads(done.output)) == ["seed7_glass", "seed8_glass"]
+    assert list(read_frames(both("glass.xyz"))) == ["seed7_glass", "seed8_glass"]
+    assert list(read_frames(both("run.xyz"), last_only=True)) == ["seed7_run_1", "seed8_run_2"]
+    assert list(read_frames(both("minima.xyz"))) == ["seed7_best", "seed8_best"]
+    mixed = [tmp_path / "seed7" / "minima.xyz", *both("POSCAR")]
+    assert list(read_frames(mixed)) == ["best", "seed7", "seed8"]
+    ase.io.write(tmp_path / "seed7" / "glass.cif", plain)
+    with pytest.raises(InputError, match=r"glass\.cif: a second structure is called 'seed7_glass'"):
+        read_frames([tmp_path / "seed7" / "glass.xyz", tmp_path / "seed7" / "glass.cif"])
 
 
 def test_radial_distribution_equals_that_of_ase(glass: Atoms) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from ase import Atoms
 from ase.units import GPa
 from conftest import REPOSITORY, random_model, small_system
+from processes import DRIVER, Launcher
 from typer.testing import CliRunner
 
 from mlh_driver import Engine, __version__, load_model
@@ -183,6 +186,66 @@ def test_predict_names_files_that_hold_no_structure(
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(app, ["predict", str(tmp_path / name)], catch_exceptions=False)
+
+
+def test_predict_names_a_file_that_cannot_be_read_and_computes_the_others(
+    tmp_path: Path, vacancy: Atoms
+) -> None:
+    (tmp_path / "notes.txt").write_text("nothing of the kind")
+    vacancy.write(tmp_path / "v.xyz")
+    files = [str(tmp_path / name) for name in ("notes.txt", "v.xyz", "missing.xyz")]
+    result = CliRunner().invoke(app, ["predict", *files, "--json"])
+    assert result.exit_code == 1
+    assert [report["name"] for report in json.loads(result.stdout)] == ["v"]
+    assert re.findall(r"left out: .*?(\w+\.\w+)", result.stderr) == ["notes.txt", "missing.xyz"]
+    with pytest.raises(InputError, match="there is no format 'nonsense' of ASE"):
+        CliRunner().invoke(app, ["predict", *files, "--format", "nonsense"], catch_exceptions=False)
+
+
+def test_predict_takes_the_elements_of_files_that_name_none(tmp_path: Path) -> None:
+    model = random_model()
+    model.save(tmp_path / "m.pt")
+    atoms = small_system().to_ase()
+    ase.io.write(tmp_path / "s.xyz", atoms)
+    ase.io.write(tmp_path / "s.data", atoms, format="lammps-data", specorder=["Si", "O"], masses=False)
+    command = ["predict", str(tmp_path / "s.data"), "--model", str(tmp_path / "m.pt"), "--json"]
+    with pytest.raises(InputError, match="the file names no elements: give --elements"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    found = json.loads(CliRunner().invoke(app, [*command, "--elements", "Si O"]).stdout)
+    command[1] = str(tmp_path / "s.xyz")
+    named = json.loads(CliRunner().invoke(app, command).stdout)
+    assert found["energy"] == pytest.approx(named["energy"], abs=1e-3)
+    with pytest.raises(InputError, match="leave these out if the file names its elements"):
+        CliRunner().invoke(app, [*command, "--elements", "Si O"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_predict_keeps_what_is_finished_when_it_is_interrupted(
+    tmp_path: Path, start: Launcher, host: Atoms, signum: int
+) -> None:
+    ase.io.write(tmp_path / "run.xyz", [host] * 200)
+    run = start(*DRIVER, "predict", "run.xyz", "--all", "--out", "results.xyz")
+    run.wait_for("run_1: ")
+    run.process.send_signal(signum)
+    assert run.status() == 130
+    (n,) = re.findall(r"interrupted: wrote (\d+) of 200 structures to results\.xyz", run.output)
+    frames = ase.io.read(tmp_path / "results.xyz", index=":")
+    assert [frame.info["name"] for frame in frames] == [f"run_{k}" for k in range(int(n))]
+    assert 2 <= int(n) < 200 and not list(tmp_path.glob(".partial*"))
+
+
+def test_predict_knows_at_the_start_whether_it_can_write(tmp_path: Path, vacancy: Atoms) -> None:
+    vacancy.write(tmp_path / "v.xyz")
+    (tmp_path / "dangling.xyz").symlink_to(tmp_path / "nowhere" / "results.xyz")
+    forbidden = tmp_path / "forbidden"
+    forbidden.mkdir(mode=0o500)
+    outputs = {"dangling.xyz": "cannot be written", "forbidden": "is a folder", "gone/r.xyz": "no folder"}
+    if os.geteuid():  # root may write everywhere
+        outputs["forbidden/results.xyz"] = "cannot be written: Permission denied"
+    for out, message in outputs.items():
+        command = ["predict", str(tmp_path / "v.xyz"), "--out", str(tmp_path / out), "--model", "graphene"]
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 def test_an_error_of_the_file_system_comes_with_a_remedy(

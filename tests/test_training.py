@@ -803,7 +803,7 @@ def test_a_structure_out_of_range_is_named_and_the_others_are_evaluated(folder: 
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "left out: s2: " in result.stderr
-    assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+    assert set(json.loads(result.stdout)["splits"]["train"]["structures"]) == {"s0", "s1"}
     (folder / "data" / "split.json").write_text('{"train": ["s2"]}')
     nothing = CliRunner().invoke(app, command[:-1])
     assert "left out: s2: " in nothing.stderr and not nothing.stdout
@@ -815,10 +815,21 @@ def test_a_damaged_structure_is_named_and_the_others_are_evaluated(folder: Path,
     command = ["evaluate", str(folder / "data"), "--model", str(folder / "teacher.pt"), "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1 and "left out: s2: " in result.stderr
-    assert set(json.loads(result.stdout)["splits"]["train"]) == {"mean", "s0", "s1"}
+    assert set(json.loads(result.stdout)["splits"]["train"]["structures"]) == {"s0", "s1"}
     (folder / "data" / "split.json").write_text('{"train": []}')
     nothing = CliRunner().invoke(app, command)
     assert "holds no structures" in str(nothing.exception)
+
+
+def test_a_structure_that_is_called_mean_is_one_like_others(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    (folder / "data" / "s1.npz").rename(folder / "data" / "mean.npz")
+    (folder / "data" / "split.json").write_text('{"train": ["s0", "mean"]}')
+    command = ["evaluate", str(folder / "data"), "--model", str(folder / "teacher.pt")]
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["splits"]["train"]
+    each = [abs(found["structures"][name]["extrapolation"]) for name in ("s0", "mean")]
+    assert found["mean"]["extrapolation"] == pytest.approx(np.mean(each)) and each[0] != each[1]
+    assert "train: 2 structures" in CliRunner().invoke(app, command).stdout
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import JsonOption
+from mlh_driver.cli.options import ElementsOption, FormatOption, JsonOption, element_list
 
 
 def analyze(
@@ -20,17 +20,8 @@ def analyze(
     every_frame: Annotated[
         bool, typer.Option("--all", help="Mean over all frames of a file, in place of its last one.")
     ] = False,
-    file_format: Annotated[
-        str | None, typer.Option("--format", help="ASE's name of the format, where the file does not tell.")
-    ] = None,
-    elements: Annotated[
-        str | None,
-        typer.Option(
-            "--elements",
-            metavar="'SI O'",
-            help="Elements of the atom types 1, 2 ... of LAMMPS, if not named.",
-        ),
-    ] = None,
+    file_format: FormatOption = None,
+    elements: ElementsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for JSON, CSV and figures (PNG).")
     ] = None,
@@ -47,7 +38,7 @@ def analyze(
     from mlh_driver.analysis import summary, write_report
     from mlh_driver.structures import read_trajectories
 
-    frames = read_trajectories(files, file_format, (elements or "").replace(",", " ").split())
+    frames = read_trajectories(files, file_format, element_list(elements))
     structures = {name: summary(images if every_frame else images[-1:]) for name, images in frames.items()}
     if out is not None:
         write_report(structures, out)

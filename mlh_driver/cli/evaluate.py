@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -18,6 +19,13 @@ from mlh_driver.errors import InputError, MLHError
 
 if TYPE_CHECKING:
     from mlh_driver.data import LabelledStructure
+
+
+class SplitErrors(TypedDict):
+    """Figures of a split: their means, and those of each structure by its name."""
+
+    mean: dict[str, float]
+    structures: dict[str, dict[str, float]]
 
 
 @with_engine_options
@@ -40,7 +48,7 @@ def evaluate(
         raise InputError(f"{data} holds no structures")
     engine = build_engine(settings)
     console = Console()
-    report: dict[str, dict[str, dict[str, float]]] = {}
+    report: dict[str, SplitErrors] = {}
     left_out: list[str] = []
     for split, names in splits.items():
         if not names:
@@ -48,13 +56,14 @@ def evaluate(
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
         errors, failures = evaluate_structures(engine, _readable(data, steps, left_out))
         if errors:
-            report[split] = {"mean": mean_summary(errors)} | {e.name: e.summary() for e in errors}
+            each = {error.name: error.summary() for error in errors}
+            report[split] = {"mean": mean_summary(errors), "structures": each}
         left_out += failures
     if as_json:
         typer.echo(json.dumps({"convention": CONVENTION, "splits": report}, indent=2))
     else:
-        for split, rows in report.items():
-            console.print(_table(split, rows))
+        for split, found in report.items():
+            console.print(_table(split, **found))
         if report:
             console.print(CONVENTION)
     for failure in left_out:
@@ -74,16 +83,15 @@ def _readable(data: Path, names: Iterable[str], left_out: list[str]) -> Iterator
             left_out.append(f"{name}: {error}")
 
 
-def _table(split: str, rows: dict[str, dict[str, float]]) -> Table:
+def _table(split: str, mean: dict[str, float], structures: dict[str, dict[str, float]]) -> Table:
     """Mean and largest magnitude of every figure, and the structure with the largest."""
-    table = Table(title=f"{split}: {len(rows) - 1} structures")
+    table = Table(title=f"{split}: {len(structures)} structures")
     table.add_column("figure")
     table.add_column("mean", justify="right")
     table.add_column("largest", justify="right")
     table.add_column("in")
-    structures = {name: values for name, values in rows.items() if name != "mean"}
-    for figure, mean in rows["mean"].items():
+    for figure, value in mean.items():
         with_figure = [name for name, values in structures.items() if figure in values]
         worst = max(with_figure, key=lambda name: abs(structures[name][figure]))
-        table.add_row(figure, f"{mean:.2f}", f"{structures[worst][figure]:.2f}", worst)
+        table.add_row(figure, f"{value:.2f}", f"{structures[worst][figure]:.2f}", escape(worst))
     return table

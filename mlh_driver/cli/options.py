@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from mlh_driver.force_engine import ForceEngine
 
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="ASE's name of the format, where the file does not tell.")
+]
+ElementsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--elements",
+        metavar="'SI O'",
+        help="Elements of the atom types 1, 2 ... of LAMMPS, if not named.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]
 SecretOption = Annotated[
     Path | None,
@@ -102,6 +113,11 @@ SERVING_OPTIONS: dict[str, Any] = {
     "on_small_gap": _guard_option("--on-small-gap", "band_gap"),
     "on_large_force": _guard_option("--on-large-force", "largest_force"),
 }
+
+
+def element_list(elements: str | None) -> list[str]:
+    """The symbols that ``--elements`` was given."""
+    return (elements or "").replace(",", " ").split()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import numpy as np
 import typer
@@ -12,11 +14,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
+from mlh_driver.cli.options import (
+    ElementsOption,
+    FormatOption,
+    JsonOption,
+    build_engine,
+    element_list,
+    with_engine_options,
+)
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError, MLHError
+from mlh_driver.files import replacing
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from mlh_driver.results import Results
     from mlh_driver.system import System
 
@@ -33,9 +45,8 @@ def predict(
     every_frame: Annotated[
         bool, typer.Option("--all", help="Every frame of a file, not only its last one.")
     ] = False,
-    file_format: Annotated[
-        str | None, typer.Option("--format", help="ASE's name of the format, where the file does not tell.")
-    ] = None,
+    file_format: FormatOption = None,
+    elements: ElementsOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Extended XYZ to write, with all results and those of each atom."),
@@ -44,48 +55,127 @@ def predict(
 ) -> None:
     """Energy, forces, stress, gap and charges of structures.
 
-    Of several, one that the model cannot compute is named, and left out; the exit status is then not zero.
+    Of several, one that cannot be read or computed is named, and left out; the exit status is then not zero.
+    What is finished when the command is interrupted is kept in the file of [bold]--out[/].
 
     Example: [bold]mlh-driver predict glass.cif quench.lammpstrj --out results.xyz[/]
     """
+    from mlh_driver.runtime import sigterm_interrupts
     from mlh_driver.structures import read_frames
-    from mlh_driver.system import System
 
-    if out is not None:
-        _check_output(out, structures)
-    frames = read_frames(structures, file_format, last_only=not every_frame)
-    engine = build_engine(settings)
-    systems: dict[str, System] = {}
-    computed: dict[str, Results] = {}
     left_out: list[str] = []
-    for name, atoms in frames.items():
-        try:
-            systems[name] = System.from_ase(atoms)
-            computed[name] = engine.compute(systems[name])
-        except MLHError as error:
-            if len(frames) == 1:
-                raise
-            left_out.append(f"{name}: {error}")
-            continue
-        if not as_json and len(frames) > 1:
-            _print_line(name, systems[name], computed[name])
-    if out is not None and computed:
-        _write(out, systems, computed)
-    if as_json:
-        reports = [{"name": name} | _report(systems[name], computed[name]) for name in computed]
-        content = reports[0] if len(frames) == 1 else reports
-        typer.echo(json.dumps(content, indent=2, allow_nan=False))
-    elif len(frames) == 1:
-        for name, system in systems.items():
-            _print(system, computed[name])
-    for failure in left_out:
-        typer.echo(f"left out: {failure}", err=True)
+    reports: list[dict[str, Any]] = []
+    try:
+        with sigterm_interrupts(), _results_file(out, structures) as file:
+            unread = left_out if len(structures) > 1 else None
+            frames = read_frames(structures, file_format, not every_frame, element_list(elements), unread)
+            file.expected, is_one = len(frames), len(frames) == 1 and not left_out
+            for name, system, results in _computed(frames, settings, None if is_one else left_out):
+                file.add(name, system, results)
+                if as_json:
+                    reports.append({"name": name} | _report(system, results))
+                elif is_one:
+                    _print(system, results)
+                else:
+                    _print_line(name, system, results)
+            if as_json:
+                typer.echo(json.dumps(reports[0] if is_one else reports, indent=2, allow_nan=False))
+            if not file.count:
+                raise typer.Exit(1)  # and leave the file as it was
+    finally:
+        for failure in left_out:
+            typer.echo(f"left out: {failure}", err=True)
     if left_out:
         raise typer.Exit(1)
 
 
+def _computed(
+    frames: dict[str, Atoms], settings: EngineSettings, left_out: list[str] | None
+) -> Iterator[tuple[str, System, Results]]:
+    """Frames with their results; what is wrong with others goes to ``left_out``, or is raised without it."""
+    from mlh_driver.system import System
+
+    if not frames:
+        return
+    engine = build_engine(settings)
+    for name, atoms in frames.items():
+        try:
+            system = System.from_ase(atoms)
+            results = engine.compute(system)
+        except MLHError as error:
+            if left_out is None:
+                raise
+            left_out.append(f"{name}: {error}")
+            continue
+        yield name, system, results
+
+
+class _ResultsFile:
+    """Extended XYZ, which is written frame by frame; without a file, frames are only counted.
+
+    expected: how many frames there will be
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file, self._end = file, 0
+        self.count = self.expected = 0
+
+    def add(self, name: str, system: System, results: Results) -> None:
+        """ASE's results, the observables in ``info`` and what each atom has in ``arrays``."""
+        import ase.io
+
+        from mlh_driver.interfaces.ase import labelled_atoms
+
+        if self._file is not None:
+            atoms = labelled_atoms(system.to_ase(), results)
+            atoms.info["name"] = name
+            ase.io.write(self._file, atoms, format="extxyz")
+            self._file.flush()
+            self._end = self._file.tell()
+        self.count += 1
+
+    def end(self) -> None:
+        """Leave out a frame that is written in part."""
+        if self._file is not None:
+            self._file.seek(self._end)
+            self._file.truncate()
+
+
+@contextmanager
+def _results_file(out: Path | None, structures: list[Path]) -> Iterator[_ResultsFile]:
+    """A file that takes the place of ``out`` when this block ends or, with its frames, is interrupted.
+
+    Raises InputError, before hours of work, for a file that cannot be written or is one of the input.
+    """
+    if out is None:
+        yield _ResultsFile(None)
+        return
+    _check_output(out, structures)
+    with replacing(out) as partial, _opened(partial, out) as stream:
+        file = _ResultsFile(stream)
+        interruption: BaseException | None = None
+        try:
+            yield file
+        except BaseException as error:  # whatever it is, the finished frames are hours of work
+            if not file.count:
+                raise
+            file.end()
+            interruption = error
+    if interruption is not None:
+        typer.echo(f"interrupted: wrote {file.count} of {file.expected} structures to {out}", err=True)
+        raise interruption
+
+
+def _opened(partial: Path, out: Path) -> TextIO:
+    try:
+        return partial.open("w")
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}; name another file") from error
+
+
 def _check_output(out: Path, structures: list[Path]) -> None:
-    """Raises InputError, before hours of work, for a file that cannot be written or is one of the input."""
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file in it")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.resolve() in [path.resolve() for path in structures]:
@@ -102,18 +192,6 @@ def _print_line(name: str, system: System, results: Results) -> None:
         + (f" [yellow]{doubts}[/]" if doubts else ""),
         highlight=False,
     )
-
-
-def _write(path: Path, systems: dict[str, System], computed: dict[str, Results]) -> None:
-    """Extended XYZ with ASE's results, the observables in ``info`` and what each atom has in ``arrays``."""
-    import ase.io
-
-    from mlh_driver.interfaces.ase import labelled_atoms
-
-    frames = [labelled_atoms(systems[name].to_ase(), results) for name, results in computed.items()]
-    for atoms, name in zip(frames, computed, strict=True):
-        atoms.info["name"] = name
-    ase.io.write(path, frames, format="extxyz")
 
 
 def _report(system: System, results: Results) -> dict[str, Any]:
