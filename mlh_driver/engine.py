@@ -25,8 +25,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from mlh_driver.errors import NO_RESULT, InputError, NonFiniteError, StructureEr
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
+from mlh_driver.model_files import model_digest
 from mlh_driver.network.network import Blocks
 from mlh_driver.parts import Whole
 from mlh_driver.results import Results
@@ -104,6 +106,8 @@ def _numbers(values: Tensor) -> Array:
 def _loaded(settings: EngineSettings) -> Model:
     if isinstance(settings.model, Model):
         return settings.model
+    if not isinstance(settings.model, str | Path):
+        raise InputError(f"model is {settings.model!r}; give a name, the path of a file, or a loaded Model")
     return load_model(settings.model, settings.dtype, settings.device)
 
 
@@ -127,6 +131,7 @@ class Engine:
         self.settings = EngineSettings.of(model, **settings)
         use_threads(self.settings.threads)  # refuses a fork that would wait for ever
         self.model = _loaded(self.settings)
+        self._digest = None if isinstance(model, Model) else model_digest(model)
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
         self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder()
@@ -147,6 +152,19 @@ class Engine:
     def species(self) -> tuple[str, ...]:
         """Elements that the model knows."""
         return self.model.basis.species
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result depends on, beside the structure, by name: for databases.
+
+        A model that was loaded by somebody else has no digest, since its file is not known.
+        """
+        told = ("solver", "electronic_temperature_K", "error_per_atom_meV", "sampling", "dtype")
+        return {
+            "model": self.model.metadata.name,
+            **({"model_digest": self._digest} if self._digest else {}),
+            **{name: getattr(self.settings, name) for name in told},
+            "mlh_driver_version": version("mlh-driver"),
+        }
 
     def check_species(self, numbers: NDArray[np.int64]) -> None:
         """Raise StructureError if the model does not know one of these atomic numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,12 @@ DEFAULT_MODEL = "asio2-minimal"
 PRECISIONS = ("float32", "float64")
 SAMPLINGS = ("auto", "gamma")
 DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
+#: What a setting may be, by the type of its default, and in words. NumPy's numbers are such numbers, too.
+KINDS: dict[type, tuple[type, str]] = {
+    float: (numbers.Real, "a number"),
+    int: (numbers.Integral, "a whole number"),
+    str: (str, "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class EngineSettings:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not 0 <= self.electronic_temperature_K < math.inf:
             raise InputError(
                 f"electronic_temperature_K is {self.electronic_temperature_K}; give zero or a positive "
@@ -71,6 +79,14 @@ class EngineSettings:
             raise InputError(f"device is {self.device!r}; choose cpu, cuda, cuda:1 ..., mps or xpu")
         if self.threads < 0:
             raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
+
+    def _check_types(self) -> None:
+        """Of all settings but the model."""
+        for field in fields(self):
+            kind, words = KINDS[type(field.default)]
+            value = getattr(self, field.name)
+            if field.name != "model" and not isinstance(value, kind):
+                raise InputError(f"{field.name} is {value!r}, a {type(value).__name__}; give {words}")
 
     def described(self) -> str:
         """What a result depends on, beside the structure: for logs. The model is one by name or path."""

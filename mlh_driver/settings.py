@@ -37,5 +37,11 @@ def validated(kind: type[AnySettings], values: Mapping[str, Any], source: str) -
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{source}: {problems}") from error
+        problems = [(*e["loc"], e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        raise InputError(f"{source}: {'; '.join(_joined(*each) for each in problems)}") from error
+
+
+def _joined(*problem: str | int) -> str:
+    """The place of a problem, which one of the settings as a whole has not, and what it is."""
+    *place, message = map(str, problem)
+    return f"{'.'.join(place)}: {message}" if place else message

@@ -14,7 +14,7 @@ import numpy as np
 from ase.geometry import minkowski_reduce
 
 from mlh_driver.results import Results
-from mlh_driver.system import Array, System, displacements
+from mlh_driver.system import Array, System, displacements, widths
 
 Repeats = tuple[int, int, int]
 ONCE: Repeats = (1, 1, 1)
@@ -24,11 +24,6 @@ NARROWER = 0.85
 KEPT = 0.1
 #: So much, and no more, the cell and the atoms move from one step of a trajectory to the next.
 STEP, STEP_A = 0.02, 1.0
-
-
-def widths(cell: Array) -> Array:
-    """(3,) distances between opposite faces of a cell in Å."""
-    return np.asarray(1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0))
 
 
 class CellRepeater:

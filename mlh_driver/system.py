@@ -12,6 +12,8 @@ from mlh_driver.errors import StructureError
 
 #: Beyond it there is no dynamics left, and a few digits after the point.
 LARGEST_POSITION_A = 1e9
+#: Between opposite faces of a cell: no crystal is thinner, and its atoms would have images without number.
+THINNEST_CELL_A = 0.5
 #: In which the closest atoms are looked for, and in units of the cube root of the volume of an atom: no
 #: packing keeps all atoms farther apart than 1.13 of these.
 CLOSEST_WITHIN_A, CLOSEST_WITHIN = 4.0, 1.2
@@ -33,8 +35,8 @@ class System:
     All are copied, and the copies are read-only: what moves later does not move an earlier structure, with
     which engines compare the next one.
 
-    Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values or a
-    singular cell.
+    Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values, and a cell that is
+    singular or nearly flat.
     """
 
     numbers: NDArray[np.int64]
@@ -66,6 +68,12 @@ class System:
             raise StructureError(
                 f"the cell {self.cell.tolist()} is singular; the model needs three independent "
                 "periodic lattice vectors (add vacuum around a molecule)"
+            )
+        if (width := widths(self.cell).min()) < THINNEST_CELL_A:
+            raise StructureError(
+                f"the cell {self.cell.tolist()} is nearly flat: two opposite faces are {width:.2g} Å apart, "
+                f"and {THINNEST_CELL_A:g} Å is the least; correct its lattice vectors, in Å. If only their "
+                "choice makes it so thin, take shorter ones (ase.geometry.minkowski_reduce)"
             )
 
     def __len__(self) -> int:
@@ -110,6 +118,11 @@ def same_structure(first: System, second: System) -> bool:
 def mass_density(atoms: Atoms) -> float:
     """In g/cm3; an Å^3 is 1e-24 cm3."""
     return float(atoms.get_masses().sum() / (units.kg / 1000.0) / (atoms.get_volume() * 1e-24))
+
+
+def widths(cell: Array) -> Array:
+    """(3,) distances between opposite faces of a cell in Å."""
+    return np.asarray(1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0))
 
 
 def fractional_positions(system: System) -> Array:

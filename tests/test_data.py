@@ -232,6 +232,8 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0
+    with pytest.raises(InputError, match="--reference is empty: it tells methods apart"):
+        CliRunner().invoke(app, [*command[:3], " ", *command[4:]], catch_exceptions=False)
     assert "2 structures of O, Si: -2.000 to -1.667 eV per atom, largest force 1.000" in result.stderr
     labels = read_split(tmp_path / "data.h5", "train")
     assert [label.energy for label in labels] == [-5.0, -6.0]

@@ -17,7 +17,7 @@ from fake_engine import Engine as Fake
 from processes import REPOSITORY
 from typer.testing import CliRunner
 
-from mlh_driver import Engine, System
+from mlh_driver import Engine, MLHCalculator, System
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError, MLHError, NonFiniteError, StructureError
 from mlh_driver.interfaces.alarm import Alarm
@@ -95,6 +95,32 @@ def test_a_nearly_empty_cell_is_refused_at_once(engine: Engine, glass: Atoms) ->
     glass.set_cell([300.0] * 3)
     with pytest.raises(StructureError, match=r"2.7e\+07 Å.3 are too much for 96 atoms"):
         computed(engine, glass)
+
+
+def test_a_nearly_flat_cell_is_refused_before_neighbors_are_looked_for(glass: Atoms) -> None:
+    glass.set_cell([[11.0, 0.0, 0.0], [11.0, 1e-8, 0.0], [0.0, 0.0, 11.0]])
+    with pytest.raises(StructureError, match=r"two opposite faces are 1e-08 Å apart, and 0.5 Å is the least"):
+        System.from_ase(glass)
+
+
+def test_charges_and_spins_that_are_left_out_are_warned_of_once(glass: Atoms) -> None:
+    glass.calc = MLHCalculator(engine=Fake())
+    glass.set_initial_charges(np.where(glass.numbers == 14, 1.5, -0.75))
+    glass.get_potential_energy()  # partial charges of a neutral cell; a warning would be an error here
+    charged = glass.get_initial_charges()
+    charged[0] += 1.0
+    glass.set_initial_charges(charged)
+    with pytest.warns(
+        UserWarning, match="charges that add up to 1 e, and this is left out: .* neutral cells"
+    ):
+        glass.get_potential_energy()
+    glass.rattle(0.01)
+    glass.get_potential_energy()
+    glass.calc = MLHCalculator(engine=Fake())
+    glass.set_initial_charges(None)
+    glass.set_initial_magnetic_moments([1.0, -1.0] + [0.0] * 94)
+    with pytest.warns(UserWarning, match="magnetic moments, and this is left out: .* closed shells"):
+        glass.get_potential_energy()
 
 
 def test_exchanged_elements_are_refused_or_doubted_with_the_closest_atoms(

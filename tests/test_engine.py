@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import ase.db
@@ -15,12 +16,15 @@ from ase.calculators.mixing import AverageCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import MINIMAL_SIO2, random_model, small_system
 from derivatives import assert_exact_forces, assert_exact_stress
+from processes import Launcher, serve
 
+import mlh_driver
 from mlh_driver import Engine, EngineSettings, MLHCalculator, System
 from mlh_driver.cli.options import build_engine
 from mlh_driver.errors import InputError, NonFiniteError, SolverError, StructureError
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
+from mlh_driver.model_files import model_digest
 from mlh_driver.results import OBSERVABLES
 from mlh_driver.solvers import ElectronicProblem, ElectronicState
 
@@ -190,6 +194,42 @@ def test_observables_survive_files(model64: Model, host: Atoms, tmp_path: Path) 
     with ase.db.connect(tmp_path / "frames.db") as database:
         database.write(atoms, data=dict(atoms.info))
         assert database.get(id=1).data["band_gap"] == pytest.approx(results.band_gap)
+
+
+def test_files_tell_what_computed_the_numbers(host: Atoms, tmp_path: Path) -> None:
+    calculator = MLHCalculator(dtype="float64", electronic_temperature_K=500.0)
+    told = {
+        "model": "asio2-minimal",
+        "model_digest": model_digest("asio2-minimal"),
+        "solver": "auto",
+        "electronic_temperature_K": 500.0,
+        "error_per_atom_meV": 0.1,
+        "sampling": "auto",
+        "dtype": "float64",
+        "mlh_driver_version": mlh_driver.__version__,
+    }
+    assert calculator.todict() == told
+    calculator.todict()["solver"] = "foe"  # of a copy
+    for same in (copy.copy(calculator), copy.deepcopy(calculator), pickle.loads(pickle.dumps(calculator))):
+        assert same.todict() == told
+    atoms = host.copy()
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    with ase.db.connect(tmp_path / "frames.db") as database:
+        database.write(atoms)
+        assert database.get(id=1).calculator_parameters == told
+    ase.io.write(tmp_path / "frame.traj", atoms)
+    assert ase.io.read(tmp_path / "frame.traj").calc.parameters == told
+    ase.io.write(tmp_path / "frame.xyz", atoms)
+    assert "model_digest" not in MLHCalculator(random_model()).todict()
+
+
+def test_of_a_server_files_tell_the_address(start: Launcher) -> None:
+    _, address = serve(start, "fake")
+    calculator = MLHCalculator(server=address)
+    told = {"server": f"unix socket {start.folder}/socket", "mlh_driver_version": mlh_driver.__version__}
+    assert calculator.todict() == copy.deepcopy(calculator).todict() == told
+    calculator.engine.close()
 
 
 def test_doubts_are_python_warnings_and_not_in_every_step(host: Atoms) -> None:

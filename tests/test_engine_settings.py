@@ -30,6 +30,11 @@ DEFAULTS = {field.name: field.default for field in fields(EngineSettings)}
         ({"error_per_atom_meV": float("inf")}, "error_per_atom_meV is inf"),
         ({"dtype": "float16"}, "dtype is 'float16'; choose float32 or float64"),
         ({"threads": -1}, "threads is -1; give a number"),
+        ({"threads": "two"}, "threads is 'two', a str; give a whole number"),
+        ({"threads": 2.0}, r"threads is 2\.0, a float; give a whole number"),
+        ({"electronic_temperature_K": "300"}, "electronic_temperature_K is '300', a str; give a number"),
+        ({"error_per_atom_meV": None}, "error_per_atom_meV is None, a NoneType; give a number"),
+        ({"device": 0}, "device is 0, a int; give text"),
     ],
 )
 def test_values_that_cannot_be_used_are_named_with_a_remedy(values: dict, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, copy_case, launching,
 
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.interfaces.sockets.address import Address
+from mlh_driver.interfaces.sockets.session import extras_for_ipi
 from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT
 from mlh_driver.system import System
@@ -313,6 +315,8 @@ def test_killed_ipi_fails_the_client(start: Launcher) -> None:
     server.process.kill()
     assert left.status(20.0) == 1
     assert "before it said EXIT" in left.output
+    found = FakeEngine().compute(System(np.array([8]), np.zeros((1, 3)), 9.0 * np.eye(3)))
+    assert f"(there are {', '.join(json.loads(extras_for_ipi(found)))})" in left.output
 
 
 # With the model that ships

@@ -140,6 +140,14 @@ def test_types_without_the_model(host: Atoms, start: Launcher) -> None:
     assert "pair_style lj/cut: its energy and forces are added" in done.stdout
 
 
+def test_styles_for_threads_come_before_the_model(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    _, address = serve(start, "fake")
+    text = SETUP.format(units="metal", data="a.data").replace(PYTHON_FIX, f"fix mlh all mlh {address}")
+    done = lmp(f"package omp 1\nsuffix omp\n{text}fix m all nve\nrun 1\nprint 'all done'\n")
+    assert "all done" in done.stdout, done.stdout
+
+
 def test_elements_by_name_label_and_mass_over_tcp(host: Atoms, start: Launcher) -> None:
     """The stand-in engine knows O and Si alone."""
     setup = SETUP.format(units="metal", data="a.data").split("fix mlh")[0]
@@ -155,6 +163,7 @@ def test_elements_by_name_label_and_mass_over_tcp(host: Atoms, start: Launcher) 
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si Oo", "'Oo' is not the symbol"),
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si Ge", "does not know the elements [32]"),
         ((28.085, 36.5), "fix mlh all mlh ADDRESS", "atom type 2 has the mass 36.5"),
+        ((28.085, 15.999), "labelmap atom 1 O 2 Si\nfix mlh all mlh ADDRESS", "is O, its mass of 28.085"),
     ]:
         write_data(host, "a.data", masses=masses)
         done = lmp(setup + command.replace("ADDRESS", address) + "\nrun 0\nprint 'all done'\n", ranks=2)
@@ -261,6 +270,16 @@ def test_without_a_compiler_lmp_starts_and_says_why_the_fix_is_missing(tmp_path:
     command = [*DRIVER, "plugin"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | nothing)
     assert done.returncode == 1 and "there is no C++ compiler 'no-such-compiler'" in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_a_remedy() -> None:
+    nowhere = {"HOME": "/proc", "XDG_CACHE_HOME": ""}
+    message = "the compiled 'fix mlh' cannot be kept in /proc/.cache/mlh-driver/lammps-"
+    done = lmp("print 'all done'\n", **nowhere)
+    assert done.returncode == 0 and f"'fix mlh' is not available: {message}" in done.stderr
+    command = [*DRIVER, "plugin"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | nowhere)
+    assert done.returncode == 1 and message in done.stderr and "set XDG_CACHE_HOME" in done.stderr
 
 
 def test_programs_other_than_lmp_do_not_wait_for_a_compiler(tmp_path: Path) -> None:

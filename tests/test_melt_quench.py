@@ -407,10 +407,22 @@ def test_starts_and_settings_that_cannot_be_are_refused(engine: Engine) -> None:
         preset("quick", {"engine": "ipi", "ensemble": "npt"})
     with pytest.raises(InputError, match="pressure_bar is 1000, but the volume is constant; choose ensemble"):
         preset("quick", {"pressure_bar": 1000.0})
-    with pytest.raises(InputError, match="has to be below melt_temperature_K, 200"):
+    with pytest.raises(
+        InputError, match=r"^preset quick: final_temperature_K is .* below melt_temperature_K, 200"
+    ):
         preset("quick", {"melt_temperature_K": 200.0})
     with pytest.raises(ValueError, match="the density of GeO2 is not known"):
         RandomStart(composition="GeO2")
+
+
+def test_options_that_cannot_be_are_named_without_the_words_of_pydantic() -> None:
+    for options, message in (
+        (("--composition", "GeO2"), "^random start: the density of GeO2 is not known; give it by --density"),
+        (("--final-temperature", "4000"), "^preset standard: final_temperature_K is 4000"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            CliRunner().invoke(app, ["melt-quench", *options], catch_exceptions=False)
+        assert "Value error" not in str(caught.value)
 
 
 def test_presets_are_what_they_are_called() -> None:

@@ -18,7 +18,8 @@ from mlh_driver.data import LabelledStructure
 from mlh_driver.errors import InputError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.model import Model
-from mlh_driver.small_cells import CellRepeater, repeated, widths
+from mlh_driver.small_cells import CellRepeater, repeated
+from mlh_driver.system import widths
 from mlh_driver.workflows.melt_quench.levels import read_levels, write_levels
 
 

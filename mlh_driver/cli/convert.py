@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from mlh_driver.errors import InputError
+
 if TYPE_CHECKING:
     from mlh_driver.data import LabelledStructure
 
@@ -46,6 +48,11 @@ def convert(
 
     Example: [bold]mlh-driver convert frames.extxyz --reference "VASP PBE 520 eV" --out data.h5[/]
     """
+    if not reference.strip():
+        raise InputError(
+            "--reference is empty: it tells methods apart, whose energies do not compare; name code, "
+            'functional and basis, such as --reference "VASP PBE 520 eV"'
+        )
     from mlh_driver.data import hdf5
     from mlh_driver.data.importers import described
     from mlh_driver.reference.units import energy_unit

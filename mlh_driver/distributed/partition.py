@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlh_driver.small_cells import widths
-from mlh_driver.system import Array, System, fractional_positions
+from mlh_driver.system import Array, System, fractional_positions, widths
 
 
 def bisected(system: System, n_parts: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -23,6 +24,8 @@ from mlh_driver.system import System
 
 #: Of each atom, beside those that ASE has names for.
 PER_ATOM = ("extrapolations", "charge_deviations")
+#: In e: a sum of charges that is zero but for their digits.
+NEUTRAL_e = 1e-3
 
 
 class MLHCalculator(Calculator):
@@ -40,7 +43,7 @@ class MLHCalculator(Calculator):
     ``last_results`` is everything of the last structure, a :class:`~mlh_driver.results.Results`:
     ``band_gap``, ``homo``, ``extrapolation``, ``charge_deviation`` and so on. What gives reason to doubt the
     numbers is a Python warning (:meth:`~mlh_driver.results.Results.doubts`): once, and again where it is
-    twice as bad or the atoms are others.
+    twice as bad or the atoms are others. So is, once, what the model leaves out: a charge of the cell, spins.
 
     >>> atoms.calc = MLHCalculator(model="asio2-minimal")  # doctest: +SKIP
     """
@@ -72,6 +75,7 @@ class MLHCalculator(Calculator):
         self.engine = engine
         self._annotate = annotate
         self._alarm, self._calls = Alarm(), 0
+        self._told_of_charge_or_spin = False
 
     def __repr__(self) -> str:
         return f"MLHCalculator({self.engine!r})"
@@ -81,6 +85,18 @@ class MLHCalculator(Calculator):
         if settings:
             raise InputError(f"{', '.join(settings)} cannot be changed: make a new MLHCalculator(...)")
         return {}
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """What computes the numbers, as ASE's databases and trajectories keep it; nothing can be set by it.
+
+        Of an engine in this process :meth:`~mlh_driver.engine.Engine.provenance`; of a server, which does not
+        tell its model, the address.
+        """
+        if isinstance(self.engine, Engine):
+            return self.engine.provenance()
+        if isinstance(self.engine, RemoteEngine):
+            return {"server": str(self.engine.address), "mlh_driver_version": version("mlh-driver")}
+        return {"engine": type(self.engine).__name__, "mlh_driver_version": version("mlh-driver")}
 
     def calculate(
         self,
@@ -95,7 +111,9 @@ class MLHCalculator(Calculator):
         self._calls += 1
         if "numbers" in system_changes:
             self._alarm = Alarm()
-        for message in self._alarm(f"structure {self._calls}", results):
+        left_out = None if self._told_of_charge_or_spin else _charge_or_spin(self.atoms)
+        self._told_of_charge_or_spin |= left_out is not None
+        for message in [*([left_out] if left_out else []), *self._alarm(f"structure {self._calls}", results)]:
             warnings.warn(message, stacklevel=2)
         self.results, self.last_results = _ase_results(results), results
 
@@ -105,6 +123,18 @@ class MLHCalculator(Calculator):
         if self._annotate and atoms is not None and value is not None and self.last_results is not None:
             annotate(atoms, self.last_results)
         return value
+
+
+def _charge_or_spin(atoms: Atoms) -> str | None:
+    """What of the input the model leaves out, in words."""
+    charge = float(atoms.get_initial_charges().sum())
+    if abs(charge) <= NEUTRAL_e and not atoms.get_initial_magnetic_moments().any():
+        return None
+    what = f"charges that add up to {charge:g} e" if abs(charge) > NEUTRAL_e else "magnetic moments"
+    return (
+        f"the atoms have {what}, and this is left out: the model knows closed shells and neutral cells only, "
+        "so energy and forces are those without charge and spin"
+    )
 
 
 def annotate(atoms: Atoms, results: Results) -> None:

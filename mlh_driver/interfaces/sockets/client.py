@@ -12,9 +12,12 @@ from mlh_driver.interfaces.sockets.session import DriverSession
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.interfaces.sockets.wire import Channel
+from mlh_driver.results import OBSERVABLES
 
 RECONNECT_PAUSE_S = 1.0
 """A server that ends still accepts connections for a moment, and drops them."""
+EXTRAS = (*OBSERVABLES, "charges")
+"""What i-PI may write to <trajectory extra_type=...>; another name ends it."""
 
 
 def run_client(
@@ -55,8 +58,8 @@ def run_client(
             if not reconnect:
                 raise ConnectionLost(
                     f"lost i-PI at {address} before it said EXIT: {error}. If it was killed or crashed, the "
-                    "end of its output says why, such as an extra_type that does not exist; restart it from "
-                    "its RESTART file"
+                    "end of its output says why, such as an extra_type that does not exist (there are "
+                    f"{', '.join(EXTRAS)}); restart it from its RESTART file"
                 ) from None
             finished = finished and log.evaluations == before
             log.say(f"lost i-PI before it said EXIT: {error}")

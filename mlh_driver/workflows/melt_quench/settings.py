@@ -30,7 +30,9 @@ class RandomStart(Settings):
     @model_validator(mode="after")
     def _has_its_density(self) -> RandomStart:
         if self.composition != SILICA and "density_g_cm3" not in self.model_fields_set:
-            raise ValueError(f"the density of {self.composition} is not known; give it in g/cm3")
+            raise ValueError(
+                f"the density of {self.composition} is not known; give it by --density, in g/cm3"
+            )
         return self
 
 
@@ -66,7 +68,7 @@ class MeltQuenchSettings(Settings):
         if self.final_temperature_K >= self.melt_temperature_K:
             raise ValueError(
                 f"final_temperature_K is {self.final_temperature_K:g}, and has to be below "
-                f"melt_temperature_K, {self.melt_temperature_K:g}"
+                f"melt_temperature_K, {self.melt_temperature_K:g}; change one of them"
             )
         if self.engine == "ipi" and self.ensemble == "npt":
             raise ValueError("ensemble npt runs in LAMMPS only; choose engine lammps or ensemble nvt")
