@@ -398,7 +398,7 @@ def test_train_command_writes_a_model_that_loads(folder: Path) -> None:
 
 def test_resuming_gives_the_same_network_as_running_through(folder: Path) -> None:
     settings = read_settings(folder / "tiny.toml")
-    through = Trainer(settings).run()
+    through = Trainer(settings.model_copy(update={"output": folder / "through"})).run()
 
     class Interrupted(Exception):
         pass

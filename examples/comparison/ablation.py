@@ -64,10 +64,11 @@ def main() -> None:
     table = Table("electronic term", title="validation")
     table.add_column("energy (meV/atom)", justify="right")
     table.add_column("forces, RMSE (meV/Å)", justify="right")
+    settings = read_settings(options.config)
     with tempfile.TemporaryDirectory() as folder:
-        settings = energy_only(read_settings(options.config), options.model, options.steps, Path(folder))
         for title, kind in (("of the model", EnergyStage), ("none", WithoutElectrons)):
-            errors = fitted_errors(settings, kind)
+            output = Path(folder) / kind.__name__
+            errors = fitted_errors(energy_only(settings, options.model, options.steps, output), kind)
             table.add_row(title, f"{errors['energy_meV_atom']:.1f}", f"{errors['forces_rmse_meV_A']:.0f}")
     Console().print(table)
 
