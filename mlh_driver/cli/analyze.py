@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlh_driver.cli.options import ElementsOption, FormatOption, JsonOption, element_list
+from mlh_driver.cli.options import ElementsOption, FormatOption, JsonOption, word_list
 
 
 def analyze(
@@ -38,7 +38,7 @@ def analyze(
     from mlh_driver.analysis import summary, write_report
     from mlh_driver.structures import read_trajectories
 
-    frames = read_trajectories(files, file_format, element_list(elements))
+    frames = read_trajectories(files, file_format, word_list(elements))
     structures = {name: summary(images if every_frame else images[-1:]) for name, images in frames.items()}
     if out is not None:
         write_report(structures, out)

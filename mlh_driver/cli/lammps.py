@@ -24,6 +24,7 @@ from mlh_driver.cli.options import (
     Serving,
     with_engine_options,
     with_serving_options,
+    word_list,
 )
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -138,7 +139,7 @@ def read_arguments(words: Sequence[str]) -> Arguments:
         if option in ("-in", "-i", "--in"):
             arguments.scripts += values
         elif option == "--elements":
-            arguments.elements += " ".join(values).replace(",", " ").split()
+            arguments.elements += word_list(" ".join(values))
         elif option not in PASSED_ON:
             raise InputError(
                 f"{option} is not an option of 'mlh-driver lammps', or not a LAMMPS option that works with "

@@ -115,9 +115,9 @@ SERVING_OPTIONS: dict[str, Any] = {
 }
 
 
-def element_list(elements: str | None) -> list[str]:
-    """The symbols that ``--elements`` was given."""
-    return (elements or "").replace(",", " ").split()
+def word_list(text: str | None) -> list[str]:
+    """What an option was given, between blanks or commas."""
+    return (text or "").replace(",", " ").split()
 
 
 @dataclass(frozen=True)

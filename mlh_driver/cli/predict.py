@@ -19,8 +19,8 @@ from mlh_driver.cli.options import (
     FormatOption,
     JsonOption,
     build_engine,
-    element_list,
     with_engine_options,
+    word_list,
 )
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError, MLHError
@@ -68,7 +68,7 @@ def predict(
     try:
         with sigterm_interrupts(), _results_file(out, structures) as file:
             unread = left_out if len(structures) > 1 else None
-            frames = read_frames(structures, file_format, not every_frame, element_list(elements), unread)
+            frames = read_frames(structures, file_format, not every_frame, word_list(elements), unread)
             file.expected, is_one = len(frames), len(frames) == 1 and not left_out
             for name, system, results in _computed(frames, settings, None if is_one else left_out):
                 file.add(name, system, results)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
-from mlh_driver.cli.options import with_engine_options
+from mlh_driver.cli.options import with_engine_options, word_list
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
@@ -100,7 +100,7 @@ def vacancies(
         sites=_integers(sites),
         sample=sample,
         seed=seed,
-        starts=tuple((starts or "").replace(",", " ").split()),
+        starts=tuple(word_list(starts)),
         fmax_eV_A=fmax,
         steps=steps,
         defect="vacancy" if pairs else defect,
@@ -122,7 +122,7 @@ def vacancies(
 
 def _integers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in text.replace(",", " ").split())
+        return tuple(int(word) for word in word_list(text))
     except ValueError:
         raise InputError(f"--sites is {text!r}; give indices of atoms, such as 3,17") from None
 

@@ -241,9 +241,8 @@ def _shown(minimum: Atoms, host: Atoms, sites: list[int], beside: list[int]) -> 
     distances = np.linalg.norm(positions[beside][:, None] - positions[beside], axis=2)
     i, j = positions[beside][list(np.unravel_index(distances.argmax(), distances.shape))]
     axes, _ = np.linalg.qr(np.transpose([j - i, -(i + j), np.cross(j - i, -(i + j))]))
-    axes *= np.copysign(
-        1.0, [(j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0]
-    )  # 0 where the bridge is straight
+    alignments = (j - i) @ axes[:, 0], -(i + j) @ axes[:, 1], 1.0  # 0 where the bridge is straight
+    axes *= np.copysign(1.0, alignments)
     axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
     return {
         "symbols": symbols,
