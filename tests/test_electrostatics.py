@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from conftest import MINIMAL_SIO2, random_model, small_system
+from scipy.fft import next_fast_len
 from scipy.special import erfc
 from torch import Tensor
 from vesin import NeighborList
@@ -14,7 +15,7 @@ from vesin import NeighborList
 from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
-from mlh_driver.network.electrostatics import LongRange, mesh_potential
+from mlh_driver.network.electrostatics import LongRange, fast_length, mesh_potential
 from mlh_driver.system import System
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.screening import fit_screening
@@ -53,6 +54,10 @@ def test_mesh_agrees_with_the_plain_sum():
     assert float(expected.abs().max()) > 5.0
     torch.testing.assert_close(potential, expected, atol=2e-5, rtol=0.0)
     torch.testing.assert_close(gradient, expected_gradient, atol=2e-5, rtol=0.0)
+
+
+def test_lengths_of_the_mesh_are_those_of_scipy():
+    assert all(fast_length(n) == next_fast_len(n, real=True) for n in range(1, 2000))
 
 
 def test_a_lattice_may_be_described_by_skewed_vectors():

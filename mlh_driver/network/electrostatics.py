@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -154,6 +154,14 @@ def mesh_potential(
     return (along_yz * x).sum(1), torch.stack(slope, dim=1) @ to_mesh.T
 
 
+def fast_length(least: int) -> int:
+    """The first length from ``least`` on whose only prime factors are 2, 3 and 5: fast to transform.
+
+    ``scipy.fft.next_fast_len`` gives the same, but is slow to load.
+    """
+    return next(length for length in count(least) if 60**10 % length == 0)
+
+
 def _mesh_sizes(cell: Tensor, smearing_A: float) -> tuple[int, ...]:
     """Mesh points along each vector a of the cell, of small prime factors.
 
@@ -161,8 +169,7 @@ def _mesh_sizes(cell: Tensor, smearing_A: float) -> tuple[int, ...]:
     """
     lengths = torch.linalg.vector_norm(cell.detach(), dim=1)
     return tuple(
-        next_fast_len(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * a / smearing_A)), real=True)
-        for a in lengths.tolist()
+        fast_length(max(SPLINE_ORDER, math.ceil(POINTS_PER_WIDTH * a / smearing_A))) for a in lengths.tolist()
     )
 
 

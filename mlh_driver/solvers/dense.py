@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 from mlh_driver.errors import SolverError
@@ -39,6 +38,8 @@ def chemical_potential(levels: np.ndarray, n_occupied: float, kT: float) -> floa
         middle = 0.5 * (levels[filled - 1] + levels[filled])
         if abs(excess(middle)) < 1e-13 * len(levels):
             return float(middle)
+    from scipy.optimize import brentq  # slow to load, and not needed where there is a gap
+
     return float(brentq(excess, levels[0] - margin, levels[-1] + margin, xtol=1e-13, rtol=1e-15))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from mlh_driver.parts import WHOLE
@@ -29,6 +28,8 @@ def lanczos(
     residual of the largest value is below ``tolerance``. Vectors are torch's, whose threads are those of the
     block kernels; numpy's are others, and two sets of them get in each other's way.
     """
+    from scipy.linalg import eigh_tridiagonal  # slow to load, and not needed where H is diagonalized
+
     first = torch.from_numpy(start).flatten()
     basis = first.new_empty(steps, len(first))
 
