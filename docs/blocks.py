@@ -5,6 +5,7 @@ A comment on the line before a block says what is special about it:
 ======================================  ===================================================================
 ``<!-- not run: REASON -->``            the tests leave it out
 ``<!-- figure NAME: REASON -->``        the tests leave it out; ``make figures`` runs it and keeps the output
+``<!-- figure NAME on OTHER: ... -->``  the same, where the figure OTHER has left its files
 ``<!-- file: PATH -->``                 the tests write the block to this file before they go on
 ======================================  ===================================================================
 
@@ -26,7 +27,7 @@ PROGRAMS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": ("python", "-c
 """The languages that are run, and how."""
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\S*)\n(?P<text>.*?)^```$", re.M | re.S)
-_NOTE = re.compile(r"(?P<kind>not run|figure (?P<name>[\w-]+)|file): (?P<value>.+)")
+_NOTE = re.compile(r"(?P<kind>not run|figure (?P<name>[\w-]+)(?: on (?P<other>[\w-]+))?|file): (?P<value>.+)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Block:
     """One fenced block: where it stands, its language, and what the comment before it says.
 
     figure: name under which ``make figures`` keeps the output, or None
+    other:  the figure in whose folder it runs, or None
     file:   where the block is to be written, or None
     reason: why the tests leave it out, or None
     """
@@ -43,6 +45,7 @@ class Block:
     language: str
     text: str
     figure: str | None = None
+    other: str | None = None
     file: str | None = None
     reason: str | None = None
 
@@ -72,4 +75,4 @@ def _special(note: str) -> dict[str, str | None]:
         return {}
     if match["kind"] == "file":
         return {"file": match["value"]}
-    return {"figure": match["name"], "reason": match["value"]}
+    return {"figure": match["name"], "other": match["other"], "reason": match["value"]}

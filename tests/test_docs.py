@@ -65,8 +65,10 @@ def test_every_remark_on_a_block_is_understood(page: Path) -> None:
 
 
 def test_figures_have_names_of_their_own() -> None:
-    names = [block.figure for page in blocks.PAGES for block in blocks.blocks(page) if block.figure]
+    figures = [block for page in blocks.PAGES for block in blocks.blocks(page) if block.figure]
+    names = [block.figure for block in figures]
     assert len(names) == len(set(names)) > 5
+    assert {block.other for block in figures if block.other} <= set(names)
 
 
 def test_readme_is_short() -> None:
