@@ -2,7 +2,7 @@
 # make test    set everything up, then run all tests, a process on each core (four at most)
 # make check   lint and types
 # make docs    the documentation, in docs/_build/html
-# make figures everything that the documentation quotes, printed anew into figures/ (hours)
+# make figures everything that the documentation quotes, printed anew into figures/ (a day)
 
 PYTHON ?= python3
 # The CPU build is enough; set TORCH to install another one.

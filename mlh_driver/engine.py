@@ -133,7 +133,7 @@ class Engine:
         self.model = _loaded(self.settings)
         self._digest = None if isinstance(model, Model) else model_digest(model)
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
-        self.solver = make_solver(self.settings.solver, 1e-3 * self.settings.error_per_atom_meV)
+        self.solver = make_solver(self.settings.solver, self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder()
         self.repeater = CellRepeater(_least_width(self.settings, self.model))
         self._densest = max((len(s) / s.volume for s in self.model.structures), default=np.inf)

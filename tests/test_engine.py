@@ -131,7 +131,7 @@ def test_settings_of_the_command_line_have_their_units() -> None:
     settings = EngineSettings(random_model(), "sp2", electronic_temperature_K=300.0, error_per_atom_meV=0.1)
     engine = build_engine(settings)
     assert engine.kT == pytest.approx(300.0 * units.kB, rel=1e-6)
-    assert engine.solver.error_per_atom == pytest.approx(1e-4)  # eV
+    assert engine.solver.error_per_atom_meV == 0.1
 
 
 def test_a_solver_of_ones_own_replaces_the_engines() -> None:

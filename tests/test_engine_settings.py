@@ -15,7 +15,7 @@ from mlh_driver.engine_settings import EngineKeywords
 from mlh_driver.errors import InputError, ModelFileError
 from mlh_driver.interfaces.sockets.pes import MLHDriver
 from mlh_driver.solvers import make_solver
-from mlh_driver.solvers.base import ERROR_PER_ATOM_eV, Solver
+from mlh_driver.solvers.base import ERROR_PER_ATOM_meV, Solver
 
 NAMES = [field.name for field in fields(EngineSettings)]
 DEFAULTS = {field.name: field.default for field in fields(EngineSettings)}
@@ -48,14 +48,14 @@ def test_values_that_cannot_be_used_are_named_with_a_remedy(values: dict, messag
 def test_the_tolerated_error_is_in_meV_per_atom(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, float]] = []
 
-    def noted(name: str, error_eV: float) -> Solver:
-        asked.append((name, error_eV))
-        return make_solver(name, error_eV)
+    def noted(name: str, error_meV: float) -> Solver:
+        asked.append((name, error_meV))
+        return make_solver(name, error_meV)
 
     monkeypatch.setattr("mlh_driver.engine.make_solver", noted)
     Engine(random_model(), solver="sp2", error_per_atom_meV=0.25)
     Engine(random_model(), solver="sp2")
-    assert asked == [("sp2", 0.25e-3), ("sp2", ERROR_PER_ATOM_eV)]
+    assert asked == [("sp2", 0.25), ("sp2", ERROR_PER_ATOM_meV)]
     with pytest.raises(InputError, match="no setting 'error_per_atom', but 'error_per_atom_meV'"):
         Engine(random_model(), error_per_atom=0.1)
 

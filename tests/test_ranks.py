@@ -59,7 +59,7 @@ def test_any_number_of_processes_gives_the_results_of_one_engine(
 
     ``sp2`` purifies in single precision, in which the order of sums shows in the forces. Where more processes
     come to work than for the last structure, all start afresh, with another pattern than that of one engine,
-    which truncates P in another way: by far less than the tolerated error of 1e-4 eV/atom.
+    which truncates P in another way: by far less than the tolerated error of 0.1 meV/atom.
     """
     answers = together(count, tmp_path)
     assert answers.keys() == alone.keys()
@@ -154,7 +154,7 @@ def test_what_cannot_be_shared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlh_driver.solvers import make_solver
 
     with pytest.raises(InputError, match="needs the whole matrix in one process"):
-        make_solver("dense", 1e-4, lambda system, radius, like: None)
+        make_solver("dense", 0.1, lambda system, radius, like: None)
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs mpi4py.*pip install 'mlh-driver\[mpi\]'"):
         launcher(2)

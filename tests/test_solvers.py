@@ -211,14 +211,14 @@ def test_truncated_density_is_as_good_as_promised(name: str) -> None:
     task = disordered_solid((8, 7, 6))
     n_atoms = len(task.system)
     exact = DenseSolver().solve(task)
-    tolerated = 1e-4
-    solver = make_solver(name, tolerated)
+    tolerated_meV = 0.1
+    solver = make_solver(name, tolerated_meV)
     assert isinstance(solver, LinearScalingSolver)
     state = solver.solve(task)
     assert solver._frozen is not None
     assert not solver._frozen.pattern.is_complete
     error = (state.band_energy - state.entropy_term) - (exact.band_energy - exact.entropy_term)
-    assert abs(error) / n_atoms < tolerated
+    assert abs(error) / n_atoms < 1e-3 * tolerated_meV
     electrons = 2 * float(state.density.orbital_populations().sum())
     assert abs(electrons - task.n_electrons) < 1e-6 * n_atoms
     assert float((state.density.blocks - exact.density.blocks).abs().max()) < 5e-3
@@ -238,16 +238,16 @@ def test_energy_error_is_of_second_order_and_bounded_by_its_estimate() -> None:
     distances = np.linalg.norm(vectors, axis=2)
     dropped, energies = [], []
     for radius in (4.5, 6.5, 8.5, 10.5):
-        solver = LinearScalingSolver(Purification(), error_per_atom=1.0)
+        solver = LinearScalingSolver(Purification(), error_per_atom_meV=1e3)
         solver.radius = radius
         state = solver.solve(task)
         dropped.append((norms[distances > radius] ** 2).sum() ** 0.5)
         energies.append(abs(state.band_energy - exact.band_energy) / n_atoms)
     slope = np.polyfit(np.log(dropped), np.log(energies), 1)[0]
     assert 1.5 < slope < 2.5
-    for tolerated in (1e-2, 1e-3, 1e-4, 1e-5):
-        state = LinearScalingSolver(Purification(), tolerated).solve(task)
-        assert abs(state.band_energy - exact.band_energy) / n_atoms < tolerated
+    for tolerated_meV in (10.0, 1.0, 0.1, 0.01):
+        state = LinearScalingSolver(Purification(), tolerated_meV).solve(task)
+        assert abs(state.band_energy - exact.band_energy) / n_atoms < 1e-3 * tolerated_meV
 
 
 @pytest.mark.parametrize("name", ["sp2", "foe"])
@@ -388,7 +388,7 @@ def test_what_truncation_takes_from_the_trace_does_not_restart_the_purification(
 
     monkeypatch.setattr(SparsePattern, "product", counted)
     task = disordered_solid((12, 12, 12), split=2.75, disorder=0.05)
-    solver = LinearScalingSolver(Purification(), error_per_atom=1.0)
+    solver = LinearScalingSolver(Purification(), error_per_atom_meV=1e3)
     solver.radius = 6.1
     first = solver.solve(task)
     without_guess, products = products, 0

@@ -51,9 +51,7 @@ class SharedEngine(Engine):
         self._at_work = ranks
         self.graphs = SharedGraphs(self.model.basis, self.model.network.settings, ranks)
         self.electrons = ChargeHolder()
-        self.solver = make_solver(
-            self.settings.solver, 1e-3 * self.settings.error_per_atom_meV, self._make_pattern
-        )
+        self.solver = make_solver(self.settings.solver, self.settings.error_per_atom_meV, self._make_pattern)
 
     def _compute(self, system: System) -> Results:
         """With as many processes as there are atoms, at most."""

@@ -6,7 +6,7 @@ Of a matrix that several processes share none has the whole, so there is no ``de
 from __future__ import annotations
 
 from mlh_driver.errors import SolverError
-from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV, Solver
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_meV, Solver
 from mlh_driver.solvers.dense import DenseSolver
 from mlh_driver.solvers.fermi_operator import FermiOperator
 from mlh_driver.solvers.linear_scaling import LinearScalingSolver, PatternMaker
@@ -27,13 +27,13 @@ class AutoSolver:
 
     def __init__(
         self,
-        error_per_atom: float = ERROR_PER_ATOM_eV,
+        error_per_atom_meV: float = ERROR_PER_ATOM_meV,
         make_pattern: PatternMaker = SparsePattern,
         diagonalizes: bool = True,
     ) -> None:
         self._dense, self._diagonalizes = DenseSolver(), diagonalizes
-        self._sp2 = LinearScalingSolver(Purification(), error_per_atom, make_pattern)
-        self._foe = LinearScalingSolver(FermiOperator(), error_per_atom, make_pattern)
+        self._sp2 = LinearScalingSolver(Purification(), error_per_atom_meV, make_pattern)
+        self._foe = LinearScalingSolver(FermiOperator(), error_per_atom_meV, make_pattern)
         self._gap_is_small = False
         self.last_used = "dense"
 

@@ -15,7 +15,7 @@ from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.parts import WHOLE, Whole
 from mlh_driver.system import Array, System
 
-ERROR_PER_ATOM_eV = 1e-4
+ERROR_PER_ATOM_meV = 0.1
 """What the linear-time solvers may miss of the energy, unless the user says otherwise."""
 
 

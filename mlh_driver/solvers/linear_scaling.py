@@ -22,7 +22,7 @@ import numpy as np
 from mlh_driver.errors import SolverError
 from mlh_driver.hamiltonian import BlockMatrix
 from mlh_driver.runtime import use_torch_threads
-from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_eV
+from mlh_driver.solvers.base import ElectronicProblem, ElectronicState, ERROR_PER_ATOM_meV
 from mlh_driver.solvers.lanczos import lanczos
 from mlh_driver.solvers.method import DensityMethod, FrontierOrbitals, SparseProblem
 from mlh_driver.solvers.sparse import Matrix, Operator, SparsePattern
@@ -61,8 +61,8 @@ class _Frozen:
 class LinearScalingSolver:
     """Block-sparse density matrix by a method that keeps to a frozen pattern.
 
-    error_per_atom: tolerated error of the energy in eV per atom, from which the radius of P follows
-    make_pattern:   of the rows that this process has
+    error_per_atom_meV: tolerated error of the energy, from which the radius of P follows
+    make_pattern:       of the rows that this process has
 
     A solver keeps state: the pattern, its radius, and what the method remembers, from one call to the next.
     An overlap S is removed by its inverse square root, found by Newton-Schulz iteration. ``homo`` and
@@ -73,11 +73,11 @@ class LinearScalingSolver:
     def __init__(
         self,
         method: DensityMethod,
-        error_per_atom: float = ERROR_PER_ATOM_eV,
+        error_per_atom_meV: float = ERROR_PER_ATOM_meV,
         make_pattern: PatternMaker = SparsePattern,
     ) -> None:
         self.method, self._make_pattern = method, make_pattern
-        self.error_per_atom = error_per_atom
+        self.error_per_atom_meV = error_per_atom_meV
         self.radius = START_RADIUS_A
         self.patterns_made = 0
         self._frozen: _Frozen | None = None
@@ -99,14 +99,15 @@ class LinearScalingSolver:
             pattern = frozen.pattern
             state, P, width = self._solve_in(frozen, problem, slots)
             error, decay = truncation_error(pattern, P, self.method.prefactor * width)
-            change = np.log(max(error, 1e-300) / self.error_per_atom) / np.log(1.0 / decay)
-            if error <= self.error_per_atom:
+            error_meV = 1e3 * max(error, 1e-300)
+            change = np.log(error_meV / self.error_per_atom_meV) / np.log(1.0 / decay)
+            if error_meV <= self.error_per_atom_meV:
                 if change < -2.0 * _SHELL_A:  # far too good: smaller when the pattern is made anew
                     self.radius = max(MIN_RADIUS_A, pattern.radius - _SHELL_A)
                 return state
             if pattern.radius >= MAX_RADIUS_A:
                 raise SolverError(
-                    f"the density matrix reaches too far: the error is {1e3 * error:.2g} meV/atom at a "
+                    f"the density matrix reaches too far: the error is {error_meV:.2g} meV/atom at a "
                     f"radius of {MAX_RADIUS_A} Å; use solver 'dense', a higher electronic temperature, or "
                     "tolerate more"
                 )
@@ -220,7 +221,7 @@ def inverse_square_root(pattern: SparsePattern, S: Matrix) -> Matrix:
         previous, distance = distance, deviation(T)
     if not distance < LARGEST_ROOT_ERROR:
         raise SolverError(
-            f"the truncated S^-1/2 is wrong by {distance:.1e} per orbital; ask for a smaller error_per_atom "
-            "or use the dense solver"
+            f"the truncated S^-1/2 is wrong by {distance:.1e} per orbital; ask for a smaller "
+            "error_per_atom_meV or use the dense solver"
         )
     return Z * scale**0.5
