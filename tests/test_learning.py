@@ -234,6 +234,8 @@ def test_a_seed_beyond_the_edge_is_displaced(tmp_path: Path, host: Atoms) -> Non
     golden.numbers[0] = 79
     with pytest.raises(StructureError, match="Au"):
         explore(a_start(tmp_path, golden, seed=2), model, settings)
+    with pytest.raises(InputError, match="solver 'lapack' is unknown"):
+        explore(a_start(tmp_path, host, seed=3), model, ExploreSettings(engine={"solver": "lapack"}))
 
 
 def watched(steps: int, settings: ExploreSettings, engine: object) -> WatchedEngine:
@@ -438,6 +440,8 @@ def test_mistakes_in_a_script_are_errors_and_later_failures_end_the_run(
         ('script = "in.md"\nvariables = {seed = 1}', 'no variable of the script is "{seed}"'),
         ('script = "in.md"\nipi = "a.xml"\nvariables = {seed = "{seed}"}', "script and ipi are both given"),
         ('variables = {seed = "{seed}"}', "variables are those of a LAMMPS script"),
+        ("engine = {sovler = 'dense'}", "no setting 'sovler', but 'solver'"),
+        ("engine = {threads = 2}", "threads: there is another place for it"),
         ("limits = {extrapolaton = 1.0}", "extrapolaton.*are no observables; there are band_gap"),
         ('script = "in.none"\nvariables = {seed = "{seed}"}', "in.none, which does not exist"),
         ('script = "in.md"\nvariables = {seed = "{seed}"}', "has the command quit"),

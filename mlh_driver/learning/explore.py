@@ -120,7 +120,7 @@ def explore(start: Start, model: Model, settings: ExploreSettings) -> tuple[list
 def _run(
     start: Start, model: Model, settings: ExploreSettings, rng: np.random.Generator
 ) -> tuple[list[Atoms], Outcome]:
-    engine = Engine(model, electronic_temperature_K=settings.electronic_temperature_K)
+    engine = Engine(model, electronic_temperature_K=settings.electronic_temperature_K, **settings.engine)
     watch = WatchedEngine(engine, settings)
     end = FINISHED
     try:

@@ -207,7 +207,8 @@ class ActiveLearning:
                 return row
         new = self._new_names(round_)
         errors, failures = evaluate_structures(
-            Engine(model), (hdf5.read_structure(self.labels, name) for name in new)
+            Engine(model, **self.settings.explore.engine),
+            (hdf5.read_structure(self.labels, name) for name in new),
         )
         for failure in failures:
             self.report(f"the model cannot compute {failure}")

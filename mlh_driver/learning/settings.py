@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.results import OBSERVABLES
 from mlh_driver.settings import Settings, read_toml
 
@@ -36,6 +37,8 @@ class ExploreSettings(Settings):
     limits:       largest values of observables (:data:`mlh_driver.results.OBSERVABLES`)
     lower_limits: smallest values, such as ``{band_gap = 0.1}``
     apart_steps:  at least so many steps lie between two frames of a run
+    engine:       other settings of :class:`~mlh_driver.engine_settings.EngineSettings`, such as
+                  ``{solver = "dense", dtype = "float64"}``, for runs and errors
     """
 
     script: Path | None = None
@@ -50,8 +53,17 @@ class ExploreSettings(Settings):
     limits: dict[str, float] = Field(default={"extrapolation": 1.5})
     lower_limits: dict[str, float] = Field(default={})
     electronic_temperature_K: float = Field(default=300.0, ge=0, description="of the model's electrons")
+    engine: dict[str, Any] = Field(default={})
     rattle_A: float = Field(default=0.1, gt=0, description="standard deviation of the first displacements")
     strain: float = Field(default=0.02, ge=0, description="standard deviation of the first strains")
+
+    @field_validator("engine")
+    @classmethod
+    def _is_not_set_elsewhere(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        if elsewhere := engine.keys() & {"model", "electronic_temperature_K", "threads"}:
+            raise ValueError(f"{', '.join(sorted(elsewhere))}: there is another place for it")
+        EngineSettings.of(**engine)
+        return engine
 
     @field_validator("limits", "lower_limits")
     @classmethod
