@@ -16,7 +16,7 @@ from mlh_driver.errors import InputError
 if TYPE_CHECKING:
     from mlh_driver.engine import Engine
     from mlh_driver.engine_settings import EngineSettings
-    from mlh_driver.workflows.campaign import Pool, Progress
+    from mlh_driver.workflows.campaign import CampaignProgress, Pool
 
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes, each with its share of the cores (dask).")
@@ -64,7 +64,7 @@ def campaign_pool(workers: int, threads: int, scheduler: str, slurm: int) -> Ite
 
 
 @contextmanager
-def campaign_bars() -> Iterator[Progress]:
+def campaign_bars() -> Iterator[CampaignProgress]:
     """A bar for each kind of task."""
     with progress_bars(Console(stderr=True), elapsed=True) as draw:
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlh_driver.analysis import Structure
     from mlh_driver.engine import Engine
     from mlh_driver.workflows.melt_quench import MeltQuenchSettings, RandomStart, Run
-    from mlh_driver.workflows.melt_quench.monitor import Progress, Status
+    from mlh_driver.workflows.melt_quench.monitor import RunProgress, Status
 
 #: That of the labels of melts. Where the gap closes, electrons at 300 K would be in states that no label has;
 #: with a gap of 2 eV and more energy and forces are those at 300 K.
@@ -258,7 +258,7 @@ def _described(status: Status) -> str:
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Progress]:
+def _shown(console: Console) -> Iterator[RunProgress]:
     """A bar for the dynamics and one for the relaxation; a line a minute where there is no terminal."""
     if not console.is_terminal:
         yield _line_a_minute(console)
@@ -269,7 +269,7 @@ def _shown(console: Console) -> Iterator[Progress]:
         )
 
 
-def _line_a_minute(console: Console) -> Progress:
+def _line_a_minute(console: Console) -> RunProgress:
     import time
 
     last = -LINE_EVERY_S

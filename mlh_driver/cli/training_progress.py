@@ -13,11 +13,11 @@ from mlh_driver.cli.progress_bars import progress_bars
 
 if TYPE_CHECKING:
     from mlh_driver.training.settings import TrainSettings
-    from mlh_driver.training.trainer import Progress
+    from mlh_driver.training.trainer import TrainingProgress
 
 
 @contextmanager
-def training_progress(console: Console) -> Iterator[Progress]:
+def training_progress(console: Console) -> Iterator[TrainingProgress]:
     """A callback for the trainer that draws one bar per stage, with the last validation errors."""
     with progress_bars(console) as draw:
 

@@ -37,7 +37,7 @@ from mlh_driver.system import System
 from mlh_driver.training.dataset import check_references, check_sections
 from mlh_driver.training.export import make_model
 from mlh_driver.training.settings import DataSettings, StageSettings, TrainSettings, read_settings
-from mlh_driver.training.trainer import Progress, Trainer
+from mlh_driver.training.trainer import Trainer, TrainingProgress
 
 Report = Callable[[str], None]
 
@@ -45,7 +45,9 @@ Report = Callable[[str], None]
 class ActiveLearning:
     """A run of at most ``settings.rounds`` rounds; ``report`` gets lines, ``progress`` training steps."""
 
-    def __init__(self, settings: LearnSettings, report: Report, progress: Progress | None = None) -> None:
+    def __init__(
+        self, settings: LearnSettings, report: Report, progress: TrainingProgress | None = None
+    ) -> None:
         self.settings = settings
         self.report = report
         self.progress = progress

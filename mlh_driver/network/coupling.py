@@ -45,7 +45,7 @@ class BondCoupling:
 def bond_coupling(shells_i: tuple[int, ...], shells_j: tuple[int, ...]) -> BondCoupling:
     """Decompose the block between two atoms with the given shells."""
     size_j = n_orbitals(shells_j)
-    max_m = max(1, max(shells_i) + max(shells_j))  # the network needs some numbers that turn
+    max_m = max(1, max(shells_i) + max(shells_j))  # the network needs components m = 1
     even: list[dict[int, float]] = []
     odd: list[dict[int, float]] = []
     real: list[list[dict[int, float]]] = [[] for _ in range(max_m + 1)]

@@ -2,10 +2,10 @@
 
 Conventions are e3nn's: real spherical harmonics with the polar axis along y, components m = -l ... l, so
 that l = 1 is (x, y, z). In the frame of a bond (bond along +y) a feature falls apart by |m|; components +m
-and -m are the real and imaginary part of a number that turns with exp(i m phi) around the bond and is
-conjugated by a mirror plane that contains it. Linear maps that multiply both parts by the same real
-weights, and products of such numbers, are therefore exactly equivariant (Passaro and Zitnick,
-arXiv:2302.03655, for the reduction to SO(2); mirror symmetry makes the weights real).
+and -m are the real and imaginary part of a complex number, which a turn by phi around the bond multiplies by
+exp(i m phi), and which a mirror plane that contains the bond conjugates. Linear maps that multiply both parts
+by the same real weights, and products of such numbers, are therefore exactly equivariant (Passaro and
+Zitnick, arXiv:2302.03655, for the reduction to SO(2); mirror symmetry makes the weights real).
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from mlh_driver.network.rotation import Ends, Terms, gather, quadratic
 
 
 class ComplexProducts:
-    """Products of the numbers that turn with exp(i m phi) around the bond.
+    """Products of the components m >= 1, complex numbers that a turn around the bond changes by exp(i m phi).
 
-    For each m >= 1 the channels are split in halves a and b: a conj(b) gives scalars (0+) and
+    For each m the channels are split in halves a and b: a conj(b) gives scalars (0+) and
     pseudoscalars (0-), a b gives 2 m; z_m conj(z_1) gives m - 1. Numbers are stored as all real parts, then
     all imaginary parts, of m = 1, then of m = 2, ...
     """

@@ -29,7 +29,7 @@ from mlh_driver.training.stages import Stage, stages_of
 
 WARM_UP_STEPS = 100
 
-Progress = Callable[[str, int, int, dict[str, float]], None]
+TrainingProgress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Trainer:
     def __init__(
         self,
         settings: TrainSettings,
-        progress: Progress | None = None,
+        progress: TrainingProgress | None = None,
         stages: tuple[Stage, ...] | None = None,
     ) -> None:
         self.settings = settings

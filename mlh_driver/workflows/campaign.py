@@ -73,7 +73,7 @@ Job = tuple[Task, Path]
 Pool = Callable[[Sequence[Job]], Iterator[Job]]
 """Calls :func:`attempt` on each job, somewhere, and yields each as it ends, well or not."""
 
-Progress = Callable[[str, int, int, int], None]
+CampaignProgress = Callable[[str, int, int, int], None]
 """Gets the stage, and how many of its tasks are done, have failed, and are there."""
 
 
@@ -103,7 +103,7 @@ class Campaign:
         return self.folder / TASKS / task.key
 
     def run(
-        self, tasks: Sequence[Task], pool: Pool, stage: str = "", progress: Progress | None = None
+        self, tasks: Sequence[Task], pool: Pool, stage: str = "", progress: CampaignProgress | None = None
     ) -> dict[str, dict[str, Any]]:
         """Carry out what is not done yet; returns the results by name, of the tasks that have one."""
         jobs = [(task, self.task_folder(task)) for task in tasks]

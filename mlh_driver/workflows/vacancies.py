@@ -37,8 +37,8 @@ from mlh_driver.small_cells import ONCE
 from mlh_driver.system import System
 from mlh_driver.workflows.campaign import (
     Campaign,
+    CampaignProgress,
     Pool,
-    Progress,
     State,
     Task,
     in_this_process,
@@ -222,7 +222,7 @@ def run_vacancies(
     *,
     mu_eV: float | None = None,
     pool: Pool = in_this_process,
-    progress: Progress | None = None,
+    progress: CampaignProgress | None = None,
 ) -> VacancyCampaign:
     """Relax hosts and their vacancies, or go on with that in ``folder``, and put the results together.
 

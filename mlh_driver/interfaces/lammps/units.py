@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from ase import units
 
+from mlh_driver.constants import BOHR_A, HARTREE_eV
 from mlh_driver.errors import InputError
 
 _KG = units.kg  # in atomic mass units
 _M = units.m  # in Å
 _J = units.J  # in eV
-_ATOMIC = units.fs * (units.Hartree**0.5 / units.Bohr)  # 1/fs: of its time, the root of u bohr^2 / hartree
+_ATOMIC = units.fs * (HARTREE_eV**0.5 / BOHR_A)  # 1/fs: of its time, the root of u bohr^2 / hartree
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LammpsUnits:
 UNITS = {
     "metal": LammpsUnits(1.0, 1.0, 1.0, 1e-3),
     "real": LammpsUnits(1.0, units.kcal / units.mol, 1.0, 1.0),
-    "electron": LammpsUnits(units.Bohr, units.Hartree, 1.0, units.Bohr * _ATOMIC),
+    "electron": LammpsUnits(BOHR_A, HARTREE_eV, 1.0, BOHR_A * _ATOMIC),
     "si": LammpsUnits(_M, _J, _KG, 1e-15 * _M),
     "cgs": LammpsUnits(1e-2 * _M, 1e-7 * _J, 1e-3 * _KG, 1e-17 * _M),
     "micro": LammpsUnits(1e-6 * _M, 1e-15 * _J, 1e-15 * _KG, 1e-15 * _M),

@@ -15,9 +15,9 @@ from ase import Atoms
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import (
+    CampaignProgress,
     Inputs,
     Pool,
-    Progress,
     State,
     Task,
     check_campaign,
@@ -39,7 +39,7 @@ def run_copies(
     copies: int,
     *,
     pool: Pool = in_this_process,
-    progress: Progress | None = None,
+    progress: CampaignProgress | None = None,
 ) -> list[State]:
     """Carry out the copies with seeds from that of the settings on, or go on with them; returns those that
     failed. A larger number of copies adds to a smaller one.

@@ -12,6 +12,7 @@ from ase import units
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.force_engine import ForceEngine, PassingEngine
 from mlh_driver.results import Results
 from mlh_driver.system import Array, System, displacements, is_step
@@ -39,7 +40,7 @@ class Status:
     results: Results
 
 
-Progress = Callable[[Status], None]
+RunProgress = Callable[[Status], None]
 
 
 class Monitor(PassingEngine):
@@ -52,7 +53,7 @@ class Monitor(PassingEngine):
     """
 
     def __init__(
-        self, engine: ForceEngine, settings: MeltQuenchSettings, first_step: int, progress: Progress
+        self, engine: ForceEngine, settings: MeltQuenchSettings, first_step: int, progress: RunProgress
     ) -> None:
         super().__init__(engine)
         self._settings, self._progress = settings, progress
@@ -97,4 +98,4 @@ def _temperature_K(velocities: Array, numbers: NDArray[np.int64]) -> float:
     """Of velocities (N, 3) in Å/fs; the center of mass, which is at rest, is no degree of freedom."""
     squares = (velocities**2).sum(axis=1) / units.fs**2
     degrees = max(3 * len(numbers) - 3, 1)
-    return float((atomic_masses[numbers] * squares).sum() / (degrees * units.kB))
+    return float((atomic_masses[numbers] * squares).sum() / (degrees * KELVIN_eV))

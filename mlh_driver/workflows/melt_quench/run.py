@@ -48,7 +48,7 @@ from mlh_driver.system import Array, System, mass_density
 from mlh_driver.workflows.melt_quench.ipi import IpiRun
 from mlh_driver.workflows.melt_quench.lammps import LammpsRun
 from mlh_driver.workflows.melt_quench.levels import LEVELS, read_levels, write_levels
-from mlh_driver.workflows.melt_quench.monitor import Monitor, Progress, Status
+from mlh_driver.workflows.melt_quench.monitor import Monitor, RunProgress, Status
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 from mlh_driver.workflows.relaxation import relax
@@ -178,7 +178,7 @@ def seconds_per_step(engine: ForceEngine, atoms: Atoms) -> tuple[float, Results]
     return (time.monotonic() - begin) / TIMED_CALLS, results
 
 
-def carry_out(run: Run, engine: Engine, progress: Progress) -> Structure:
+def carry_out(run: Run, engine: Engine, progress: RunProgress) -> Structure:
     """Melt, quench, anneal, relax and analyze, each unless it was done before; returns the glass's structure.
 
     Raises the model's error where the dynamics leaves its range, and InputError if another process is at it.
@@ -192,7 +192,7 @@ def carry_out(run: Run, engine: Engine, progress: Progress) -> Structure:
         return _report(run)
 
 
-def _move(run: Run, engine: ForceEngine, progress: Progress) -> None:
+def _move(run: Run, engine: ForceEngine, progress: RunProgress) -> None:
     """The dynamics, from its last restart to its end, guarded."""
     rules = {name: Rule("dump", guarded.limit) for name, guarded in GUARDED.items()}
     guarded = GuardedEngine(engine, rules, run.folder / GUARD_FILE)
@@ -214,7 +214,7 @@ def _left_range(settings: MeltQuenchSettings, monitor: Monitor, error: MLHError)
     )
 
 
-def relax_glass(run: Run, engine: ForceEngine, progress: Progress) -> None:
+def relax_glass(run: Run, engine: ForceEngine, progress: RunProgress) -> None:
     """Relax the end of the dynamics at fixed cell, to ``glass.xyz``; raises MLHError if that has no end."""
 
     def show(step: int, results: Results) -> None:
