@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mlh_driver.errors import InputError
 
+#: Of the mean variance, added to that of each direction: one along which the training hardly varies would
+#: otherwise rule the distance.
 SHRINKAGE = 1e-3
 
 

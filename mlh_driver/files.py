@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and folders for one process at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mlh_driver.errors import InputError
 
 
 @contextmanager
@@ -29,3 +33,19 @@ def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     """A table of comma-separated values, the titles in its first line; what is None stays empty."""
     with replacing(path) as partial, open(partial, "w", newline="") as file:
         csv.writer(file).writerows(lines)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a folder; a lock ends with its process, however that ends.
+
+    Raises InputError if another process is in this block.
+    """
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another process is at work in {folder}; wait for it, or name another folder"
+        ) from None
+    with lock:
+        yield

@@ -20,6 +20,8 @@ from mlh_driver.errors import InputError, reason
 NAMED_BY_FOLDER = ("OUTCAR", "vasprun.xml", "CONTCAR", "POSCAR")
 #: The first line of each frame of a LAMMPS dump.
 DUMP_FRAME = "ITEM: TIMESTEP\n"
+BEFORE_DUMP_FRAME = ("ITEM: UNITS\n", "ITEM: TIME\n")
+"""Above a frame, by ``dump_modify units yes`` and ``time yes``."""
 #: Within which a LAMMPS data file says how many types it has, and of what style its atoms are.
 LAMMPS_HEADER_LINES = 100
 
@@ -184,9 +186,10 @@ def _read(path: Path, file_format: str | None, elements: Sequence[str]) -> list[
 def _whole_frames(path: Path) -> str | None:
     """The text of a LAMMPS dump up to a frame that LAMMPS is still writing; None for other files."""
     with path.open(errors="replace") as file:
-        if file.readline(len(DUMP_FRAME)) != DUMP_FRAME:
+        first = file.readline(len(DUMP_FRAME))
+        if first not in (DUMP_FRAME, *BEFORE_DUMP_FRAME):
             return None
-        text = DUMP_FRAME + file.read()
+        text = first + file.read()
     last = text.rindex(DUMP_FRAME)
     lines = text[last:].splitlines(keepends=True)
     head = next((k + 1 for k, line in enumerate(lines) if line.startswith("ITEM: ATOMS")), None)

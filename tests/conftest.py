@@ -17,6 +17,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.spacegroup import crystal
+from ase.units import Bohr, Hartree
 from processes import Launcher, launching
 
 from mlh_driver.basis import OrbitalBasis
@@ -156,3 +157,87 @@ def small_system(seed: int = 0, n_atoms: int = 12) -> System:
         if not others or trial.get_distances(-1, others, mic=True).min() > 1.5:
             atoms = trial
     return System.from_ase(atoms)
+
+
+#: The settings of a short training on the structures of ``folder``.
+CONFIG = (
+    """
+name = "tiny"
+output = "run"
+reference = "a random model"
+valid_range = "nothing"
+
+[[data]]
+path = "data"
+
+[[species]]
+symbol = "Si"
+shells = [0, 1]
+electrons = [2, 2]
+atom_energy_eV = -400.0
+
+[[species]]
+symbol = "O"
+shells = [0, 1]
+electrons = [2, 4]
+atom_energy_eV = -400.0
+
+"""
+    + network_section()
+    + """
+[hamiltonian]
+steps = 12
+learning_rate = 1e-2
+validate_every = 4
+
+[energy]
+steps = 8
+learning_rate = 1e-2
+validate_every = 4
+
+[joint]
+steps = 4
+learning_rate = 1e-3
+validate_every = 4
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Model:
+    """Without bounds, as a network is while it is trained."""
+    model = random_model()
+    model.network.bounds.lift()
+    return model
+
+
+@pytest.fixture
+def electrons_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model puts electrons on other atoms than it says; nothing holds them, as in training."""
+    monkeypatch.setattr("mlh_driver.solvers.charge_response.TOLERATED_e", 1e6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, teacher: Model, electrons_free: None) -> Path:
+    """A settings file and three structures labelled by a random model, H shifted by an arbitrary constant."""
+    engine = Engine(teacher, electronic_temperature_K=0.0)
+    (tmp_path / "data").mkdir()
+    for k in range(3):
+        system = small_system(seed=k)
+        results, H = engine.compute(system), engine.hamiltonian(system)
+        H = H + 7.0 * np.eye(len(H))
+        np.savez(
+            tmp_path / "data" / f"s{k}.npz",
+            numbers=system.numbers,
+            positions=system.positions,
+            cell=system.cell,
+            energy_Ha=results.energy / Hartree,
+            forces_Ha_bohr=results.forces * Bohr / Hartree,
+            h_min_Ha=H / Hartree,
+            eig_Ha=np.linalg.eigvalsh(H) / Hartree,
+            nocc=32,
+            stress_eV_A3=results.stress,
+        )
+    (tmp_path / "data" / "split.json").write_text('{"train": ["s0", "s1"], "validation": ["s2"]}')
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    return tmp_path

@@ -259,8 +259,9 @@ def test_trajectories_of_lammps_without_elements_are_read_with_those_given(
         read_trajectories([dump], elements=["Xy"])
     with pytest.raises(InputError, match="a second file is called 'run'"):
         read_trajectories([dump, dump], elements=["Si", "O"])
+    head = "ITEM: UNITS\nmetal\nITEM: TIME\n0\n"  # by dump_modify
     for written in (5, len(frame) // 2, len(frame) - 1):  # LAMMPS is at the second frame
-        dump.write_text(frame.format(0) + frame.format(10)[:written])
+        dump.write_text((head if written == 5 else "") + frame.format(0) + frame.format(10)[:written])
         assert [len(atoms) for atoms in read_trajectories([dump], elements=["Si", "O"])["run"]] == [96]
 
 

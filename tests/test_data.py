@@ -27,6 +27,7 @@ from mlh_driver.reference.units import energy_unit
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
 
+SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 REFERENCE = {"engine": "none", "cutoff_Ry": 1.0}
 
 
@@ -220,6 +221,36 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
             hdf5.append(unwritable, labelled("a"), "train", REFERENCE)
 
 
+def test_damaged_data_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_text("nonsense")
+    with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+        read_split(tmp_path, "all")
+    for content in (b"", b"PK\x03\x04 and no more"):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+            read_split(tmp_path, "all")
+    (tmp_path / "split.json").write_text('{"train": ["b"]}')
+    with pytest.raises(InputError, match="names b"):
+        read_split(tmp_path, "train")
+    np.savez(tmp_path / "a.npz", numbers=14, positions=np.zeros(3), cell="a cell")
+    with pytest.raises(InputError, match=r"a\.npz is not a labelled structure"):
+        read_structure(tmp_path, "a")
+    for content in (b'["a"]', b"nonsense", b"\xff\xfe"):
+        (tmp_path / "split.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"split\.json does not map each split to a list of names"):
+            read_split(tmp_path, "train")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the reference data {SHARED} are not here")
+def test_reference_data_are_read_with_their_splits() -> None:
+    validation = read_split(SHARED, "validation")
+    assert [label.name for label in validation] == ["h106_min", "v106_0", "v106_1"]
+    label = validation[0]
+    levels = np.linalg.eigvalsh(label.hamiltonian)[: len(label.occupied)]
+    np.testing.assert_allclose(levels, label.occupied, atol=1e-5)
+    assert label.energy == pytest.approx(-31477.5, abs=1.0)
+
+
 def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     frames = []
     for k in range(2):
@@ -330,6 +361,9 @@ def test_energies_under_other_names_are_imported(tmp_path: Path) -> None:
     np.testing.assert_allclose(label.stress, [[1, 6, 5], [6, 2, 4], [5, 4, 3]])
     (label,) = from_ase_files(paths, "energy", "forces")  # names that ASE keeps for itself
     assert (label.energy, label.stress) == (-8.0, None)
+    for keys in (("REF_energy", None), (None, "REF_forces")):
+        with pytest.raises(InputError, match=r"'REF_\w+', which may be of another: name both"):
+            from_ase_files(paths, *keys)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from conftest import CRISTOBALITE, random_model
+from conftest import CONFIG, CRISTOBALITE, random_model
 from processes import REPOSITORY
 from typer.testing import CliRunner
 
@@ -18,10 +18,13 @@ from mlh_driver.cli.main import app
 from mlh_driver.constants import GPA_eV_A3
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
-from mlh_driver.model import load_model
+from mlh_driver.model import Model, load_model
 from mlh_driver.results import Results
-from mlh_driver.training.dataset import DataSet, _evenly
+from mlh_driver.training.dataset import DataSet, _as_predicted, _evenly
 from mlh_driver.training.finetune import finetune_settings
+from mlh_driver.training.objectives import joint_loss
+from mlh_driver.training.settings import read_settings
+from mlh_driver.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,16 @@ def test_settings_follow_from_the_model(crystals: Path, tmp_path: Path) -> None:
     assert len(data.remembered) == len(parent.structures) - 2
 
 
+def test_what_is_rehearsed_has_no_error_for_the_model_itself(crystals: Path, tmp_path: Path) -> None:
+    """Also where the engine holds charges, in a melt."""
+    parent = load_model("asio2-minimal")
+    engine = Engine(parent, sampling="gamma")
+    melt = next(s for s in reversed(parent.structures) if engine.compute(s).charge_deviation > 0.1)
+    settings = finetune_settings("asio2-minimal", [crystals], tmp_path / "x.pt", steps=1, rehearse=1)
+    sample = _as_predicted(parent, melt, 0, settings)
+    assert float(joint_loss(parent.network, sample, settings.weights)) < 1e-6
+
+
 def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> None:
     terms = {"license": "CC-BY-4.0", "citation": "Somebody 2026"}
     parent = random_model()
@@ -137,3 +150,36 @@ def test_structures_of_the_data_are_neither_rehearsed_nor_counted_twice(
     data = DataSet.read(settings)
     assert len(data.remembered) == 1
     assert data.remembered[0].positions == pytest.approx(stranger.positions)
+
+
+def test_fine_tuning_starts_from_the_given_model(folder: Path, teacher: Model) -> None:
+    teacher.save(folder / "teacher.pt")
+    text = CONFIG.replace('valid_range = "nothing"', 'valid_range = "nothing"\nstart_from = "teacher.pt"')
+    (folder / "tiny.toml").write_text(text)
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    for a, b in zip(trainer.network.parameters(), teacher.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b.float())
+    trainer.save_checkpoint()
+    (folder / "tiny.toml").write_text(CONFIG)
+    with pytest.raises(InputError, match="or from another model"):
+        Trainer(read_settings(folder / "tiny.toml")).run(resume=True)
+    (folder / "tiny.toml").write_text(text.replace("channels = 8", "channels = 10", 1))
+    with pytest.raises(InputError, match=r"teacher\.pt.*network settings"):
+        Trainer(read_settings(folder / "tiny.toml"))
+    (folder / "tiny.toml").write_text(text.replace("atom_energy_eV = -400.0", "atom_energy_eV = -401.0", 1))
+    with pytest.raises(InputError, match=r"teacher\.pt.*isolated atoms .*-401"):
+        Trainer(read_settings(folder / "tiny.toml"))
+
+
+def test_factors_of_the_distant_potential_are_fitted_again_where_h_is_trained(
+    folder: Path, teacher: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher.save(folder / "teacher.pt")
+    calls = []
+    monkeypatch.setattr("mlh_driver.training.trainer.fit_screening", lambda *_: calls.append("fitted"))
+    text = CONFIG.replace('valid_range = "nothing"', 'valid_range = "nothing"\nstart_from = "teacher.pt"')
+    for steps, found in (("steps = 12", ["fitted"]), ("steps = 0", [])):
+        (folder / "tiny.toml").write_text(text.replace("steps = 12", steps))
+        calls.clear()
+        Trainer(read_settings(folder / "tiny.toml"))
+        assert calls == found

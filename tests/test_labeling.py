@@ -210,6 +210,21 @@ def test_a_frame_that_a_code_gives_up_on_is_left_out_with_its_reason(tmp_path: P
     assert read_splits(tmp_path / "data.h5") == {"train": ["good"]}
 
 
+@pytest.mark.parametrize("error", [ValueError("could not convert '*****'"), FileNotFoundError("no .Log")])
+def test_output_that_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, error: Exception) -> None:
+    class Garbled(SomeLabeler):
+        def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+            if len(atoms) > 2:
+                raise error
+            return super().calculate(atoms, workdir)
+
+    frames = {"bad": hydrogen().repeat((1, 1, 2)), "good": hydrogen()}
+    lines: list[str] = []
+    assert label_into(tmp_path / "data.h5", frames, Garbled(), "train", lines.append) == ["bad"]
+    assert f"bad: left out: the results of some cannot be read: {error}" in lines
+    assert read_splits(tmp_path / "data.h5") == {"train": ["good"]}
+
+
 @needs_cp2k
 def test_the_reason_of_cp2k_is_told(tmp_path: Path) -> None:
     close = hydrogen()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +24,11 @@ from lammps_runs import REPORT, SETUP, read_report, run_text, sheared, write_dat
 from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, serve
 
 from mlh_driver import Engine
+from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps_plugin import build
+from mlh_driver.interfaces.sockets.wire import header
 
-CXX = os.environ.get("CXX") or "g++"
+CXX = shlex.split(os.environ.get("CXX", "g++"))[0]
 pytestmark = [
     pytest.mark.usefixtures("no_hang", "own_folder"),
     pytest.mark.skipif(shutil.which(CXX) is None, reason=f"there is no C++ compiler {CXX}"),
@@ -306,3 +315,67 @@ def test_the_command_prints_what_plugin_load_takes(host: Atoms, start: Launcher)
         capture_output=True, text=True, env=ENVIRONMENT | {"LAMMPS_PLUGIN_PATH": ""},
     )  # fmt: skip
     assert "fix style plugin mlh" in done.stdout
+
+
+@contextmanager
+def host_that_answers(*messages: bytes) -> Iterator[str]:
+    """A server of nobody's, which says this in turn whatever it is asked, and then nothing; its address."""
+
+    def serve_one() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for message in messages:
+                connection.recv(1 << 16)
+                connection.sendall(message)
+            while connection.recv(1 << 16):
+                pass
+
+    with socket.create_server(("localhost", 0)) as listener:
+        threading.Thread(target=serve_one, daemon=True).start()
+        yield f"localhost:{listener.getsockname()[1]}"
+
+
+def forces_of(host: Atoms, energy: float, forces: float, extras: dict[str, object]) -> bytes:
+    text = json.dumps(extras).encode()
+    numbers = [energy, *np.full(3 * len(host), forces), *np.zeros(9)]
+    body = struct.pack("=d", numbers[0]) + struct.pack("=i", len(host)) + np.array(numbers[1:]).tobytes()
+    return header("FORCEREADY") + body + struct.pack("=i", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "message"),
+    [
+        (float("nan"), 0.0, "that are not finite"),
+        (1.0, float("inf"), "that are not finite"),
+        (1.0, 0.0, "is of another version of mlh-driver"),
+    ],
+)
+def test_bad_answers_end_the_run(host: Atoms, energy: float, forces: float, message: str) -> None:
+    write_data(host, "a.data")
+    answers = (header("NEEDINIT"), header("READY"), forces_of(host, energy, forces, {"gap": 1.0}))
+    with host_that_answers(*answers) as address:
+        done = lmp(f"units metal\nread_data a.data\nfix mlh all mlh {address}\nrun 0\n", ranks=2)
+    assert done.returncode != 0 and message in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_a_host_that_never_answers_ends_the_run(host: Atoms) -> None:
+    write_data(host, "a.data")
+    with host_that_answers() as address:
+        done = lmp(f"units metal\nread_data a.data\nfix mlh all mlh {address}\nrun 0\n", ranks=2)
+    assert done.returncode != 0 and "nothing came from it for 60 s" in done.stdout
+
+
+def test_a_restart_file_tells_of_the_fix_that_it_does_not_bring_back(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    _, address = serve(start, "fake")
+    text = f"units metal\nread_data a.data\n{ZERO}fix mlh all mlh {address}\nrun 0\nwrite_restart a.restart\n"
+    done = lmp(text + f"clear\nread_restart a.restart\n{ZERO}run 0\n", ranks=2)
+    assert done.returncode == 0
+    assert "fix style: mlh, fix ID: mlh" in done.stdout.split("read_restart")[-1], done.stdout
+
+
+def test_the_compiler_may_be_several_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    with pytest.raises(InputError, match="there is no C\\+\\+ compiler 'no-such-compiler'"):
+        build._compile(tmp_path / "mlh.so")

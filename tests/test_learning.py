@@ -26,6 +26,7 @@ from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, LimitReached, NonFiniteError, StructureError
+from mlh_driver.files import alone_in
 from mlh_driver.interfaces.lammps import LammpsError
 from mlh_driver.learning.explore import Start, displaced, explore
 from mlh_driver.learning.loop import ActiveLearning, splits
@@ -160,6 +161,13 @@ def test_every_seed_is_trained_on(folder: Path) -> None:
     starts = [learning._starts(round_)[k] for round_ in (0, 1) for k in (0, 1)]
     assert {round(start.atoms.cell[2, 2] - 4.8) for start in starts} == {0, 1, 2}
     assert len({start.seed for start in starts}) == 4
+
+
+def test_two_processes_do_not_learn_in_one_output(folder: Path) -> None:
+    learning = ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+    with alone_in(folder / "run"), pytest.raises(InputError, match="another process is at work in"):
+        learning.run()
+    assert not (folder / "run" / "round_0").exists()
 
 
 def test_data_of_another_reference_are_refused_before_any_label(folder: Path) -> None:

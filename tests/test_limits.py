@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from conftest import random_model, small_system
+from conftest import MINIMAL_SIO2, random_model, small_system
 from derivatives import assert_exact_forces
 from processes import ENVIRONMENT, REPOSITORY
 
+from mlh_driver.data import read_structure
 from mlh_driver.engine import Engine
 from mlh_driver.graph import GraphBuilder
 from mlh_driver.model import Model
@@ -30,6 +32,8 @@ from mlh_driver.network.limits import (
 )
 from mlh_driver.results import TOLERATED_e
 from mlh_driver.system import System
+from mlh_driver.training.settings import read_settings
+from mlh_driver.training.trainer import Trainer
 
 
 def test_the_wall_is_smooth_and_holds_the_network_still_inside() -> None:
@@ -55,6 +59,19 @@ def test_distances_outside_the_inner_radius_are_untouched() -> None:
     inner = torch.full_like(r, 1.9)
     torch.testing.assert_close(saturated(r, inner), r)
     assert (wall(r, inner) == 0).all()
+
+
+def test_the_wall_stands_below_the_shortest_distances_of_the_training_data(folder: Path) -> None:
+    trainer = Trainer(read_settings(folder / "tiny.toml"))
+    expected = torch.full((3,), torch.inf)
+    for name in ("s0", "s1"):
+        graph = GraphBuilder(MINIMAL_SIO2, 5.0).build(read_structure(folder / "data", name).system)
+        distances = graph.pair_vectors.norm(dim=1).split(graph.kind_sizes)
+        shortest = torch.stack([of_kind.min() for of_kind in distances]).float()
+        expected = torch.minimum(expected, 0.98 * shortest)
+    assert len(expected.unique()) == 3
+    for network in (trainer.network, trainer.average):
+        torch.testing.assert_close(network.inner_radii, expected)
 
 
 def bounded_model(system: System) -> Model:

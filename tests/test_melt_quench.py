@@ -314,11 +314,21 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     warm = Engine(engine.model, electronic_temperature_K=2000.0)
     with pytest.raises(InputError, match="electronic_temperature_K is 300"):
         prepare(run.folder, glass, tiny(), warm)
+    rough = Engine(engine.model, solver="foe", error_per_atom_meV=50.0)
+    with pytest.raises(
+        InputError, match=r"model\.solver is auto there and foe now, .*error_per_atom_meV is 0\.1"
+    ):
+        prepare(run.folder, glass, tiny(), rough)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(InputError, match="exists and holds no run"):
         prepare(tmp_path / "other", glass, tiny(), engine)
+    (tmp_path / ".editor").mkdir()
+    (tmp_path / ".editor" / "settings.json").write_text('{"theme": "dark"}')
     assert find_runs([tmp_path]) == [run]
+    for command in ("report", "status"):
+        shown = CliRunner().invoke(app, [command, str(tmp_path / ".editor")])
+        assert isinstance(shown.exception, InputError), shown
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     linked = prepare(tmp_path / "link", glass, tiny(), engine)

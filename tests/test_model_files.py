@@ -83,6 +83,12 @@ def test_an_atom_has_the_extrapolation_of_its_distance_over_the_largest_one_left
     assert found == pytest.approx(distance(points[far], points) / left_out[far], rel=2e-3)
 
 
+def test_species_whose_atoms_look_the_same_have_no_edge() -> None:
+    same = torch.ones(4, 3)
+    with pytest.raises(InputError, match="all 4 training atoms of species 1 look the same"):
+        fit_indicator(same, torch.zeros(4, dtype=torch.long), 1)
+
+
 def test_unusable_model_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"no model 'graphene'.*asio2-minimal"):
         load_model("graphene")

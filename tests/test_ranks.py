@@ -142,11 +142,23 @@ def test_a_server_under_mpiexec_ends_with_its_killed_process(start: Launcher) ->
         remote.compute(system)
         ranks = models(server.process.pid)
         assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGINT)  # of a terminal, which all get: the first one judges
+        assert remote.compute(System.from_ase(cristobalite(2))).energy < 0.0
         os.kill(ranks[1], signal.SIGKILL)
         assert server.status(60.0) != 0
         assert "(signal 9)" in server.output
         with pytest.raises(ConnectionLost):
             remote.compute(system)
+
+
+@pytest.mark.slow
+def test_only_the_process_that_listens_needs_the_secret(start: Launcher) -> None:
+    """And without it all end, instead of waiting for each other."""
+    serve = [*DRIVER, "serve", "--port", "0", *OPTIONS, "--secret-file"]
+    mpiexec, *_ = launcher(2)
+    server = start(mpiexec, "-n", "1", *serve, "missing", ":", "-n", "1", *serve, "missing")
+    assert server.status(100.0) != 0
+    assert "the secret in missing cannot be read" in server.output
 
 
 def test_what_cannot_be_shared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,10 @@ from mlh_driver import Engine
 from mlh_driver.cli.main import app
 from mlh_driver.data import hdf5, read_structure
 from mlh_driver.errors import InputError
+from mlh_driver.files import alone_in
 from mlh_driver.reference import Cp2kLabeler
 from mlh_driver.workflows.relaxation import CHECKPOINT, RELAXED, read_relaxed
 from mlh_driver.workflows.report import write_report
-from mlh_driver.workflows.run_folder import alone_in
 from mlh_driver.workflows.sites import without
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.verify import pick_sites, plan_verification, verify

@@ -77,9 +77,10 @@ def campaign_bars() -> Iterator[CampaignProgress]:
 def holds_melt_quenches(run: Path) -> bool:
     """Whether the folder is that of ``mlh-driver melt-quench``, with copies or without."""
     from mlh_driver.workflows.campaign import CAMPAIGN
+    from mlh_driver.workflows.melt_quench.run import holds_run
     from mlh_driver.workflows.run_folder import SETTINGS, read_json
 
     path = run / CAMPAIGN
     if path.exists():
         return bool(read_json(path).get("workflow") == "melt-quench")
-    return (run / SETTINGS).exists() or any(run.glob(f"*/{SETTINGS}"))
+    return holds_run(run) or any(holds_run(path.parent) for path in run.glob(f"*/{SETTINGS}"))

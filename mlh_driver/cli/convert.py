@@ -60,10 +60,13 @@ def convert(
     labels, n_held = hdf5.append_missing(
         out, _labels(sources, split, (energy_key, forces_key, stress_key)), {"description": reference}
     )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(described(labels))
     if (unit := energy_unit(labels)) not in (None, "eV"):
-        console.print(f"[bold red]warning:[/] these are the energies of isolated atoms in {unit}, not in eV")
+        console.print(
+            f"warning: these are the energies of isolated atoms in {unit}, not in eV; if they are, convert "
+            "them to eV and store them by another --out"
+        )
     were_there = f", {n_held} were there already" if n_held else ""
     console.print(f"added to {out}{were_there}; energies must be in eV and forces in eV/Å")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from mlh_driver.cli.options import Engines, SecretOption, Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
+from mlh_driver.errors import InputError
 
 
 @with_engine_options
@@ -62,15 +64,18 @@ def serve(
     from mlh_driver.runtime import launched_ranks
 
     target = Address.from_options(address, port, unix)
-    secret = secret_for(target, secret_file)
-    elements = Template.read(template) if template else None
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    launched = launched_ranks()
+    if launched > 1 and ranks > 1:
+        raise InputError(f"--ranks {ranks} beside {launched} processes of mpiexec; leave one of them out")
     engines = (
         _in_all_processes(settings, serving, launched)
-        if (launched := launched_ranks()) > 1
+        if launched > 1
         else serving.engines(settings, console.print, ranks)
     )
-    with engines as make_engine:
+    with engines as make_engine:  # which only one process enters: that which listens needs the files
+        secret = secret_for(target, secret_file)
+        elements = Template.read(template) if template else None
         console.print(settings.described())
         with closing(make_engine()) as first:  # what is wrong with the model is said now
             if elements:
@@ -88,6 +93,7 @@ def _in_all_processes(settings: EngineSettings, serving: Serving, launched: int)
     ranks = world(launched)
     team = Team(settings, ranks)
     if ranks.rank:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the first one ends, and then all
         team.follow()
         raise typer.Exit
     try:

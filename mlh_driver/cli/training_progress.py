@@ -35,7 +35,7 @@ def train_to_file(settings: TrainSettings, path: Path, *, resume: bool, threads:
     from mlh_driver.training.trainer import Trainer
 
     configure(threads)
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     with training_progress(console) as progress:
         trainer = Trainer(settings, progress)
         if trainer.data.parent is not None and not trainer.data.parent.structures:

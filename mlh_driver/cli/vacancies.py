@@ -114,7 +114,7 @@ def vacancies(
     written = write_files(found)
     _print(found)
     if written:
-        Console(soft_wrap=True).print(f"written: {' '.join(map(str, written))}", highlight=False)
+        typer.echo(f"written: {' '.join(map(str, written))}")
     if found.missing:
         typer.echo(f"without a result: {', '.join(found.missing)}; see mlh-driver status {out}", err=True)
         raise typer.Exit(1)

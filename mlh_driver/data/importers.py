@@ -31,7 +31,8 @@ def from_ase_files(
     The energy is the free energy where both are given, since forces are its derivative. With ``energy_key``
     the stress that ASE knows, which may be of another method, is left out. Forces are those of
     the calculation, also on atoms that a constraint held. Raises InputError, with the name of the frame, for
-    what has no energy or forces, or is no structure for the model.
+    what has no energy or forces, is no structure for the model, or has two energies or forces of which only
+    one is named.
     """
     return [
         _label(name, atoms, energy_key, forces_key, stress_key) for name, atoms in read_frames(paths).items()
@@ -43,6 +44,12 @@ def _label(
 ) -> LabelledStructure:
     known = {} if atoms.calc is None else atoms.calc.results
     found: dict[str, Any] = {**known, **atoms.info, **atoms.arrays}
+    if bool(energy_key) != bool(forces_key) and {"energy", "forces"} <= known.keys():
+        raise InputError(
+            f"frame {name!r} has the energy and forces of a method that ASE knows beside "
+            f"{energy_key or forces_key!r}, which may be of another: name both, by --energy-key and "
+            "--forces-key ('energy' and 'forces' are those that ASE knows)"
+        )
     energy = found.get(energy_key) if energy_key else known.get("free_energy", known.get("energy"))
     forces = found.get(forces_key) if forces_key else known.get("forces")
     stress = found.get(stress_key) if stress_key else None if energy_key else known.get("stress")

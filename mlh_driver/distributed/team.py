@@ -97,9 +97,12 @@ class Team:
 
     def follow(self) -> None:
         """In the others: compute along until rank 0 says :meth:`dismiss`."""
-        while (task := self._ranks.listen()) is not None:
-            with suppress(MLHError):  # which rank 0 has, too, and reports
-                self._do(task)
+        try:
+            while (task := self._ranks.listen()) is not None:
+                with suppress(MLHError):  # which rank 0 has, too, and reports
+                    self._do(task)
+        except BaseException:
+            self._abort()
 
     def dismiss(self) -> None:
         """In rank 0: let the others end."""

@@ -24,7 +24,7 @@ from mlh_driver.data import hdf5, read_splits
 from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.evaluation import evaluate_structures, mean_summary
-from mlh_driver.files import replacing
+from mlh_driver.files import alone_in, replacing
 from mlh_driver.learning.explore import Outcome, Start, displaced, explore
 from mlh_driver.learning.report import FIGURES, add_row, figures_of_runs, read_rows
 from mlh_driver.learning.runs import check_inputs
@@ -94,7 +94,11 @@ class ActiveLearning:
                     )
 
     def run(self) -> Path:
-        """All rounds; returns the path of the last model."""
+        """All rounds; returns the path of the last model. Raises InputError if another process is at them."""
+        with alone_in(self.settings.output):
+            return self._run()
+
+    def _run(self) -> Path:
         if (self.settings.output / "round_0").exists():
             self.report(
                 f"going on in {self.settings.output}: what is done there stays as it is, and changed "

@@ -26,6 +26,7 @@ from mlh_driver.interfaces.sockets.template import Template
 from mlh_driver.learning.settings import SEED, ExploreSettings
 from mlh_driver.learning.watch import WatchedEngine
 
+#: The velocity is forgotten in 50 fs: strong enough for a run of some hundred steps to reach its temperature.
 FRICTION_PER_FS = 0.02
 LANGEVIN_LOG = "langevin.log"
 

@@ -34,8 +34,9 @@ from mlh_driver.network.limits import OutputBounds
 from mlh_driver.network.nodes import Bonds, mixed_by_kind, random_weights
 from mlh_driver.parts import WHOLE, Whole
 
+#: Of the B-splines, and mesh points per smearing width: together they leave the potential right to about 1e-6
+#: of its size.
 SPLINE_ORDER = 8
-#: Mesh points per smearing width; the potential is then right to about 1e-6 of its size.
 POINTS_PER_WIDTH = 2.5
 
 

@@ -138,6 +138,7 @@ class HamiltonianNetwork(nn.Module):
         self.kinds = pair_kinds(n_species)
         self.frames = FrameRotation(lmax, m_max)
         self.message_radial = RadialBasis(settings.n_radial, settings.message_cutoff_A)
+        # Pairs reach farther than messages: four functions more keep the same resolution in Å.
         self.pair_radial = RadialBasis(settings.n_radial + 4, settings.pair_cutoff_A)
         self.density = AtomDensity(self.frames, n_species)
         self.features = AtomFeatures(self.frames, channels, n_species, settings.n_radial)

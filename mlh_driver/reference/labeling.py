@@ -68,7 +68,10 @@ def label_structure(
     n_occupied = count_occupied(atoms.numbers)
     S, S12, S22 = overlap_matrices(atoms.numbers, atoms.positions, atoms.cell.array)
     with tempfile.TemporaryDirectory(prefix="mlh-label-") as workdir:
-        result = labeler.calculate(atoms, Path(workdir))
+        try:
+            result = labeler.calculate(atoms, Path(workdir))
+        except (OSError, ValueError) as error:  # numbers that are stars, a file that was not written
+            raise LabelingError(f"the results of {labeler.name} cannot be read: {error}") from error
     difference = float(abs(result.S - S).max()) if result.S.shape == S.shape else np.inf
     if difference > _MAX_OVERLAP_DIFFERENCE:
         raise LabelingError(

@@ -28,14 +28,20 @@ from mlh_driver.solvers.method import DensityMethod, FrontierOrbitals, SparsePro
 from mlh_driver.solvers.sparse import Matrix, Operator, SparsePattern
 from mlh_driver.system import System, displacements
 
+#: Enough for 0.1 meV per atom in most glasses, so that the first call makes one pattern.
 START_RADIUS_A = 9.75
+#: Below, P would lack pairs that H has; above, diagonalization or a higher temperature is the better answer.
 MIN_RADIUS_A, MAX_RADIUS_A = 5.0, 20.0
 #: A pattern is kept until an atom has moved this far, in Å, or the cell has been strained by 2 per cent.
 MAX_SHIFT_A = 0.5
 MAX_STRAIN = 0.02
 #: Of S^-1/2, root mean square per orbital: more than this means that it does not fit into the pattern.
 LARGEST_ROOT_ERROR = 1e-3
+#: The decay of P is read off shells this thick: a distance between neighbors lies within.
 _SHELL_A = 1.0
+#: A radius grows by no less, or solutions would be wasted on small steps, and by no more, since the decay is
+#: an estimate.
+_GROWTH_A = (0.25, 3.0)
 
 PatternMaker = Callable[[System, float, BlockMatrix], SparsePattern]
 """Of a structure, a radius in Å, and H, whose pattern and sizes it has."""
@@ -111,7 +117,7 @@ class LinearScalingSolver:
                     f"radius of {MAX_RADIUS_A} Å; use solver 'dense', a higher electronic temperature, or "
                     "tolerate more"
                 )
-            self.radius = min(MAX_RADIUS_A, pattern.radius + np.clip(change + 0.1, 0.25, 3.0))
+            self.radius = min(MAX_RADIUS_A, pattern.radius + np.clip(change + 0.1, *_GROWTH_A))
             del frozen, pattern, slots, state, P  # two patterns at a time would double the memory
 
     def _prepare(self, problem: ElectronicProblem) -> tuple[_Frozen, np.ndarray]:

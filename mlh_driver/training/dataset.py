@@ -20,6 +20,7 @@ from mlh_driver.engine import Engine
 from mlh_driver.errors import InputError
 from mlh_driver.model import Model, load_model
 from mlh_driver.system import System
+from mlh_driver.training.objectives import total_energy
 from mlh_driver.training.samples import Sample, make_sample
 from mlh_driver.training.settings import DataSettings, TrainSettings
 
@@ -131,7 +132,15 @@ def _as_predicted(parent: Model, system: System, number: int, settings: TrainSet
         electronic_temperature_K=engine.settings.electronic_temperature_K,
     )
     sample = make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
-    return replace(sample, rehearsed=True)
+    # The engine may hold charges, which no loss knows: then its energy is not what the training computes.
+    _, binding, derivatives = total_energy(parent.network, sample)
+    return replace(
+        sample,
+        binding=float(binding),
+        forces=derivatives.forces.detach(),
+        virial=derivatives.virial.detach(),
+        rehearsed=True,
+    )
 
 
 def labels_of(settings: TrainSettings, role: str, learn: str = "all") -> list[LabelledStructure]:

@@ -24,9 +24,9 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     Splits called ``validation`` are used as such, those called ``test`` are not used. Raises InputError where
     the model, the data or the name of the new model cannot be used.
     """
-    folder = out.with_suffix(".training")
+    folder = out.with_name(f"{out.name.removesuffix('.pt')}.training")
     if folder == out:
-        raise InputError(f"{out} is the folder of the training; name the model {out.with_suffix('.pt')}")
+        raise InputError(f"{out} is the folder of the training; name the model {out}.pt")
     parent = load_model(name)
     nothing = StageSettings(steps=0, learning_rate=LEARNING_RATE)
     sources = []

@@ -16,6 +16,7 @@ from mlh_driver.training.objectives import BandTerm
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import LossWeights
 
+#: Of the least squares, relative to what one structure contributes: it only settles what no pair tells of.
 RIDGE = 1e-4
 
 

@@ -18,6 +18,7 @@ from mlh_driver.constants import COULOMB_eV_A
 from mlh_driver.network.network import HamiltonianNetwork
 from mlh_driver.training.samples import Sample
 
+#: Of each structure: the longest ones, one along each axis of an ordinary cell.
 N_WAVES = 3
 #: Fewer equations for each unknown would make the factors a matter of chance.
 LEAST_EQUATIONS = 3
@@ -91,7 +92,8 @@ def _equations(sample: Sample, G: Tensor, n_species: int) -> tuple[Tensor, Tenso
 
 def _longest_waves(cell: Tensor) -> Tensor:
     """(K, 3) the smallest reciprocal lattice vectors, one of each pair +-G, in 1/Å."""
-    integers = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3)[14:]
+    integers = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3)
+    integers = integers[len(integers) // 2 + 1 :]  # before (0, 0, 0), in the middle, is -G of each
     G = integers @ (2.0 * torch.pi * torch.linalg.inv(cell).T)
     lengths = torch.linalg.vector_norm(G, dim=1)
     order = torch.argsort(lengths)[:N_WAVES]

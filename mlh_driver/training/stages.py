@@ -35,7 +35,8 @@ class Stage(ABC):
     """One stage.
 
     plan:           length and learning rate
-    gradient_limit: longer gradients are shortened to it
+    gradient_limit: longer gradients are shortened to it: some ten times the usual ones late in a training, so
+                    that one odd batch does not undo many steps
     """
 
     name: str

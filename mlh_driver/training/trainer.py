@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mlh_driver.errors import InputError, NonFiniteError
 from mlh_driver.evaluation import mean_errors
+from mlh_driver.files import alone_in
 from mlh_driver.model import load_archive, save_archive
 from mlh_driver.model_files import model_digest
 from mlh_driver.network.network import HamiltonianNetwork
@@ -27,6 +28,7 @@ from mlh_driver.training.settings import StageSettings, TrainSettings
 from mlh_driver.training.soap import SOAP
 from mlh_driver.training.stages import Stage, stages_of
 
+#: The learning rate rises over so many steps at most, in which Adam's averages of the gradients form.
 WARM_UP_STEPS = 100
 
 TrainingProgress = Callable[[str, int, int, dict[str, float]], None]
@@ -84,9 +86,13 @@ class Trainer:
     def run(self, resume: bool = False) -> HamiltonianNetwork:
         """Train from the start, or from the checkpoint; returns the averaged network.
 
-        Raises InputError when there is no checkpoint to resume, or an unfinished run that would be lost, and
-        NonFiniteError when the training diverges.
+        Raises InputError when there is no checkpoint to resume, an unfinished run that would be lost, or
+        another process at work in the output, and NonFiniteError when the training diverges.
         """
+        with alone_in(self.settings.output):
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> HamiltonianNetwork:
         if resume:
             self.load_checkpoint()
         else:
@@ -209,6 +215,11 @@ class Trainer:
         )
 
     @property
+    def model_path(self) -> Path:
+        """Of the finished model, which whoever trains writes."""
+        return self.settings.output / f"{self.settings.name}.pt"
+
+    @property
     def checkpoint_path(self) -> Path:
         return self.settings.output / "checkpoint.pt"
 
@@ -222,6 +233,7 @@ class Trainer:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "position": vars(self.position),
+            "trained_on": self._trained_on(),
             "rng": self.rng.bit_generator.state,
         }
         save_archive(self.checkpoint_path, state)
@@ -237,6 +249,12 @@ class Trainer:
                 f"{self.checkpoint_path} was written with another basis, other atom_energy_eV or network "
                 "settings, or from another model; restore them, or choose another output and start without "
                 "--resume"
+            )
+        is_at_end = state["position"]["stage"] >= len(self.stages)
+        if is_at_end and state["trained_on"] != self._trained_on() and not self.model_path.exists():
+            raise InputError(
+                f"{self.checkpoint_path} is of a run at its end, on other data than these: what is new would "
+                "not be learned; start from its model (start_from) in another output"
             )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -260,6 +278,9 @@ class Trainer:
             "parent": model_digest(settings.start_from) if settings.start_from else None,
         }
 
+    def _trained_on(self) -> list[str]:
+        return [sample.name for sample in self.data.train]
+
     def _scored_by(self) -> dict[str, Any]:
         """What the score of a validation depends on, besides the weights."""
         return {
@@ -273,15 +294,16 @@ class Trainer:
             state = load_archive(path)
         except Exception:  # torch raises anything
             state = {}
-        if {"made_for", "scored_by"} <= state.keys():
+        if {"made_for", "scored_by", "trained_on"} <= state.keys():
             return state
         raise InputError(f"{path} is damaged or no checkpoint of this version; remove it and start anew")
 
     def _check_nothing_is_lost(self) -> None:
         """Raise InputError if the output holds a model, or a run that has taken steps."""
-        finished = self.settings.output / f"{self.settings.name}.pt"
-        if finished.exists():
-            raise InputError(f"{finished} is a finished model; choose another output or name, or remove it")
+        if self.model_path.exists():
+            raise InputError(
+                f"{self.model_path} is a finished model; choose another output or name, or remove it"
+            )
         if not self.checkpoint_path.exists():
             return
         position = Position(**self._read_checkpoint()["position"])
@@ -296,8 +318,9 @@ class Trainer:
 
 
 def learning_rate(plan: StageSettings, step: int) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
-    if step < WARM_UP_STEPS:
-        return plan.learning_rate * (step + 1) / WARM_UP_STEPS
-    progress = (step - WARM_UP_STEPS) / max(1, plan.steps - WARM_UP_STEPS)
+    """Linear warm-up over at most a tenth of the steps, then half a cosine down to a hundredth."""
+    warm_up = min(WARM_UP_STEPS, plan.steps // 10)
+    if step < warm_up:
+        return plan.learning_rate * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, plan.steps - warm_up)
     return plan.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

@@ -40,8 +40,10 @@ from typing import Any
 from filelock import FileLock
 
 from mlh_driver.errors import InputError, reason
-from mlh_driver.workflows.run_folder import alone_in, check_same, read_json, write_json
+from mlh_driver.files import alone_in
+from mlh_driver.workflows.run_folder import check_same, read_json, write_json
 
+#: Of a task that kills its process: once may be chance, three times are not.
 MOST_ATTEMPTS = 3
 CAMPAIGN, TASKS = "campaign.json", "tasks"
 TASK, RUNNING, RESULT, ERROR = "task.json", "running.json", "result.json", "error.json"

@@ -1,37 +1,18 @@
-"""The folder of a run: one process at a time, one set of settings, and files that are whole or not there."""
+"""The folder of a run: one set of settings, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from mlh_driver.errors import InputError
 from mlh_driver.files import replacing, write_csv
 
 SETTINGS = "settings.json"
 """What a single run was asked for; a campaign of runs has another file."""
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a folder; a lock ends with its process, however that ends.
-
-    Raises InputError if another process is in this block.
-    """
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another process is at work in {folder}; wait for it, or give another folder by --out"
-        ) from None
-    with lock:
-        yield
 
 
 def write_json(path: Path, content: Any) -> None:

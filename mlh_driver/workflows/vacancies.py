@@ -20,6 +20,7 @@ the order of the host, with one missing. Hosts keep their cells.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,14 +106,14 @@ class VacancySettings:
             raise InputError(f"starts are {', '.join(self.starts)}; give each of them once")
         if self.starts == ("puckered",):
             raise InputError("not every site can start puckered; give another start, too, such as unmoved")
-        if not self.fmax_eV_A > 0.0 or self.steps < 1 or self.sample < 0:
+        if not 0.0 < self.fmax_eV_A < math.inf or self.steps < 1 or self.sample < 0:
             raise InputError(
                 f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
                 "positive numbers"
             )
         if self.pairs and self.defect != "vacancy":
             raise InputError(f"pairs are of vacancies, but defect is {self.defect}; leave one of them out")
-        if self.within_A < 0.0 or (self.within_A and (self.sites or not self.pairs)):
+        if not 0.0 <= self.within_A < math.inf or (self.within_A and (self.sites or not self.pairs)):
             raise InputError(
                 f"within_A is {self.within_A}; give a positive distance, for pairs, and no sites beside it"
             )

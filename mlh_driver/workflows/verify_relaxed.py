@@ -13,6 +13,7 @@ are the minima of DFT next to those of the model; that DFT has no lower one else
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,12 +28,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.geometry import find_mic
 
 from mlh_driver.data import LabelledStructure, hdf5
-from mlh_driver.errors import MLHError
-from mlh_driver.files import replacing
+from mlh_driver.errors import InputError, MLHError
+from mlh_driver.files import alone_in, replacing
 from mlh_driver.reference import Labeler
 from mlh_driver.system import Array, System, same_structure
 from mlh_driver.workflows.relaxation import RELAXED, descend, read_last, read_relaxed, read_start
-from mlh_driver.workflows.run_folder import alone_in, check_same, read_json, write_json, write_rows
+from mlh_driver.workflows.run_folder import check_same, read_json, write_json, write_rows
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
 
@@ -95,6 +96,8 @@ def relax_by_dft(
     last step of each with as many more. Raises InputError for relaxations by other settings in the folder,
     and while another process is at them.
     """
+    if not 0.0 < fmax_eV_A < math.inf:
+        raise InputError(f"fmax_eV_A is {fmax_eV_A}; give a positive number of eV/Å, such as 0.05")
     folder = plan.folder / f"dft_{labeler.name}_relaxed"
     folder.mkdir(exist_ok=True)
     asked = {"reference": labeler.reference(), "fmax_eV_A": fmax_eV_A}

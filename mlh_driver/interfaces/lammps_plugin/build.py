@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,10 +77,10 @@ def folder() -> Path:
 
 
 def _compile(library: Path) -> None:
-    compiler = os.environ.get("CXX") or "g++"
-    if shutil.which(compiler) is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(compiler[0]) is None:
         raise InputError(
-            f"there is no C++ compiler {compiler!r}: install one (Debian: apt install g++), or set CXX to "
+            f"there is no C++ compiler {compiler[0]!r}: install one (Debian: apt install g++), or set CXX to "
             "its name. Without it, 'mlh-driver lammps' runs LAMMPS in one process"
         )
     includes = [f"-I{_folder_of_header(package)}" for package in _HEADERS]
@@ -92,11 +93,12 @@ def _compile(library: Path) -> None:
         options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-DLAMMPS_SMALLBIG", f"-I{work}", *includes]
         options.append(f"-fmacro-prefix-map={SOURCE.parent}/=")  # LAMMPS' errors name file and line
         done = subprocess.run(
-            [compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+            [*compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise InputError(
-                f"{compiler} cannot compile {SOURCE} against LAMMPS {_version('lammps')}:\n{done.stderr}"
+                f"{shlex.join(compiler)} cannot compile {SOURCE} against LAMMPS {_version('lammps')}:\n"
+                f"{done.stderr}"
             )
         os.replace(made, library)
 

@@ -30,6 +30,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <netdb.h>
@@ -85,6 +86,7 @@ class Server {
     const auto colon = address.rfind(':');
     if (address.rfind("unix:", 0) == 0) {
       path = address.substr(5);
+      if (path.empty()) throw std::runtime_error("address '" + address + "' names no socket");
       if (path.find('/') == std::string::npos) path = UNIX_PREFIX + path;
       if (path.size() >= sizeof(sockaddr_un::sun_path))
         throw std::runtime_error("the path of the unix socket, " + path + ", is too long");
@@ -184,6 +186,11 @@ class Server {
     answer.forces = read_reals(3 * n_atoms);
     for (double &f : answer.forces) f *= ANGSTROM / ELECTRONVOLT;
     const Reals virial = read_reals(9);
+    const auto is_finite = [](double value) { return std::isfinite(value); };
+    if (!std::isfinite(answer.energy) || !std::all_of(virial.begin(), virial.end(), is_finite) ||
+        !std::all_of(answer.forces.begin(), answer.forces.end(), is_finite))
+      throw std::runtime_error("the server at " + address + " returned an energy, forces or a virial that are not "
+                               "finite; it is not one of mlh-driver's, which refuse such structures");
     for (int i = 0; i < 9; i++) answer.virial[i] = virial[i] / ELECTRONVOLT;
     const json extras = read_json();
     try {
@@ -193,7 +200,8 @@ class Server {
       answer.energies.resize(n_atoms);
       std::memcpy(answer.energies.data(), bytes.data(), bytes.size());
     } catch (const json::exception &error) {
-      throw ConnectionLost(std::string("its answer cannot be read (") + error.what() + ")");
+      throw std::runtime_error("the server at " + address + " is of another version of mlh-driver (" + error.what() +
+                               "); start that of the package from which this fix was compiled");
     }
     return answer;
   }
@@ -257,6 +265,8 @@ class Server {
   {
     for (std::size_t sent = 0; sent < bytes.size();) {
       const auto count = ::send(socket, &bytes[sent], bytes.size() - sent, MSG_NOSIGNAL);
+      if (count < 0 && errno == EAGAIN)
+        throw ConnectionLost("it took nothing for " + std::to_string(PATIENCE_S) + " s");
       if (count < 0 && errno != EINTR)
         throw ConnectionLost(std::string("the connection broke while sending (") + std::strerror(errno) + ")");
       sent += std::max<decltype(count)>(count, 0);
@@ -344,6 +354,7 @@ class FixMLH : public LAMMPS_NS::Fix {
   void min_post_force(int vflag) override { post_force(vflag); }
   double compute_scalar() override { return totals.energy; }
   double compute_vector(int i) override { return totals.observables[i]; }
+  void write_restart(FILE *) override;
 
  private:
   /* What every rank gets; the virial in the order xx, yy, zz, xy, xz, yz. Units of the script; observables in eV. */
@@ -391,6 +402,7 @@ FixMLH::FixMLH(LAMMPS_NS::LAMMPS *lmp, int narg, char **arg) try :
   extscalar = 1;
   extvector = 0;
   size_vector = std::size(OBSERVABLES);
+  restart_global = 1;
   energy_global_flag = energy_peratom_flag = virial_global_flag = 1;
   thermo_energy = thermo_virial = 1;
   for (std::size_t i = 0; i < std::size(ALARMS); i++) alarms[i] = ALARMS[i].limit;
@@ -403,6 +415,13 @@ int FixMLH::setmask()
 {
   using namespace LAMMPS_NS::FixConst;
   return PRE_REVERSE | POST_FORCE | MIN_PRE_REVERSE | MIN_POST_FORCE;
+}
+
+/* Nothing is kept, but LAMMPS then says after read_restart that a fix mlh was there and is not any more. */
+void FixMLH::write_restart(FILE *file)
+{
+  const int n_bytes = 0;
+  if (comm->me == 0) fwrite(&n_bytes, sizeof(n_bytes), 1, file);
 }
 
 void FixMLH::init()

@@ -84,9 +84,12 @@ def _i_pi(file: Path, socket: Path) -> Iterator[None]:
 
 
 def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
     while not socket.exists():
         if process.poll() is not None:
             raise InputError(f"i-PI ended before it opened its socket; {log} says why")
+        if time.monotonic() > deadline:
+            raise InputError(f"i-PI opened no socket within {START_S:g} s; {log} says what it does")
         time.sleep(0.05)
 
 

@@ -111,10 +111,12 @@ class Process:
 
 
 def _environment(ranks: int) -> dict[str, str]:
-    """Of the processes with the model, which divide the cores, unless the user has."""
-    if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+    """Of the processes with the model: on this machine, also within a job that has others, with equal shares
+    of its cores unless the user has divided them."""
+    if ranks == 1:
         return dict(os.environ)
-    return os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+    share = str(max(1, (os.cpu_count() or 1) // ranks))
+    return {"OMP_NUM_THREADS": share, **os.environ, "HYDRA_LAUNCHER": "fork"}
 
 
 class Supervisor:

@@ -36,7 +36,7 @@ from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
 from mlh_driver.errors import NO_RESULT, InputError, MLHError
-from mlh_driver.files import replacing
+from mlh_driver.files import alone_in, replacing
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
@@ -52,13 +52,23 @@ from mlh_driver.workflows.melt_quench.monitor import Monitor, RunProgress, Statu
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 from mlh_driver.workflows.relaxation import relax
-from mlh_driver.workflows.run_folder import SETTINGS, alone_in, check_same, read_json
+from mlh_driver.workflows.run_folder import SETTINGS, check_same, read_json
 
 START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
+#: Settings of the engine on which a run depends.
+ENGINE_SETTINGS = ("solver", "electronic_temperature_K", "error_per_atom_meV", "sampling", "dtype")
 #: Of the columns of a run, those that have to be read with it.
 RANGE = ("extrapolation", "charge_deviation")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder is that of a melt-quench; other programs have a settings.json, too."""
+    try:
+        return {"settings", "start", "model"} <= read_json(folder / SETTINGS).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ class Run:
     def read(cls, folder: Path) -> Run:
         """The run in a folder that was prepared; raises InputError if there is none, or one of no use."""
         path = folder / SETTINGS
-        if not path.is_file():
-            raise InputError(f"{folder} holds no run of 'mlh-driver melt-quench' ({SETTINGS} is missing)")
+        if not holds_run(folder):
+            raise InputError(f"{folder} holds no run of 'mlh-driver melt-quench' ({SETTINGS})")
         return cls(folder, validated(MeltQuenchSettings, read_json(path)["settings"], str(path)))
 
     @property
@@ -108,6 +118,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         file
         for folder in folders
         for file in (sorted(folder.glob(SETTINGS)) or sorted(folder.glob(f"*/{SETTINGS}")))
+        if holds_run(file.parent)
     ]
     if not files:
         raise InputError(
@@ -125,7 +136,9 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     folder = folder.resolve() if folder.is_symlink() else folder
     path = folder / SETTINGS
     if path.exists():
-        check_same(folder, read_json(path), asked)
+        before = read_json(path)
+        before["model"] = asked["model"] | before["model"]  # the first runs did not name all settings
+        check_same(folder, before, asked)
         return Run(folder, settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds no run; give a new folder by --out")
@@ -160,9 +173,7 @@ def request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: En
     model = {
         "name": engine.model.metadata.name,
         "digest": None if isinstance(chosen.model, Model) else model_digest(chosen.model),
-        "electronic_temperature_K": chosen.electronic_temperature_K,
-        "sampling": chosen.sampling,
-        "dtype": chosen.dtype,
+        **{name: getattr(chosen, name) for name in ENGINE_SETTINGS},
     }
     return {"settings": settings.model_dump(), "start": given, "model": model}
 
