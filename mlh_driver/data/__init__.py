@@ -6,6 +6,7 @@ or a folder of ``.npz`` files (``mlh_driver.data.npz``). Structures have names a
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mlh_driver.data import hdf5, npz
@@ -29,9 +30,9 @@ def read_structure(path: str | Path, name: str) -> LabelledStructure:
     return npz.read_structure(path, name) if path.is_dir() else hdf5.read_structure(path, name)
 
 
-def read_split(path: str | Path, split: str) -> list[LabelledStructure]:
-    """All structures of one split of a data set."""
+def read_split(path: str | Path, split: str, names: str = "*") -> list[LabelledStructure]:
+    """The structures of one split of a data set whose names match a pattern such as ``vac_*``."""
     splits = read_splits(path)
     if split not in splits:
         raise InputError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
-    return [read_structure(path, name) for name in splits[split]]
+    return [read_structure(path, name) for name in splits[split] if fnmatch(name, names)]

@@ -157,9 +157,8 @@ def _labels(
     """With the section that names each."""
     for source in settings.data:
         for split in getattr(source, role) if source.learn == learn else ():
-            for label in read_split(source.path, split):
-                if fnmatch(label.name, source.names):
-                    yield source, label
+            for label in read_split(source.path, split, source.names):
+                yield source, label
 
 
 def _samples(settings: TrainSettings, role: str, learn: str = "all") -> list[Sample]:
