@@ -123,7 +123,8 @@ def save_archive(path: Path, content: dict[str, Any]) -> None:
 def load_archive(path: Path) -> dict[str, Any]:
     """What :func:`save_archive` wrote: tensors and plain types, and nothing that could run.
 
-    Raises anything for a file that is none; a compressed one is refused, since it could fill the memory.
+    Raises anything for a file that is not an archive; a compressed one is refused, since it could fill the
+    memory.
     """
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):

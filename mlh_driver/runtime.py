@@ -1,6 +1,6 @@
 """The state of the process: how it is stopped, and what makes its compiled parts fast.
 
-All that the package changes in its process is here, and when:
+What the package changes in a process of which it is a guest, and when:
 
 * importing the package: how long OpenMP threads spin while they wait (:func:`limit_spinning`), unless the
   environment says so already;

@@ -80,7 +80,7 @@ def check_same_atoms(frames: Sequence[Atoms]) -> None:
 
 
 def check_periodic(atoms: Atoms) -> None:
-    """Raise InputError for what is not periodic along all axes, or has no atoms, or numbers that are none."""
+    """Raise InputError for what is not periodic along all axes, is empty, or has infinite positions."""
     if not atoms.pbc.all():
         raise InputError(
             f"pbc is {atoms.pbc.tolist()}; the analysis needs a cell that is periodic along all axes"

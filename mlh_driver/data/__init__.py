@@ -17,7 +17,7 @@ __all__ = ["LabelledStructure", "read_split", "read_splits", "read_structure"]
 
 
 def read_splits(path: str | Path) -> dict[str, list[str]]:
-    """Names of the structures of each split of a data set; raises InputError if it is none."""
+    """Names of the structures of each split of a data set; raises InputError for what is not one."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"the data set {path} does not exist")

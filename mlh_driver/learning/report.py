@@ -51,17 +51,14 @@ def add_row(row: Row, folder: Path) -> None:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Errors on new frames against the number of labels trained on, and the runs of each round."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
     _plot_errors(axes[0], rows, "forces_rmse_meV_A", "force error, RMSE (meV/Å)")
     _plot_errors(axes[1], rows, "energy_meV_atom", "energy error (meV/atom)")
     _plot_runs(axes[2], rows)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _plot_errors(axes: Axes, rows: list[Row], key: str, label: str) -> None:

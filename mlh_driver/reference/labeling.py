@@ -34,7 +34,7 @@ def make_labeler(
     with CP2K, a third with PySCF. A structure with a small gap converges at an electronic temperature of
     about that of its atoms.
 
-    Raises InputError for an unknown name and a temperature that is none.
+    Raises InputError for an unknown name, and a temperature that is negative or not finite.
     """
     if not 0.0 <= electronic_temperature_K < np.inf:
         raise InputError(

@@ -43,7 +43,7 @@ _STRESS = r"siesta: Stress tensor \(static\) \(eV/Ang\*\*3\):\s*\n" + 3 * ("sies
 def from_siesta_run(path: Path) -> LabelledStructure:
     """A closed-shell run at the Gamma point, from its input file (.fdf); called after its folder and file.
 
-    Raises InputError if sisl or a file is missing, or the run is none that the minimal basis can hold.
+    Raises InputError if sisl or a file is missing, or the run does not fit the minimal basis.
     """
     sisl = _import_sisl()
     if path.suffix != ".fdf" or not path.is_file():

@@ -22,10 +22,11 @@ from mlh_driver.solvers.dense import differentiable_density
 from mlh_driver.training.samples import Sample
 from mlh_driver.training.settings import LossWeights
 
-#: Of squared errors of on-site elements, 1 for the others: they are few, but hold long waves of potential.
+#: Of squared errors of on-site elements, 1 for the others: they are few, but the potential of distant charges
+#: shows in them alone.
 ONSITE_WEIGHT = 10.0
 #: Of squared errors of occupied levels to first order: errors of many hops add up in those near the gap. Each
-#: counts as much as it holds electrons.
+#: level has the weight of its occupation.
 LEVEL_WEIGHT = 50.0
 #: Of squared errors of excess electrons and dipoles, beside those of H in eV^2.
 MULTIPOLE_WEIGHT = 1000.0

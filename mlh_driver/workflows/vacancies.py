@@ -74,7 +74,7 @@ class VacancySettings:
     sites:   atoms of every host, counted from 0; none means one of each symmetry orbit
     sample:  so many of them only, drawn at random in each host by ``seed``; 0 means all
     starts:  of the relaxation of each site, see :mod:`mlh_driver.workflows.sites`; the lowest minimum wins.
-             None are the usual ones of the defect
+             If none is named, the usual ones of the defect
     pairs:   vacancies by twos: each two of ``sites``, or those at most ``within_A`` apart, or where that is 0
              each site with its nearest one; a ``sample`` of them, or all. Of single ones those of the pairs
     fmax_eV_A, steps: a relaxation ends when no force is larger, and fails after so many steps
@@ -294,7 +294,9 @@ def _check_electrons(system: System, element: str, engine: Engine) -> None:
     for of, numbers in (("the host", system.numbers), (element, np.array([atomic_numbers[element]]))):
         electrons = engine.model.basis.n_electrons(numbers)
         if electrons % 2:
-            raise InputError(f"{of} has {electrons} electrons, and the model pairs all of them; take another")
+            raise InputError(
+                f"{of} has {electrons} electrons, an odd number, and the model pairs all: take another"
+            )
 
 
 def _tasks(
