@@ -10,11 +10,11 @@ from ase.io import read
 from conftest import CRISTOBALITE
 from processes import REPOSITORY
 
-import mlh_driver.network.network as network_module
 import mlh_driver.network.nodes as nodes_module
 from mlh_driver import Engine, System
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model
+from mlh_driver.network import chunks
 
 
 @pytest.fixture
@@ -163,8 +163,8 @@ def test_parts_of_a_large_system_add_up(host: Atoms, model64: Model, monkeypatch
     """Bonds and atoms in many parts, recomputed in the backward pass, give the same as all at once."""
     system = System.from_ase(host)
     whole = Engine(model64).compute(system)
-    for module in (network_module, nodes_module):
-        monkeypatch.setattr(module, "BONDS", 500)
+    monkeypatch.setattr(chunks, "BONDS", 500)
+    monkeypatch.setattr(chunks, "BONDS_AT_ONCE", 500)
     monkeypatch.setattr(nodes_module, "ATOMS", 20)
     parts = Engine(model64).compute(system)
     assert parts.energy == pytest.approx(whole.energy, abs=1e-8)

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-BONDS = 65536
+#: So many bonds are one part, whose results are kept instead of computed again: a quarter less time.
+BONDS_AT_ONCE = 65536
+#: Of a part, where there are more; some hundred MB each.
+BONDS = 16384
 ATOMS = 1024
 #: Some results of a part are as large as the whole system, so the number of parts must not grow with it.
 MOST = 12
@@ -19,6 +22,11 @@ def chunk_sizes(total: int, preferred: int) -> list[int]:
     """Nearly equal sizes, about the preferred one, that add up to ``total``."""
     count = min(max(1, -(-total // preferred)), MOST)
     return [total // count + (k < total % count) for k in range(count)]
+
+
+def bond_chunks(total: int) -> list[int]:
+    """Sizes of the parts of so many bonds: a single one, or nearly equal ones."""
+    return [total] if total <= BONDS_AT_ONCE else chunk_sizes(total, BONDS)
 
 
 def in_chunks(function: Callable[..., Tensor], parts: Sequence[tuple[Any, ...]]) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError
 from mlh_driver.graph import Graph, kind_of_pair, pair_kinds
-from mlh_driver.network.chunks import BONDS, chunk_sizes, in_chunks
+from mlh_driver.network.chunks import bond_chunks, in_chunks
 from mlh_driver.network.coupling import bond_coupling
 from mlh_driver.network.electrostatics import LongRange
 from mlh_driver.network.energy import ManyBodyEnergy
@@ -261,7 +261,7 @@ class HamiltonianNetwork(nn.Module):
         blocks = []
         for head, part, size in zip(heads, pairs.split(sizes), sizes, strict=True):
             if size:
-                chunks = part.split(chunk_sizes(size, BONDS))
+                chunks = part.split(bond_chunks(size))
                 blocks += [_pad(found, self.n) for found in in_chunks(head, [(x, chunk) for chunk in chunks])]
         # without pairs still a function of x, whose derivative other processes may wait for
         return torch.cat(blocks) if blocks else x.flatten()[:0].reshape(0, copies, self.n, self.n)

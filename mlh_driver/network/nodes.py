@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from mlh_driver.network.chunks import ATOMS, BONDS, chunk_sizes, in_chunks
+from mlh_driver.network.chunks import ATOMS, bond_chunks, chunk_sizes, in_chunks
 from mlh_driver.network.frames import FrameRotation
 from mlh_driver.network.rotation import Ends, gather, scatter
 from mlh_driver.network.so3 import spherical_harmonics
@@ -200,7 +200,7 @@ class Messages(nn.Module):
     def forward(self, x: Tensor, species: Tensor, bonds: Bonds, part: Whole) -> Tensor:
         """(M, K, C) -> (M, K, C), species (L,); bonds are given both ways."""
         source = part.spread(self.prepare(x, part.own(species)))
-        parts = bonds.split(chunk_sizes(len(bonds.radial), BONDS))
+        parts = bonds.split(bond_chunks(len(bonds.radial)))
         total = torch.zeros_like(source)
         for message in in_chunks(self._sum, [(source, species, part) for part in parts]):
             total = total + message
