@@ -7,14 +7,18 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
 from processes import DRIVER, ENVIRONMENT, Launcher, eventually
 from rank_program import FEW, cases, cristobalite
 
-from mlh_driver import Engine, System
+from mlh_driver import Engine, MLHCalculator, System
 from mlh_driver.distributed.partition import around, bisected
 from mlh_driver.distributed.ranks import launcher
 from mlh_driver.errors import ConnectionLost, InputError, MLHError
@@ -126,11 +130,40 @@ def test_a_killed_process_is_replaced_with_all_others(start: Launcher) -> None:
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
         assert remote.compute(system).energy == pytest.approx(before.energy, abs=1e-9)
-    assert "it is started again for the same structure (1/3)" in server.output
+        assert server.output.count("it is started again for the same structure (1/3)") == 1
+        moved = System(system.numbers, system.positions + 0.1, system.cell)
+        at_work = threading.Timer(0.3, os.kill, (models(server.process.pid)[1], signal.SIGKILL))
+        at_work.start()
+        assert remote.compute(moved).energy == pytest.approx(before.energy, abs=1e-6)
+        at_work.join()
+        remote.compute(system)
+    assert server.output.count("it is started again for the same structure (1/3)") == 2
     ranks = models(server.process.pid)
     server.process.terminate()
     assert server.status(30.0) == 0
     assert eventually(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
+
+
+@pytest.mark.slow
+def test_forces_of_two_processes_are_the_derivative_and_keep_the_energy(start: Launcher) -> None:
+    server = start(*DRIVER, "serve", "--unix", f"{start.folder}/socket", *OPTIONS, "--ranks", "2")
+    server.wait_for("listening on")
+    atoms = cristobalite(1)
+    atoms.calc = MLHCalculator(server=f"unix:{start.folder}/socket")
+    forces, step_A = atoms.get_forces(), 1e-3
+    for atom, axis in ((0, 0), (7, 2)):
+        energies = []
+        for shift in (step_A, -2.0 * step_A):
+            atoms.positions[atom, axis] += shift
+            energies.append(atoms.get_potential_energy())
+        atoms.positions[atom, axis] += step_A
+        slope = (energies[1] - energies[0]) / (2.0 * step_A)
+        assert forces[atom, axis] == pytest.approx(slope, abs=1e-3)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300.0, rng=np.random.default_rng(1))
+    before = atoms.get_total_energy()
+    VelocityVerlet(atoms, 0.5 * units.fs).run(20)
+    assert abs(atoms.get_total_energy() - before) / len(atoms) < 1e-4
+    atoms.calc.engine.close()
 
 
 @pytest.mark.slow

@@ -1,26 +1,36 @@
 """Time, memory and traffic of a force call that several processes share.
 
-    python examples/benchmarks/ranks.py [--ranks 1 2] [--cells 48] [--calls 3]
+    python examples/benchmarks/ranks.py [--ranks 1 2] [--cells 48] [--calls 3] [--plot ranks.png]
 
 A row of cells of alpha-cristobalite, 10 x 10 Å wide, in which each process has a piece, with the solver
-``sp2`` in float32. The processes share all cores. Prints, for each number of processes: the median time of
-a call, the largest peak memory of a process, atoms of the halo for each own one, the bytes that the busiest
-process sends for each of its atoms in a product of matrices, and the products of a call.
+``sp2`` in float32. Two series:
+
+strong: the same row for each number of processes, which share all cores
+weak:   a row that grows with the number of processes, each with the same number of cores
+
+Prints the median time of a call, the largest peak memory of a process, atoms of the halo for each own one,
+the bytes that the busiest process sends for each of its atoms in a product of matrices, and the products of
+a call; and draws the times.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from ase import Atoms
 from force_call import walk
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 from scaling import cristobalite
 
 from mlh_driver import System
@@ -34,7 +44,7 @@ SINGLE_BYTES = 4
 
 
 def measure(frames: list[Atoms]) -> None:
-    """In each process; the first one prints."""
+    """In each process; the first one prints the largest figures as JSON."""
     configure()
     ranks, patterns, seconds = world(launched_ranks()), [], []
     products = 0
@@ -64,30 +74,81 @@ def measure(frames: list[Atoms]) -> None:
     everywhere = ranks.swap([here] * ranks.size)
     if ranks.rank == 0:
         most = {name: max(found[name] for found in everywhere) for name in here}
-        print(
-            f"{len(frames[0])} atoms, {ranks.size} processes of {torch.get_num_threads()} threads: "
-            f"{most['seconds']:.2f} s, "
-            f"{most['peak_MB']:.0f} MB each, {most['halo']:.2f} atoms of the halo for each own one, "
-            f"{most['bytes'] / 1024:.1f} KB for each own atom and product, {products} products",
-            flush=True,
-        )
+        own = {"atoms": len(frames[0]), "threads": torch.get_num_threads(), "products": products}
+        print(json.dumps(own | most), flush=True)
+
+
+def launch(ranks: int, threads: int, cells: int, calls: int) -> dict[str, float]:
+    """What the processes have measured."""
+    command = [*launcher(ranks), sys.executable, __file__, "--single", "--cells", str(cells)]
+    command += ["--calls", str(calls)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, threads))}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return {"ranks": ranks, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def print_table(series: dict[str, list[dict[str, float]]]) -> None:
+    table = Table(title="force call with sp2, shared by processes")
+    heads = (
+        "series",
+        "processes",
+        "threads each",
+        "atoms",
+        "s",
+        "MB each",
+        "halo / own",
+        "KB sent",
+        "products",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, rows in series.items():
+        for row in rows:
+            shown = (
+                name,
+                *(f"{row[key]:.0f}" for key in ("ranks", "threads", "atoms")),
+                f"{row['seconds']:.2f}",
+            )
+            shown += (f"{row['peak_MB']:.0f}", f"{row['halo']:.2f}", f"{row['bytes'] / 1024:.1f}")
+            table.add_row(*shown, f"{row['products']:.0f}")
+    Console(width=110).print(table)
+
+
+def draw(series: dict[str, list[dict[str, float]]], path: Path) -> None:
+    figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, rows in series.items():
+        axes.plot([row["ranks"] for row in rows], [row["seconds"] for row in rows], "o-", label=name)
+    axes.set(xlabel="processes", ylabel="seconds of a force call", ylim=(0.0, None))
+    axes.set_xticks(sorted({row["ranks"] for rows in series.values() for row in rows}))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--cells", type=int, default=48, help="along the row")
+    parser.add_argument("--cells", type=int, default=48, help="along the row, of the most processes")
     parser.add_argument("--calls", type=int, default=3, help="of which the first does not count")
+    parser.add_argument("--plot", type=Path, default=Path("ranks.png"))
     parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.single:
         measure(walk(cristobalite((2, 2, options.cells)), options.calls))
         return
-    same = ["--single", "--cells", str(options.cells), "--calls", str(options.calls)]
+    cores, most = os.cpu_count() or 1, max(options.ranks)
+    series: dict[str, list[dict[str, float]]] = {"strong": [], "weak": []}
     for count in options.ranks:
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
-        command = [*launcher(count), sys.executable, __file__, *same]
-        subprocess.run(command, env=os.environ | threads, check=True)
+        series["strong"].append(launch(count, cores // count, options.cells, options.calls))
+        series["weak"].append(
+            series["strong"][-1]
+            if count == most
+            else launch(count, cores // most, options.cells * count // most, options.calls)
+        )
+    print_table(series)
+    draw(series, options.plot)
 
 
 if __name__ == "__main__":
