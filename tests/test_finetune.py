@@ -105,7 +105,7 @@ def test_what_is_rehearsed_has_no_error_for_the_model_itself(crystals: Path, tmp
     melt = next(s for s in reversed(parent.structures) if engine.compute(s).charge_deviation > 0.1)
     settings = finetune_settings("asio2-minimal", [crystals], tmp_path / "x.pt", steps=1, rehearse=1)
     sample = _as_predicted(parent, melt, 0, settings)
-    assert float(joint_loss(parent.network, sample, settings.weights)) < 1e-6
+    assert joint_loss(parent.network, sample, settings.weights).item() < 1e-6
 
 
 def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> None:
@@ -118,11 +118,14 @@ def test_license_and_citation_are_inherited(crystals: Path, tmp_path: Path) -> N
     assert {name: getattr(settings, name) for name in terms} == terms
 
 
-def test_model_cannot_have_the_name_of_its_training(crystals: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"x\.training is the folder of the training; name the model .*x\.pt"
-    ):
-        finetune_settings("asio2-minimal", [crystals], tmp_path / "x.training", steps=1, rehearse=0)
+def test_each_model_has_a_folder_of_its_own_for_its_training(crystals: Path, tmp_path: Path) -> None:
+    made = finetune_settings("asio2-minimal", [crystals], tmp_path / "x.training", steps=1, rehearse=0)
+    assert made.output == tmp_path / "x.training.training"
+    versions = [
+        finetune_settings("asio2-minimal", [crystals], tmp_path / name, steps=1, rehearse=0)
+        for name in ("v1.2", "v1.3", "v1.3.pt")
+    ]
+    assert [made.output.name for made in versions] == ["v1.2.training", "v1.3.training", "v1.3.training"]
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(0, 3), (25, 24), (49, 24), (7, 0), (5, 9)])

@@ -132,11 +132,13 @@ def _as_predicted(parent: Model, system: System, number: int, settings: TrainSet
         electronic_temperature_K=engine.settings.electronic_temperature_K,
     )
     sample = make_sample(label, settings.basis(), settings.atom_energies(), settings.network.pair_cutoff_A)
-    # The engine may hold charges, which no loss knows: then its energy is not what the training computes.
-    _, binding, derivatives = total_energy(parent.network, sample)
+    # The engine may hold charges, which no loss knows: then its energy is not what the training computes, and
+    # the charges of H are not those that the network predicts.
+    blocks, binding, derivatives = total_energy(parent.network, sample)
     return replace(
         sample,
-        binding=float(binding),
+        multipoles=blocks.multipoles.detach(),
+        binding=float(binding.detach()),
         forces=derivatives.forces.detach(),
         virial=derivatives.virial.detach(),
         rehearsed=True,

@@ -25,8 +25,6 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     the model, the data or the name of the new model cannot be used.
     """
     folder = out.with_name(f"{out.name.removesuffix('.pt')}.training")
-    if folder == out:
-        raise InputError(f"{out} is the folder of the training; name the model {out}.pt")
     parent = load_model(name)
     nothing = StageSettings(steps=0, learning_rate=LEARNING_RATE)
     sources = []

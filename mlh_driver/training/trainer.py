@@ -28,7 +28,8 @@ from mlh_driver.training.settings import StageSettings, TrainSettings
 from mlh_driver.training.soap import SOAP
 from mlh_driver.training.stages import Stage, stages_of
 
-#: The learning rate rises over so many steps at most, in which Adam's averages of the gradients form.
+#: The learning rate rises so slowly that it would come to its full height in so many steps, in which the
+#: averages of the gradients form.
 WARM_UP_STEPS = 100
 
 TrainingProgress = Callable[[str, int, int, dict[str, float]], None]
@@ -318,9 +319,10 @@ class Trainer:
 
 
 def learning_rate(plan: StageSettings, step: int) -> float:
-    """Linear warm-up over at most a tenth of the steps, then half a cosine down to a hundredth."""
-    warm_up = min(WARM_UP_STEPS, plan.steps // 10)
+    """Linear warm-up, in a short stage for half of it, then half a cosine down to a hundredth."""
+    warm_up = min(WARM_UP_STEPS, max(1, plan.steps // 2))
     if step < warm_up:
-        return plan.learning_rate * (step + 1) / warm_up
+        return plan.learning_rate * (step + 1) / WARM_UP_STEPS
     progress = (step - warm_up) / max(1, plan.steps - warm_up)
-    return plan.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+    highest = plan.learning_rate * warm_up / WARM_UP_STEPS
+    return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
