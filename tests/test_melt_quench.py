@@ -326,6 +326,8 @@ def test_a_folder_with_other_settings_or_other_content_is_refused(
     (tmp_path / ".editor").mkdir()
     (tmp_path / ".editor" / "settings.json").write_text('{"theme": "dark"}')
     assert find_runs([tmp_path]) == [run]
+    with pytest.raises(InputError, match="exists and holds no run"):
+        prepare(tmp_path / ".editor", glass, tiny(), engine)
     for command in ("report", "status"):
         shown = CliRunner().invoke(app, [command, str(tmp_path / ".editor")])
         assert isinstance(shown.exception, InputError), shown

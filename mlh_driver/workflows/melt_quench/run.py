@@ -134,9 +134,8 @@ def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettin
     """
     asked = request(start, settings, engine)
     folder = folder.resolve() if folder.is_symlink() else folder
-    path = folder / SETTINGS
-    if path.exists():
-        before = read_json(path)
+    if holds_run(folder):
+        before = read_json(folder / SETTINGS)
         before["model"] = asked["model"] | before["model"]  # the first runs did not name all settings
         check_same(folder, before, asked)
         return Run(folder, settings)
