@@ -13,7 +13,7 @@ from ase import Atoms
 
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.data import LabelledStructure, hdf5
-from mlh_driver.errors import InputError, StructureError
+from mlh_driver.errors import InputError, MLHError, StructureError
 from mlh_driver.reference.constants import count_occupied
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.downfold import downfold, overlap_matrices
@@ -70,6 +70,8 @@ def label_structure(
     with tempfile.TemporaryDirectory(prefix="mlh-label-") as workdir:
         try:
             result = labeler.calculate(atoms, Path(workdir))
+        except MLHError:
+            raise
         except (OSError, ValueError) as error:  # numbers that are stars, a file that was not written
             raise LabelingError(f"the results of {labeler.name} cannot be read: {error}") from error
     difference = float(abs(result.S - S).max()) if result.S.shape == S.shape else np.inf
