@@ -12,6 +12,7 @@ of OTHER, which has to be there.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,11 @@ def main(wanted: list[str]) -> None:
         print(f"{name} ({block.page.name}, {block.reason})\n{block.text}", flush=True)
         with (OUTPUT / f"{name}.txt").open("w") as output:
             done = subprocess.run(
-                block.command, cwd=folder_of(block), stdout=output, stderr=subprocess.STDOUT
+                block.command,
+                cwd=folder_of(block),
+                env=os.environ | {"COLUMNS": "110"},  # of tables
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         if done.returncode:
             failed.append(name)
