@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -187,7 +188,9 @@ def test_a_server_under_mpiexec_ends_with_its_killed_process(start: Launcher) ->
 @pytest.mark.slow
 def test_only_the_process_that_listens_needs_the_secret(start: Launcher) -> None:
     """And without it all end, instead of waiting for each other."""
-    serve = [*DRIVER, "serve", "--port", "0", *OPTIONS, "--secret-file"]
+    with socket.create_server(("localhost", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    serve = [*DRIVER, "serve", "--port", port, *OPTIONS, "--secret-file"]
     mpiexec, *_ = launcher(2)
     server = start(mpiexec, "-n", "1", *serve, "missing", ":", "-n", "1", *serve, "missing")
     assert server.status(100.0) != 0

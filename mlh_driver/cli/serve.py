@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -61,19 +61,10 @@ def serve(
     from mlh_driver.interfaces.sockets.secret import secret_for
     from mlh_driver.interfaces.sockets.server import Server
     from mlh_driver.interfaces.sockets.template import Template
-    from mlh_driver.runtime import launched_ranks
 
     target = Address.from_options(address, port, unix)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    launched = launched_ranks()
-    if launched > 1 and ranks > 1:
-        raise InputError(f"--ranks {ranks} beside {launched} processes of mpiexec; leave one of them out")
-    engines = (
-        _in_all_processes(settings, serving, launched)
-        if launched > 1
-        else serving.engines(settings, console.print, ranks)
-    )
-    with engines as make_engine:  # which only one process enters: that which listens needs the files
+    with _engines(settings, serving, console, ranks) as make_engine:  # only the process that listens goes on
         secret = secret_for(target, secret_file)
         elements = Template.read(template) if template else None
         console.print(settings.described())
@@ -81,6 +72,18 @@ def serve(
             if elements:
                 first.check_species(elements.numbers)
         Server(make_engine, elements, console, secret, make_engine.abandon).serve(listen(target))
+
+
+def _engines(
+    settings: EngineSettings, serving: Serving, console: Console, ranks: int
+) -> AbstractContextManager[Engines]:
+    from mlh_driver.runtime import launched_ranks
+
+    if (launched := launched_ranks()) == 1:
+        return serving.engines(settings, console.print, ranks)
+    if ranks > 1:
+        raise InputError(f"--ranks {ranks} beside {launched} processes of mpiexec; leave one of them out")
+    return _in_all_processes(settings, serving, launched)
 
 
 @contextmanager
