@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlh_driver.constants import KELVIN_eV
-from mlh_driver.engine_settings import DEFAULT_MODEL, EngineKeywords, EngineSettings
+from mlh_driver.engine_settings import DECISIVE, DEFAULT_MODEL, EngineKeywords, EngineSettings
 from mlh_driver.errors import NO_RESULT, InputError, NonFiniteError, StructureError
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
@@ -158,11 +158,10 @@ class Engine:
 
         A model that was loaded by somebody else has no digest, since its file is not known.
         """
-        told = ("solver", "electronic_temperature_K", "error_per_atom_meV", "sampling", "dtype")
         return {
             "model": self.model.metadata.name,
             **({"model_digest": self._digest} if self._digest else {}),
-            **{name: getattr(self.settings, name) for name in told},
+            **{name: getattr(self.settings, name) for name in DECISIVE},
             "mlh_driver_version": version("mlh-driver"),
         }
 

@@ -23,6 +23,8 @@ DEFAULT_MODEL = "asio2-minimal"
 PRECISIONS = ("float32", "float64")
 SAMPLINGS = ("auto", "gamma")
 DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
+#: Settings on which a result depends, beside the model.
+DECISIVE = ("solver", "electronic_temperature_K", "error_per_atom_meV", "sampling", "dtype")
 #: What a setting may be, by the type of its default, and in words. NumPy's numbers are such numbers, too.
 KINDS: dict[type, tuple[type, str]] = {
     float: (numbers.Real, "a number"),

@@ -40,6 +40,17 @@ from mlh_driver.distributed.team import SharedEngine
 from mlh_driver.runtime import configure, launched_ranks
 
 WARM_UP = 1
+COLUMNS = {
+    "processes": ("ranks", ".0f"),
+    "threads each": ("threads", ".0f"),
+    "atoms": ("atoms", ".0f"),
+    "s": ("seconds", ".2f"),
+    "MB each": ("peak_MB", ".0f"),
+    "halo / own": ("halo", ".2f"),
+    "KB sent": ("sent_KB", ".1f"),
+    "products": ("products", ".0f"),
+}
+"""Of the table: what stands in each, and how."""
 SINGLE_BYTES = 4
 
 
@@ -69,7 +80,7 @@ def measure(frames: list[Atoms]) -> None:
         "seconds": statistics.median(seconds[WARM_UP:]),
         "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "halo": len(pattern._unit) / n_own - 1.0,
-        "bytes": pattern.sent_blocks * pattern.n**2 * SINGLE_BYTES / n_own,
+        "sent_KB": pattern.sent_blocks * pattern.n**2 * SINGLE_BYTES / n_own / 1024,
     }
     everywhere = ranks.swap([here] * ranks.size)
     if ranks.rank == 0:
@@ -89,28 +100,11 @@ def launch(ranks: int, threads: int, cells: int, calls: int) -> dict[str, float]
 
 def print_table(series: dict[str, list[dict[str, float]]]) -> None:
     table = Table(title="force call with sp2, shared by processes")
-    heads = (
-        "series",
-        "processes",
-        "threads each",
-        "atoms",
-        "s",
-        "MB each",
-        "halo / own",
-        "KB sent",
-        "products",
-    )
-    for head in heads:
+    for head in ("series", *COLUMNS):
         table.add_column(head, justify="right")
     for name, rows in series.items():
         for row in rows:
-            shown = (
-                name,
-                *(f"{row[key]:.0f}" for key in ("ranks", "threads", "atoms")),
-                f"{row['seconds']:.2f}",
-            )
-            shown += (f"{row['peak_MB']:.0f}", f"{row['halo']:.2f}", f"{row['bytes'] / 1024:.1f}")
-            table.add_row(*shown, f"{row['products']:.0f}")
+            table.add_row(name, *(f"{row[key]:{form}}" for key, form in COLUMNS.values()))
     Console(width=110).print(table)
 
 

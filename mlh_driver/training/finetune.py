@@ -22,7 +22,7 @@ def finetune_settings(name: str, data: list[Path], out: Path, steps: int, rehear
     """Of joint steps that start from the model ``name``; checkpoints are kept beside ``out``.
 
     Splits called ``validation`` are used as such, those called ``test`` are not used. Raises InputError where
-    the model, the data or the name of the new model cannot be used.
+    the model or the data cannot be used.
     """
     folder = out.with_name(f"{out.name.removesuffix('.pt')}.training")
     parent = load_model(name)

@@ -35,6 +35,7 @@ from mlh_driver.analysis import Structure, summary, write_report
 from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import DECISIVE
 from mlh_driver.errors import NO_RESULT, InputError, MLHError
 from mlh_driver.files import alone_in, replacing
 from mlh_driver.force_engine import ForceEngine
@@ -57,8 +58,6 @@ from mlh_driver.workflows.run_folder import SETTINGS, check_same, read_json
 START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
-#: Settings of the engine on which a run depends.
-ENGINE_SETTINGS = ("solver", "electronic_temperature_K", "error_per_atom_meV", "sampling", "dtype")
 #: Of the columns of a run, those that have to be read with it.
 RANGE = ("extrapolation", "charge_deviation")
 
@@ -172,7 +171,7 @@ def request(start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: En
     model = {
         "name": engine.model.metadata.name,
         "digest": None if isinstance(chosen.model, Model) else model_digest(chosen.model),
-        **{name: getattr(chosen, name) for name in ENGINE_SETTINGS},
+        **{name: getattr(chosen, name) for name in DECISIVE},
     }
     return {"settings": settings.model_dump(), "start": given, "model": model}
 
