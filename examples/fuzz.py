@@ -108,7 +108,12 @@ def conversation() -> st.SearchStrategy[bytes]:
     text = st.one_of(
         st.binary(max_size=40),
         st.sampled_from(
-            [b'{"numbers": [14, 8, 8]}', b'{"numbers": [99999999999999999999]}', b"[" * 9999, b"{" * 99]
+            [
+                b'{"protocol": 1, "numbers": [14, 8, 8]}',
+                b'{"protocol": 1, "numbers": [99999999999999999999]}',
+                b"[" * 9999,
+                b"{" * 99,
+            ]
         ),
         count.map(lambda n: f"batch_size:{n}".encode()),
     )

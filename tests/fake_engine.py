@@ -3,7 +3,7 @@
 ``python fake_engine.py ipi --model "fake,nan=3" ...`` is ``mlh-driver ipi`` with atoms tied to where they
 were first seen. Faults: ``nan=N`` (the N-th forces are NaN), ``memory=N`` (there is none for the N-th call),
 ``slow=SECONDS`` (each call takes that long), ``strange=1`` (an extrapolation that doubles with each call),
-``push=FORCE`` (on the first atom, in eV/Å).
+``push=FORCE`` (on the first atom, in eV/Å), ``full=1`` (there are no empty levels).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Engine:
         self._no_memory_at = int(faults.get("memory", 0))
         self._strange = "strange" in faults
         self._push = float(faults.get("push", 0.0))
+        self._lumo = np.inf if "full" in faults else 2.85
         self._seconds = float(faults.get("slow", 0.0))
         self._origin: np.ndarray | None = None
         self._calls = 0
@@ -63,10 +64,10 @@ class Engine:
             stress=np.diag([0.01, 0.02, 0.03]) + 1e-3 * (np.ones((3, 3)) - np.eye(3)),
             energies=energies,
             charges=np.where(system.numbers == 14, 1.5, -0.75),
-            band_gap=5.5,
+            band_gap=self._lumo + 2.65,
             fermi_level=0.1,
             homo=-2.65,
-            lumo=2.85,
+            lumo=self._lumo,
             band_energy=-100.0,
             electronic_entropy=0.0,
             extrapolation=2.0**self._calls if self._strange else 0.5,

@@ -182,7 +182,7 @@ def test_a_stopped_label_command_leaves_no_cp2k_behind(
     )
     stand_in.chmod(0o755)
     ase.io.write(tmp_path / "frame.xyz", hydrogen())
-    command = ["mlh-driver", "label", str(tmp_path / "frame.xyz"), "--engine", "cp2k"]
+    command = ["mlh-driver", "label", str(tmp_path / "frame.xyz"), "--reference", "cp2k"]
     monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}:{ENVIRONMENT['PATH']}")
     with launching(tmp_path) as launch:
         program = launch(*command, "--out", str(tmp_path / "out.h5"))

@@ -70,7 +70,7 @@ def test_a_batch_size_that_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("numbers", ["[8.5, 8, 8]", "[[8], [8], [8]]", "[-1]", "[99999999999999999999]", "3"])
 def test_elements_of_the_wire_are_atomic_numbers(numbers: str) -> None:
-    text = f'{{"numbers": {numbers}}}'.encode()
+    text = f'{{"protocol": 1, "numbers": {numbers}}}'.encode()
     sent = b"INIT        " + struct.pack("=ii", 0, len(text)) + text
     with pytest.raises(InputError, match="INIT must be"):
         fuzz.wire((False, sent))

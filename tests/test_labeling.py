@@ -114,7 +114,7 @@ def test_label_command_with_cp2k(tmp_path: Path) -> None:
     arguments = [
         "label",
         str(tmp_path / "frames.xyz"),
-        "--engine",
+        "--reference",
         "cp2k",
         "--out",
         str(tmp_path / "data.h5"),

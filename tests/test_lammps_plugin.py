@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -133,6 +134,15 @@ def test_parity_with_the_shipped_model(host: Atoms, start: Launcher, engine64: E
     server.wait_for("listening on unix socket")
     for ranks in (1, 2):
         assert_same(report_of(text, f"unix:{start.folder}/socket", ranks), python, "real")
+
+
+def test_structures_without_empty_levels(host: Atoms, start: Launcher) -> None:
+    write_data(host, "a.data")
+    _, address = serve(start, "fake,full=1")
+    text = f"units metal\nread_data a.data\nfix mlh all mlh {address}\n"
+    done = lmp(f"{text}thermo_style custom step f_mlh[1] f_mlh[4]\nrun 0\n")
+    assert done.returncode == 0
+    assert re.search(r"^\s+0 +inf +inf\s*$", done.stdout, re.M), done.stdout
 
 
 def test_types_without_the_model(host: Atoms, start: Launcher) -> None:

@@ -53,12 +53,13 @@ def assert_same(a: Results, b: Results, tolerance: float = 1e-11) -> None:
             np.testing.assert_allclose(getattr(b, name), value, rtol=1e-14, atol=tolerance, err_msg=name)
 
 
-def test_all_results_come_through(start: Launcher, system: System) -> None:
+@pytest.mark.parametrize("model", ["fake", "fake,full=1"])
+def test_all_results_come_through(start: Launcher, system: System, model: str) -> None:
     from fake_engine import Engine
 
-    serve(start)
+    serve(start, model)
     with dial(start) as remote:
-        local = Engine()
+        local = Engine(model)
         for step in range(3):
             moved = System(system.numbers, system.positions + 0.1 * step, system.cell)
             expected, got = local.compute(moved), remote.compute(moved)
@@ -224,6 +225,18 @@ def test_errors_of_the_model_reach_the_engine(start: Launcher, system: System) -
             remote.compute(system)
     with dial(start) as remote, pytest.raises(StructureError, match=r"does not know the elements \[0, 1\]"):
         remote.check_species([0, 1, 8])
+
+
+def test_another_version_of_the_protocol_is_refused(
+    start: Launcher, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(start)
+    monkeypatch.setattr("mlh_driver.interfaces.sockets.remote.PROTOCOL", 0)
+    with (
+        dial(start) as remote,
+        pytest.raises(InputError, match=r"version 0 .* server version 1: use the same"),
+    ):
+        remote.compute(system)
 
 
 def test_a_copy_has_a_connection_of_its_own(start: Launcher, system: System) -> None:

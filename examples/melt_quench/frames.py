@@ -1,7 +1,7 @@
 """Frames of finished melt-quench runs, spread over temperatures, to be labelled.
 
     python examples/melt_quench/frames.py melt_quench_output --n 12 --out frames.xyz
-    mlh-driver label frames.xyz --engine cp2k --out labels.h5
+    mlh-driver label frames.xyz --reference cp2k --out labels.h5
     python examples/melt_quench/errors.py labels.h5
 
 Temperatures asked for go evenly from that of the melt to that of the glass, and the runs take turns; of

@@ -1,12 +1,12 @@
 """Write the structures of the training data: liquid, strained, glassy, defective and crystalline SiO2.
 
     python make_structures.py FOLDER [--only NAME ...]
-    mlh-driver label FOLDER/train/*.xyz --engine cp2k --out asio2-extra.h5
-    mlh-driver label FOLDER/test/*.xyz --engine cp2k --out asio2-extra.h5 --split test   (96 atoms; the larger
-                                                                ones, of 601 and 981, into asio2-large.h5)
-    mlh-driver label FOLDER/draft/*.xyz --engine cp2k --out asio2-drafts.h5 --draft
+    mlh-driver label FOLDER/train/*.xyz --reference cp2k --out asio2-extra.h5
+    mlh-driver label FOLDER/test/*.xyz --reference cp2k --out asio2-extra.h5 --split test
+    mlh-driver label FOLDER/draft/*.xyz --reference cp2k --out asio2-drafts.h5 --draft
 
-Some start from cells of ``../shared/data/asio2``. Structures that exist are skipped.
+Some start from cells of ``../shared/data/asio2``. Structures that exist are skipped. The test
+structures of 601 and 981, of more than 96 atoms, are in ``asio2-large.h5``.
 """
 
 from __future__ import annotations

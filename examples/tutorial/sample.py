@@ -1,7 +1,7 @@
 """Frames of plain dynamics with a model, to label and to test it on: 400 steps at each of three temperatures.
 
 python sample.py run/ice.pt ice.xyz md.xyz [STEPS]
-mlh-driver label md.xyz --engine cp2k --out md.h5 --split test
+mlh-driver label md.xyz --reference cp2k --out md.h5 --split test
 mlh-driver evaluate md.h5 --model run/ice.pt
 """
 

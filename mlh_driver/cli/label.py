@@ -14,8 +14,8 @@ from mlh_driver.cli.options import ReferenceCode
 def label(
     structures: Annotated[list[Path], typer.Argument(help="Structures in any format that ASE reads.")],
     out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],
-    engine: Annotated[
-        ReferenceCode, typer.Option("--engine", help="pyscf: from pip; cp2k: cp2k.psmp in PATH, faster.")
+    reference: Annotated[
+        ReferenceCode, typer.Option("--reference", help="pyscf: from pip; cp2k: cp2k.psmp in PATH, faster.")
     ] = ReferenceCode.pyscf,
     split: Annotated[str, typer.Option("--split", help="Split that the structures belong to.")] = "train",
     keep_full: Annotated[
@@ -42,13 +42,13 @@ def label(
     the temperature is stored with each structure. Training learns nothing but the Hamiltonian from a data set
     of drafts with [bold]learn = "hamiltonian"[/] in its section.
 
-    Example: [bold]mlh-driver label frames.xyz --engine cp2k --out data.h5[/]
+    Example: [bold]mlh-driver label frames.xyz --reference cp2k --out data.h5[/]
     """
     from mlh_driver.reference import label_into, make_labeler
     from mlh_driver.structures import read_frames
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    labeler = make_labeler(engine.value, threads, draft, electronic_temperature)
+    labeler = make_labeler(reference.value, threads, draft, electronic_temperature)
     failed = label_into(out, read_frames(structures), labeler, split, console.print, keep_full=keep_full)
     if failed:
         console.print(f"left out: {', '.join(failed)}")

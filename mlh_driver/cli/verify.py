@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a campaign of vacancies.")],
-    engine: Annotated[
-        ReferenceCode, typer.Option("--engine", help="The code of the model's training data, if possible.")
+    reference: Annotated[
+        ReferenceCode, typer.Option("--reference", help="The code of the model's training data, if possible.")
     ] = ReferenceCode.cp2k,
     number: Annotated[int, typer.Option("--n", min=1, help="So many sites.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sites picked at random.")] = 0,
@@ -47,14 +47,14 @@ def verify(
     [bold]--relax[/] costs a DFT calculation for each step; it goes on after a kill, and writes
     [bold]verify_relaxed.json[/] and [bold]verify_relaxed.csv[/].
 
-    Example: [bold]mlh-driver verify v1 --engine cp2k --n 8[/]
+    Example: [bold]mlh-driver verify v1 --reference cp2k --n 8[/]
     """
     from mlh_driver.reference import make_labeler
     from mlh_driver.workflows.verify import VERIFICATION, plan_verification
     from mlh_driver.workflows.verify import verify as compare
     from mlh_driver.workflows.verify_pairs import plan_pairs, verify_pairs
 
-    labeler = make_labeler(engine.value, threads)
+    labeler = make_labeler(reference.value, threads)
     plan = plan_verification(run, labeler, number, seed)
     of_pairs = plan_pairs(run, labeler, pairs) if pairs else None
     if dry_run:

@@ -14,7 +14,7 @@ from mlh_driver.interfaces.lammps.script import HARMLESS
 from mlh_driver.interfaces.lammps.units import UNITS
 from mlh_driver.interfaces.sockets.address import UNIX_PREFIX
 from mlh_driver.interfaces.sockets.remote import CONNECT_S, PATIENCE_S
-from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT
+from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, PROTOCOL
 from mlh_driver.results import OBSERVABLES
 
 
@@ -32,7 +32,7 @@ struct Alarm {{ const char *name; double limit; bool is_low; }};
 constexpr Units UNITS[] = {_braced(units)};
 constexpr Alarm ALARMS[] = {_braced(alarms)};
 constexpr double ANGSTROM = {ANGSTROM!r}, ELECTRONVOLT = {ELECTRONVOLT!r};
-constexpr int PATIENCE_S = {PATIENCE_S:.0f}, CONNECT_S = {CONNECT_S:.0f};
+constexpr int PROTOCOL = {PROTOCOL}, PATIENCE_S = {PATIENCE_S:.0f}, CONNECT_S = {CONNECT_S:.0f};
 constexpr const char *UNIX_PREFIX = "{UNIX_PREFIX}";
 constexpr const char *OBSERVABLES[] = {_braced(map(_quoted, OBSERVABLES))};
 constexpr const char *SYMBOLS[] = {_braced(map(_quoted, chemical_symbols))};

@@ -78,6 +78,18 @@ std::string from_base64(const std::string &text)
   return bytes;
 }
 
+/* `size` float64 from base64 */
+Reals array(const json &text, std::size_t size)
+{
+  const std::string bytes = from_base64(text.get<std::string>());
+  if (bytes.size() != size * sizeof(double))
+    throw ConnectionLost("it returned " + std::to_string(bytes.size()) + " bytes where " + std::to_string(size) +
+                         " numbers were due");
+  Reals values(size);
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
 /* A server at ADDRESS, connected to when it is first asked. A call that failed ends the connection. */
 class Server {
  public:
@@ -137,7 +149,7 @@ class Server {
       expect("NEEDINIT");
     }
     if (numbers != known) {
-      const std::string text = json{{"numbers", numbers}}.dump();
+      const std::string text = json{{"protocol", PROTOCOL}, {"numbers", numbers}}.dump();
       send(header("INIT") + integer(0) + integer(text.size()) + text + header("STATUS"));
       expect("READY");
       known = numbers;
@@ -194,11 +206,8 @@ class Server {
     for (int i = 0; i < 9; i++) answer.virial[i] = virial[i] / ELECTRONVOLT;
     const json extras = read_json();
     try {
-      for (const char *name : OBSERVABLES) answer.observables.push_back(extras.at(name).get<double>());
-      const std::string bytes = from_base64(extras.at("energies").get<std::string>());
-      if (bytes.size() != n_atoms * sizeof(double)) throw ConnectionLost("it returned energies of other atoms");
-      answer.energies.resize(n_atoms);
-      std::memcpy(answer.energies.data(), bytes.data(), bytes.size());
+      answer.observables = array(extras.at("observables"), std::size(OBSERVABLES));
+      answer.energies = array(extras.at("energies"), n_atoms);
     } catch (const json::exception &error) {
       throw std::runtime_error("the server at " + address + " is of another version of mlh-driver (" + error.what() +
                                "); start that of the package from which this fix was compiled");

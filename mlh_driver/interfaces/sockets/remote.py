@@ -23,7 +23,14 @@ from mlh_driver.errors import ConnectionLost, MLHError, reason
 from mlh_driver.interfaces.sockets.address import Address, connect
 from mlh_driver.interfaces.sockets.secret import introduce, secret_for
 from mlh_driver.interfaces.sockets.session import PER_ATOM
-from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT, Channel, header, pack_system
+from mlh_driver.interfaces.sockets.wire import (
+    ANGSTROM,
+    ELECTRONVOLT,
+    PROTOCOL,
+    Channel,
+    header,
+    pack_system,
+)
 from mlh_driver.results import OBSERVABLES, Results
 from mlh_driver.system import Array, System
 
@@ -60,7 +67,7 @@ class SocketEngine:
     def check_species(self, numbers: ArrayLike) -> None:
         """Tell the other end the elements; raises StructureError for those that its model does not know."""
         numbers = np.array(numbers, dtype=np.int64)  # a copy: the caller's may change, as ASE's do
-        text = json.dumps({"numbers": numbers.tolist()}).encode()
+        text = json.dumps({"protocol": PROTOCOL, "numbers": numbers.tolist()}).encode()
         with self._conversation() as channel:
             channel.send(header("INIT"), struct.pack("=ii", 0, len(text)), text, header("STATUS"))
             self._expect("READY", channel)
@@ -194,7 +201,8 @@ def _read_results(system: System, channel: Channel) -> Results:
     virial = channel.read_reals(3, 3) / ELECTRONVOLT
     with _understood():
         extras = json.loads(channel.read_text())
-        others: dict[str, Any] = {name: float(extras[name]) for name in OBSERVABLES}
+        observables = _array(extras["observables"], len(OBSERVABLES)).tolist()
+        others: dict[str, Any] = dict(zip(OBSERVABLES, observables, strict=True))
         others |= {name: _array(extras[name], n_atoms) for name in PER_ATOM}
         a, b, c = map(int, extras["repeats"])
         return Results(
@@ -216,11 +224,11 @@ def _understood() -> Iterator[None]:
         raise ConnectionLost(f"its answer cannot be read ({reason(error)})") from error
 
 
-def _array(text: str, n_atoms: int) -> Array:
-    """(N,) float64 from base64; raises ValueError for another number of them."""
+def _array(text: str, size: int) -> Array:
+    """(size,) float64 from base64; raises ValueError for another number of them."""
     values = np.frombuffer(base64.b64decode(text)).copy()
-    if values.shape != (n_atoms,):
-        raise ValueError(f"{values.size} numbers for {n_atoms} atoms")
+    if values.shape != (size,):
+        raise ValueError(f"{values.size} numbers where {size} were due")
     return values
 
 

@@ -26,6 +26,7 @@ from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.sockets.session_log import SessionLog
 from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
 from mlh_driver.interfaces.sockets.wire import (
+    PROTOCOL,
     Channel,
     header,
     pack_failure,
@@ -50,11 +51,14 @@ def extras_for_ipi(results: Results) -> str:
 def extras_for_remote(results: Results) -> str:
     """Everything of :class:`Results` that the binary part of FORCEREADY does not carry.
 
-    Arrays are base64 of their float64 bytes: ten times faster than numbers as text.
+    Arrays are base64 of their float64 bytes: ten times faster than numbers as text, exact, and able to
+    hold the infinite ``lumo`` of a structure without empty levels. Observables are in the order of
+    :data:`~mlh_driver.results.OBSERVABLES`.
     """
     arrays = {name: _base64(getattr(results, name)) for name in PER_ATOM}
+    observables = _base64(np.array(list(results.observables().values())))
     return json.dumps(
-        results.observables() | arrays | {"timings": results.timings, "repeats": results.repeats}
+        arrays | {"observables": observables, "timings": results.timings, "repeats": results.repeats}
     )
 
 
@@ -73,6 +77,7 @@ class Peer:
 class _Identity(BaseModel):
     """What a RemoteEngine says of itself in INIT; without numbers it asks whether there is a model."""
 
+    protocol: int
     numbers: list[Annotated[int, Field(strict=True, ge=0, le=118)]]
 
 
@@ -85,7 +90,7 @@ class DriverSession:
 
     ``engine.compute`` is called as soon as positions are complete, before GETFORCE is looked at: i-PI drops
     a driver that pauses within its answer. ``engine.check_species`` gets the numbers that a RemoteEngine
-    names in INIT as ``{"numbers": [...]}``; an MD engine that names none needs ``template``.
+    names in INIT; an MD engine that names none needs ``template``.
     """
 
     def __init__(
@@ -172,9 +177,16 @@ class DriverSession:
         """INIT of a RemoteEngine: the elements, as JSON."""
         self._peer = REMOTE_ENGINE
         try:
-            numbers = np.array(_Identity.model_validate_json(text).numbers, dtype=np.int64)
+            identity = _Identity.model_validate_json(text)
         except ValidationError:
-            raise InputError(f'INIT must be {{"numbers": [...]}}, got {text[:80]!r}') from None
+            example = json.dumps({"protocol": PROTOCOL, "numbers": [14, 8]})
+            raise InputError(f"INIT must be like {example}, got {text[:80]!r}") from None
+        if identity.protocol != PROTOCOL:
+            raise InputError(
+                f"the MD engine's side speaks version {identity.protocol} of the protocol, and this server "
+                f"version {PROTOCOL}: use the same release of mlh-driver on both sides"
+            )
+        numbers = np.array(identity.numbers, dtype=np.int64)
         self._engine.check_species(numbers)
         self._use_template(Template.from_numbers(numbers.tolist(), "the list of elements in INIT"))
 
@@ -201,7 +213,7 @@ class DriverSession:
         if self._template is None or self._assemble is None:
             raise StructureError(
                 "the MD engine sends positions but no elements: start with --template init.xyz, "
-                'or let it send {"numbers": [...]} in INIT'
+                "or let it name them in INIT, as a RemoteEngine does"
             )
         channel, n_structures = self._channel, self._batch_size
         if n_structures > 1:

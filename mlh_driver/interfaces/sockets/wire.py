@@ -7,7 +7,8 @@ Everything that speaks the protocol goes through this file: the i-PI client, the
 message        from        what follows the 12-byte header (int32, float64, atomic units)
 =============  ==========  =====================================================================
 STATUS         MD engine   nothing; answered by NEEDINIT, READY or HAVEDATA
-INIT           MD engine   bead index, length, text
+INIT           MD engine   bead index, length, text; that of a RemoteEngine is
+                           JSON {"protocol": PROTOCOL, "numbers": [atomic numbers]}
 POSDATA        MD engine   h[9], inverse h[9], N, positions[3N]
 POSDATA        MD engine   for a batch of B > 1: N, B x (h[9], inverse h[9]), B x positions[3N]
 GETFORCE       MD engine   nothing; answered by FORCEREADY
@@ -48,6 +49,9 @@ With CODATA's they would differ by 1e-7 relative, which is 3e-5 eV/atom at -330 
 """
 ELECTRONVOLT = 0.036749326
 """One eV in hartree as i-PI rounds it (CODATA 2022: 0.0367493222)."""
+
+PROTOCOL = 1
+"""Version of what a RemoteEngine and ``fix mlh`` say and are told beyond i-PI's protocol; named in INIT."""
 
 HEADER_BYTES = 12
 """Fixed by i-PI's protocol."""
