@@ -64,7 +64,7 @@ def test_a_failed_task_stops_no_other_and_is_tried_three_times(tmp_path: Path) -
         with open_campaign(tmp_path, {}, 3) as campaign:
             assert set(campaign.run(tasks, in_this_process)) == {"square 1", "square 2"}
         assert attempts(campaign.task_folder(tasks[1])) == number <= MOST_ATTEMPTS
-    shown = CliRunner().invoke(app, ["status", str(tmp_path)], env={"COLUMNS": "120"}).output
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)]).output
     assert shown.startswith("2 done, 1 failed; 3 tasks in all\n")
     assert "nothing to square" in shown
     listed = json.loads(CliRunner().invoke(app, ["status", str(tmp_path), "--json"]).output)

@@ -144,7 +144,7 @@ def test_predict_prints_tables_and_json(tmp_path: Path, vacancy: Atoms) -> None:
     for word in ("energy per atom", "band gap", "charge of Si", "time, network"):
         assert word in text
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "v.xyz"), "--json"])
-    report = json.loads(result.output)
+    (report,) = json.loads(result.output)
     assert len(report["forces"]) == report["n_atoms"] == 95
     assert {"energy", "stress", "charges", "band_gap", "fermi_level", "extrapolation", "timings"} <= set(
         report
@@ -217,9 +217,9 @@ def test_predict_takes_the_elements_of_files_that_name_none(tmp_path: Path) -> N
     command = ["predict", str(tmp_path / "s.data"), "--model", str(tmp_path / "m.pt"), "--json"]
     with pytest.raises(InputError, match="the file names no elements: give --elements"):
         CliRunner().invoke(app, command, catch_exceptions=False)
-    found = json.loads(CliRunner().invoke(app, [*command, "--elements", "Si O"]).stdout)
+    (found,) = json.loads(CliRunner().invoke(app, [*command, "--elements", "Si O"]).stdout)
     command[1] = str(tmp_path / "s.xyz")
-    named = json.loads(CliRunner().invoke(app, command).stdout)
+    (named,) = json.loads(CliRunner().invoke(app, command).stdout)
     assert found["energy"] == pytest.approx(named["energy"], abs=1e-3)
     with pytest.raises(InputError, match="leave these out if the file names its elements"):
         CliRunner().invoke(app, [*command, "--elements", "Si O"], catch_exceptions=False)

@@ -152,13 +152,13 @@ def test_files_hold_the_same_numbers_and_are_written_again(found: VacancyCampaig
         (folder / name).unlink()
     (folder / "vacancies.db.lock").touch()  # as ASE's database leaves it when it is killed
     run = [*OPTIONS, "--out", str(folder), "--mu-O", "-434.0"]
-    shown = CliRunner().invoke(app, ["vacancies", str(GLASS), *run], env={"COLUMNS": "120"})
+    shown = CliRunner().invoke(app, ["vacancies", str(GLASS), *run])
     assert shown.exit_code == 0, shown.output
     assert (folder / "vacancies.csv").read_text() == before
     assert {path: path.stat().st_mtime_ns for path in folder.rglob(RESULT)} == stamps
     assert len(connect(folder / "vacancies.db")) == 2
     assert "glass 45" in shown.output and "isolated" not in shown.output
-    without_mu = CliRunner().invoke(app, ["vacancies", str(GLASS), *run[:-2]], env={"COLUMNS": "120"})
+    without_mu = CliRunner().invoke(app, ["vacancies", str(GLASS), *run[:-2]])
     assert "Without --mu-O energies count from an isolated O atom" in without_mu.output
     refused = CliRunner().invoke(app, ["vacancies", str(GLASS), *run, "--fmax", "0.2"])
     assert "settings.fmax_eV_A is 0.3 there and 0.2 now" in str(refused.exception)
@@ -438,7 +438,7 @@ def test_a_pair_of_vacancies_has_its_energy_and_that_of_their_interaction(tmp_pa
     """By the energies of the structures that are left in the folder."""
     options = ["--sites", "40,45", "--starts", "unmoved", "--fmax", "0.5", "--mu-O", "-434.0"]
     command = ["vacancies", str(GLASS), "--defect", "pair", *options, "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "1 of 1 pairs" in done.output and "glass 40 45" in done.output
     report = json.loads((tmp_path / "vacancies.json").read_text())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ElementsOption, FormatOption, JsonOption, word_list
 
 
@@ -45,7 +45,7 @@ def analyze(
     if as_json:
         typer.echo(json.dumps(reports.as_json(structures), indent=2, ensure_ascii=False))
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = consoles.for_results()
     console.print(reports.table(structures))
     for remark in dict.fromkeys(remark for each in structures.values() for remark in each.remarks()):
         console.print(remark)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def convert(
     labels, n_held = hdf5.append_missing(
         out, _labels(sources, split, (energy_key, forces_key, stress_key)), {"description": reference}
     )
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_messages()
     console.print(described(labels))
     if (unit := energy_unit(labels)) not in (None, "eV"):
         console.print(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import JsonOption, build_engine, with_engine_options
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError, MLHError
@@ -47,7 +47,7 @@ def evaluate(
     if not any(splits.values()):
         raise InputError(f"{data} holds no structures")
     engine = build_engine(settings)
-    console = Console()
+    console = consoles.for_results()
     report: dict[str, SplitErrors] = {}
     left_out: list[str] = []
     for split, names in splits.items():
@@ -93,5 +93,5 @@ def _table(split: str, mean: dict[str, float], structures: dict[str, dict[str, f
     for figure, value in mean.items():
         with_figure = [name for name, values in structures.items() if figure in values]
         worst = max(with_figure, key=lambda name: abs(structures[name][figure]))
-        table.add_row(figure, f"{value:.2f}", f"{structures[worst][figure]:.2f}", escape(worst))
+        table.add_row(figure, f"{value:.2f}", f"{structures[worst][figure]:.2f}", worst)
     return table

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def info(
     table = Table(show_header=False)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False).print(table)
+    consoles.for_results().print(table)
 
 
 def _installation() -> list[tuple[str, str]]:

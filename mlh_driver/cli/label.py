@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ReferenceCode
 
 
@@ -47,7 +47,7 @@ def label(
     from mlh_driver.reference import label_into, make_labeler
     from mlh_driver.structures import read_frames
 
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_messages()
     labeler = make_labeler(reference.value, threads, draft, electronic_temperature)
     failed = label_into(out, read_frames(structures), labeler, split, console.print, keep_full=keep_full)
     if failed:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import (
     ENGINE_OPTIONS,
     SecretOption,
@@ -108,7 +108,7 @@ def lammps(
             if secret_file is not None:
                 raise InputError("--secret-file goes with --server, which asks for the secret")
             note = settings.described()
-            say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+            say = consoles.for_messages().print
             engine = stack.enter_context(serving.engines(settings, say))()
         else:
             from mlh_driver.interfaces.sockets.remote import RemoteEngine

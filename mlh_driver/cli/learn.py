@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ThreadsOption
 from mlh_driver.cli.training_progress import training_progress
 
@@ -31,7 +31,7 @@ def learn(
 
     settings = read_learn_settings(config)
     configure(threads)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_messages()
     with training_progress(console) as progress:
         path = ActiveLearning(settings, console.print, progress).run()
     console.print(f"model written to {path}; look at it with: mlh-driver evaluate DATA --model {path}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.campaigns import (
     SchedulerOption,
     SlurmOption,
@@ -116,7 +117,7 @@ def melt_quench(
 
     chosen = settings_of(preset, changes)
     start = _start(structure, random)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_messages()
     if (workers > 1 or scheduler or slurm) and copies == 1:
         raise InputError("--workers, --scheduler and --slurm share out copies; ask for several by --copies")
     engine = campaign_engine(settings)
@@ -180,7 +181,7 @@ def _print_copies(out: Path, chosen: MeltQuenchSettings, copies: int) -> None:
 
     names = {copy_name(each) for each in settings_of_copies(chosen, copies)}
     found = write_comparison(out)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_results()
     table = Table(
         "quantity", title=f"{len(found.structures)} of {len(names | found.structures.keys())} glasses"
     )
@@ -296,7 +297,7 @@ def _print_result(run: Run, structure: Structure) -> None:
     from mlh_driver.results import EDGE, SMALL_GAP_eV, TOLERATED_e
 
     report = json.loads((run.folder / "report.json").read_text())
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_results()
     console.print(table({"glass": structure}))
     for part in ("run", "glass"):
         console.print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[part].items()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
+
+from mlh_driver.cli import consoles
 
 
 def plugin() -> None:
@@ -18,6 +19,6 @@ def plugin() -> None:
     from mlh_driver.interfaces.lammps_plugin.build import plugin as compiled
 
     typer.echo(compiled())
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        "the lmp of this environment loads it by itself; elsewhere: plugin load PATH",
+    consoles.for_messages().print(
+        "the lmp of this environment loads it by itself; elsewhere: plugin load PATH"
     )

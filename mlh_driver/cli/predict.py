@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import (
     ElementsOption,
     FormatOption,
@@ -79,7 +79,7 @@ def predict(
                 else:
                     _print_line(name, system, results)
             if as_json:
-                typer.echo(json.dumps(reports[0] if is_one else reports, indent=2, allow_nan=False))
+                typer.echo(json.dumps(reports, indent=2, allow_nan=False))
             if not file.count:
                 raise typer.Exit(1)  # and leave the file as it was
     finally:
@@ -184,14 +184,13 @@ def _check_output(out: Path, structures: list[Path]) -> None:
 
 def _print_line(name: str, system: System, results: Results) -> None:
     """One line for one of many structures."""
-    doubts = "; ".join(results.doubts().values())
-    Console(soft_wrap=True).print(
-        f"{escape(name)}: {len(system)} atoms, {results.energy:.6f} eV, "
+    line = (
+        f"{name}: {len(system)} atoms, {results.energy:.6f} eV, "
         f"largest force {results.largest_force:.3f} eV/Å, "
         f"gap {results.band_gap:.3f} eV, extrapolation {results.extrapolation:.2f}"
-        + (f" [yellow]{doubts}[/]" if doubts else ""),
-        highlight=False,
     )
+    doubts = Text("; ".join(results.doubts().values()), style="yellow")
+    consoles.for_results().print(line, *([doubts] if doubts else []))
 
 
 def _report(system: System, results: Results) -> dict[str, Any]:
@@ -241,7 +240,7 @@ def _print(system: System, results: Results) -> None:
         table.add_column(justify=column)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = consoles.for_results()
     console.print(table)
     for doubt in results.doubts().values():
-        console.print(f"[yellow]{doubt}; do not trust these numbers without a check against DFT[/]")
+        console.print(f"{doubt}; do not trust these numbers without a check against DFT", style="yellow")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import Engines, SecretOption, Serving, with_engine_options, with_serving_options
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
@@ -63,7 +64,7 @@ def serve(
     from mlh_driver.interfaces.sockets.template import Template
 
     target = Address.from_options(address, port, unix)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = consoles.for_results()
     with _engines(settings, serving, console, ranks) as make_engine:  # only the process that listens goes on
         secret = secret_for(target, secret_file)
         elements = Template.read(template) if template else None

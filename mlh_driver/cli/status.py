@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.campaigns import holds_melt_quenches
 from mlh_driver.cli.options import JsonOption
 
@@ -42,13 +41,13 @@ def status(
     counts.update(state.status for state in found)
     counts["waiting"] += total - len(found)  # the tasks of a host that is not relaxed have no folder yet
     where = _how_far(run) if holds_melt_quenches(run) else {}
-    console = Console(soft_wrap=True)
+    console = consoles.for_results()
     console.print(", ".join(f"{n} {name}" for name, n in counts.items() if n) + f"; {total} tasks in all")
     table = Table("task", "state", "failed attempts", "")
     for state in found:
         if state.status not in ("done", "waiting"):
             notes = [text for text in (where.get(state.name), state.note) if text]
-            table.add_row(escape(state.name), state.status, str(state.attempts), escape("; ".join(notes)))
+            table.add_row(state.name, state.status, str(state.attempts), "; ".join(notes))
     if table.row_count:
         console.print(table)
     if counts["failed"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.progress_bars import progress_bars
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def train_to_file(settings: TrainSettings, path: Path, *, resume: bool, threads:
     from mlh_driver.training.trainer import Trainer
 
     configure(threads)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = consoles.for_messages()
     with training_progress(console) as progress:
         trainer = Trainer(settings, progress)
         if trainer.data.parent is not None and not trainer.data.parent.structures:

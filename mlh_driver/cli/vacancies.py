@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.campaigns import SchedulerOption, SlurmOption, WorkersOption, campaign_bars, campaign_pool
 from mlh_driver.cli.options import with_engine_options, word_list
 from mlh_driver.engine_settings import EngineSettings
@@ -130,7 +129,7 @@ def _integers(text: str) -> tuple[int, ...]:
 def _print(found: VacancyCampaign) -> None:
     from mlh_driver.workflows.vacancy_files import distributions
 
-    console = Console(soft_wrap=True)
+    console = consoles.for_results()
     if found.vacancies:
         of = distributions(found)
         console.print(_sites(found, of["all hosts"].mean_eV))
@@ -138,7 +137,7 @@ def _print(found: VacancyCampaign) -> None:
     if found.pairs:
         console.print(_pairs(found))
     for line in _doubts(found):
-        console.print(f"[yellow]{escape(line)}[/]", highlight=False)
+        console.print(line, style="yellow")
     if found.vacancies and found.mu_eV is None:
         reservoir = "half of O2 (O-rich)" if found.element == "O" else "an atom of its stable solid"
         console.print(
@@ -146,7 +145,6 @@ def _print(found: VacancyCampaign) -> None:
             f"({found.atom_eV:.3f} eV), which is no reservoir in nature. Differences between sites are right "
             f"without it. For formation energies give the energy of one {found.element} by the method of the "
             f"model's training data, such as {reservoir}.",
-            highlight=False,
         )
 
 
@@ -178,7 +176,7 @@ def _sites(found: VacancyCampaign, mean_eV: float) -> Table:
     table.add_column("doubts")
     for v in shown:
         table.add_row(
-            f"{escape(v.host)} {v.site}",
+            f"{v.host} {v.site}",
             f"{v.reported_eV:.3f}",
             f"{v.reported_eV - mean_eV:+.3f}",
             f"{v.relaxation_eV:.3f}",
@@ -204,7 +202,7 @@ def _pairs(found: VacancyCampaign) -> Table:
     table.add_column("doubts")
     for pair in shown:
         table.add_row(
-            f"{escape(pair.host)} {pair.sites[0]} {pair.sites[1]}",
+            f"{pair.host} {pair.sites[0]} {pair.sites[1]}",
             f"{pair.distance_A:.2f}",
             f"{pair.reported_eV:.3f}",
             "-" if pair.interaction_eV is None else f"{pair.interaction_eV:+.3f}",
@@ -229,7 +227,7 @@ def _hosts(found: VacancyCampaign, of: dict[str, Distribution]) -> Table:
             continue
         doubtful = sum(v.equivalent for v in found.vacancies if v.doubts and name in ("all hosts", v.host))
         energies = [f"{x:.3f}" for x in (one.mean_eV, one.spread_eV, one.lowest_eV, one.highest_eV)]
-        table.add_row(escape(name), str(one.sites), *energies, str(doubtful))
+        table.add_row(name, str(one.sites), *energies, str(doubtful))
     if len(found.hosts) > 1:
         table.add_row("between hosts", str(len(found.hosts)), "", f"{between_hosts_eV(found):.3f}")
     return table

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ReferenceCode
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def verify(
     if dry_run:
         _print_plans(plan, of_pairs)
         return
-    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    progress = consoles.for_messages()
     found = compare(plan, labeler, progress.print)
     if found.sites:
         _print(found)
@@ -93,15 +92,15 @@ def _print_plan(plan: ToLabel, picked: Mapping[str, str]) -> None:
     table = Table("structure", "atoms", "picked as", "")
     for name, atoms in plan.frames.items():
         why = picked.get(name, "host")
-        table.add_row(escape(name), str(len(atoms)), why, "labelled" if name in labelled else "")
-    console = Console(soft_wrap=True)
+        table.add_row(name, str(len(atoms)), why, "labelled" if name in labelled else "")
+    console = consoles.for_results()
     console.print(table)
     to_do = len(plan.frames.keys() - labelled)
-    console.print(f"{to_do} structures to label with DFT, into {escape(str(plan.labels))}", highlight=False)
+    console.print(f"{to_do} structures to label with DFT, into {plan.labels}")
 
 
 def _print(found: Verification) -> None:
-    console = Console(soft_wrap=True)
+    console = consoles.for_results()
     table = Table(title="model minus DFT (meV; forces in eV/Å)")
     table.add_column("site", overflow="fold")
     table.add_column("picked as")
@@ -110,7 +109,7 @@ def _print(found: Verification) -> None:
     for site in found.sites:
         errors = (site.error_eV, site.host_error_eV, site.vacancy_error_eV)
         table.add_row(
-            escape(site.name),
+            site.name,
             site.picked_as,
             *(f"{1e3 * error:+.0f}" for error in errors),
             f"{site.forces_rmse_eV_A:.3f}",
@@ -123,7 +122,6 @@ def _print(found: Verification) -> None:
         f"formation energies of {of.sites} sites: MAE {1e3 * of.mae_eV:.0f} meV, "
         f"RMSE {1e3 * of.rmse_eV:.0f}, largest {1e3 * of.largest_eV:.0f}, "
         f"mean {1e3 * of.mean_eV:+.0f}{ranks}",
-        highlight=False,
     )
 
 
@@ -135,12 +133,12 @@ def _print_pairs(pairs: list[VerifiedPair]) -> None:
     for pair in pairs:
         energies = (pair.interaction_eV, pair.dft_interaction_eV, pair.error_eV, pair.formation_error_eV)
         table.add_row(
-            escape(pair.name),
+            pair.name,
             f"{pair.distance_A:.2f}",
             *(f"{energy:+.3f}" for energy in energies),
             f"{pair.forces_rmse_eV_A:.3f}",
         )
-    Console(soft_wrap=True).print(table)
+    consoles.for_results().print(table)
 
 
 def _print_relaxed(sites: list[RelaxedByDft]) -> None:
@@ -152,9 +150,9 @@ def _print_relaxed(sites: list[RelaxedByDft]) -> None:
         energies = (site.error_eV, site.relaxation_eV, site.host_relaxation_eV)
         lengths = (site.largest_displacement_A, site.pair_A, site.dft_pair_A)
         table.add_row(
-            escape(site.name),
+            site.name,
             *(f"{1e3 * energy:+.0f}" for energy in energies),
             *(f"{length:.3f}" for length in lengths),
             str(site.steps),
         )
-    Console(soft_wrap=True).print(table)
+    consoles.for_results().print(table)
