@@ -251,6 +251,25 @@ def test_reference_data_are_read_with_their_splits() -> None:
     assert label.energy == pytest.approx(-31477.5, abs=1.0)
 
 
+def test_data_sets_are_merged_if_their_energies_compare(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.h5" for name in "abc"]
+    for path, split, method in zip(files, ("train", "test", "train"), ("PBE", "PBE", "LDA"), strict=True):
+        system = System(np.array([8]), np.zeros((1, 3)), 9 * np.eye(3))
+        label = LabelledStructure(path.stem, system, -1.0, np.zeros((1, 3)), hamiltonian=np.eye(4))
+        hdf5.append(path, label, split, {"description": method})
+    merged = tmp_path / "merged.h5"
+    command = ["convert", *map(str, files[:2]), "--out", str(merged)]
+    for _ in range(2):  # what is there already is skipped
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert read_splits(merged) == {"train": ["a"], "test": ["b"]}
+    assert hdf5.read_reference(merged) == {"description": "PBE"}
+    np.testing.assert_array_equal(read_structure(merged, "b").hamiltonian, np.eye(4))
+    with pytest.raises(InputError, match=r"c\.h5 holds energies of another reference .*LDA, not PBE"):
+        CliRunner().invoke(app, [*command, str(files[2])], catch_exceptions=False)
+    with pytest.raises(InputError, match=r"a\.h5 holds energies of another reference .*PBE, not LDA"):
+        CliRunner().invoke(app, [*command, "--reference", "LDA"], catch_exceptions=False)
+
+
 def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
     frames = []
     for k in range(2):
@@ -263,7 +282,7 @@ def test_energies_and_forces_of_others_are_imported(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0
-    with pytest.raises(InputError, match="--reference is empty: it tells methods apart"):
+    with pytest.raises(InputError, match="there is no --reference: it tells methods apart"):
         CliRunner().invoke(app, [*command[:3], " ", *command[4:]], catch_exceptions=False)
     assert "2 structures of O, Si: -2.000 to -1.667 eV per atom, largest force 1.000" in result.stderr
     labels = read_split(tmp_path / "data.h5", "train")

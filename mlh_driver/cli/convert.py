@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,13 +21,17 @@ def convert(
         list[Path],
         typer.Argument(
             help="Files with energies and forces (extended XYZ, OUTCAR), input files (.fdf) of finished "
-            "SIESTA runs, or folders of .npz files."
+            "SIESTA runs, folders of .npz files, or other data sets (.h5)."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],
     reference: Annotated[
-        str, typer.Option("--reference", help="Code, functional, basis: equal for energies that compare.")
-    ],
+        str | None,
+        typer.Option(
+            "--reference",
+            help="Code, functional, basis: equal for energies that compare. Data sets have one of their own.",
+        ),
+    ] = None,
     energy_key: Annotated[
         str | None, typer.Option("--energy-key", help="Where the energy stands, such as REF_energy.")
     ] = None,
@@ -42,23 +46,18 @@ def convert(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of files without one of their own.")] = "train",
 ) -> None:
-    """Add reference data of your own, in eV and Å, to a data set.
+    """Add reference data of your own, in eV and Å, to a data set, or one data set to another.
 
     Structures that the data set holds already are skipped: the command goes on after an interruption.
 
     Example: [bold]mlh-driver convert frames.extxyz --reference "VASP PBE 520 eV" --out data.h5[/]
     """
-    if not reference.strip():
-        raise InputError(
-            "--reference is empty: it tells methods apart, whose energies do not compare; name code, "
-            'functional and basis, such as --reference "VASP PBE 520 eV"'
-        )
     from mlh_driver.data import hdf5
     from mlh_driver.data.importers import described
     from mlh_driver.reference.units import energy_unit
 
     labels, n_held = hdf5.append_missing(
-        out, _labels(sources, split, (energy_key, forces_key, stress_key)), {"description": reference}
+        out, _labels(sources, split, (energy_key, forces_key, stress_key)), _reference(sources, reference)
     )
     console = consoles.for_messages()
     console.print(described(labels))
@@ -71,19 +70,46 @@ def convert(
     console.print(f"added to {out}{were_there}; energies must be in eV and forces in eV/Å")
 
 
+def _reference(sources: list[Path], named: str | None) -> dict[str, Any]:
+    """The one that is named, or that of the data sets where nothing else is added."""
+    from mlh_driver.data import hdf5
+
+    data_sets = _data_sets(sources)
+    if named is None and len(data_sets) == len(sources):
+        reference = hdf5.read_reference(data_sets[0])
+    elif named is None or not named.strip():
+        raise InputError(
+            "there is no --reference: it tells methods apart, whose energies do not compare; name code, "
+            'functional and basis, such as --reference "VASP PBE 520 eV"'
+        )
+    else:
+        reference = {"description": named}
+    for path in data_sets:
+        hdf5.check_reference(path, reference)
+    return reference
+
+
+def _data_sets(sources: list[Path]) -> list[Path]:
+    return [path for path in sources if path.suffix in (".h5", ".hdf5")]
+
+
 def _labels(
     sources: list[Path], split: str, keys: tuple[str | None, str | None, str | None]
 ) -> Iterator[tuple[LabelledStructure, str]]:
     """Structures with their splits, read when their turn comes."""
-    from mlh_driver.data import npz
+    from mlh_driver.data import hdf5, npz
     from mlh_driver.data.importers import from_ase_files
     from mlh_driver.reference.siesta import SUFFIXES, from_siesta_run
 
     folders = [path for path in sources if path.is_dir()]
     runs = [path for path in sources if path.suffix in SUFFIXES]
-    files = [path for path in sources if path not in folders + runs]
+    data_sets = _data_sets(sources)
+    files = [path for path in sources if path not in folders + runs + data_sets]
     for label in chain(from_ase_files(files, *keys), map(from_siesta_run, runs)):
         yield label, split
+    for path in data_sets:
+        for name, own_split in hdf5.splits_by_name(path).items():
+            yield hdf5.read_structure(path, name), own_split
     for folder in folders:
         for own_split, names in npz.read_splits(folder, otherwise=split).items():
             for name in names:

@@ -288,8 +288,8 @@ def _check_reference(path: Path, file: h5py.File, reference: dict[str, Any]) -> 
     held = _reference(path, file)
     if held != reference:
         raise InputError(
-            f"{path} holds energies of another reference ({differences(held, reference)}); write to another "
-            "file"
+            f"{path} holds energies of another reference ({differences(held, reference)}); only "
+            "energies of one go into a data set"
         )
 
 
