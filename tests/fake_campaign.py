@@ -112,7 +112,7 @@ def _vacancy(
         key=f"{name}-{site}",
         energy_eV=energy_eV(atoms),
         difference_eV=difference,
-        from_atom_eV=difference - 431.6,
+        from_atoms_eV=difference - 431.6,
         formation_eV=None if mu_eV is None else difference + mu_eV,
         pair_A=float(atoms.get_distance(i, j, mic=True)),
         charge_1_e=1.3,

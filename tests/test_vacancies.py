@@ -31,6 +31,7 @@ from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 from mlh_driver.workflows.campaign import RESULT, states
 from mlh_driver.workflows.defect_levels import Levels, defect_level
+from mlh_driver.workflows.defect_minima import ALIGNMENT_eV
 from mlh_driver.workflows.relaxation import CHECKPOINT
 from mlh_driver.workflows.run_folder import read_json
 from mlh_driver.workflows.sites import (
@@ -48,7 +49,6 @@ from mlh_driver.workflows.sites import (
 from mlh_driver.workflows.vacancies import VacancyCampaign, VacancySettings, run_vacancies
 from mlh_driver.workflows.vacancy_files import COLUMNS, between_hosts_eV, distributions, write_files
 from mlh_driver.workflows.vacancy_pairs import VacancyPair, vacancy_pair
-from mlh_driver.workflows.vacancy_tasks import ALIGNMENT_eV
 
 SHARED = REPOSITORY.parent / "shared" / "data" / "asio2"
 GLASS = REPOSITORY / "examples" / "glass.xyz"
@@ -89,7 +89,7 @@ def test_energies_of_vacancies_are_those_of_their_structures(found: VacancyCampa
         removed = engine.compute(System.from_ase(without(host, vacancy.site))).energy
         assert vacancy.relaxation_eV == pytest.approx(removed - results.energy, abs=1e-3)
         assert vacancy.relaxation_eV > 0.3
-        assert vacancy.from_atom_eV - vacancy.difference_eV == pytest.approx(found.atom_eV)
+        assert vacancy.from_atoms_eV - vacancy.difference_eV == pytest.approx(found.atom_eV)
         i, j = index_without(vacancy.site, vacancy.pair)
         assert vacancy.pair_A == pytest.approx(atoms.get_distance(i, j, mic=True), abs=1e-6)
         assert 2.3 < vacancy.pair_A < 2.8 < vacancy.pair_before_A < 3.4

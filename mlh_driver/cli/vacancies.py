@@ -16,9 +16,9 @@ from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
 
 if TYPE_CHECKING:
-    from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
+    from mlh_driver.workflows.defect_minima import Defect
+    from mlh_driver.workflows.vacancies import VacancyCampaign
     from mlh_driver.workflows.vacancy_files import Distribution
-    from mlh_driver.workflows.vacancy_pairs import VacancyPair
 
 #: Sites in a table, and lines on one kind of doubt.
 MOST_ROWS, MOST_DOUBTS = 20, 6
@@ -154,7 +154,7 @@ def _doubts(found: VacancyCampaign) -> Iterator[str]:
         for reason in host["doubts"].values():
             yield f"host {name}: {reason}"
     kinds: dict[str, list[str]] = {}
-    defects: list[Vacancy | VacancyPair] = [*found.vacancies, *found.pairs]
+    defects: list[Defect] = [*found.vacancies, *found.pairs]
     for defect in defects:
         for kind, reason in defect.doubts.items():
             kinds.setdefault(kind, []).append(f"{defect.name}: {reason}")

@@ -81,7 +81,7 @@ def _pair_columns(energy: str) -> list[Column]:
         Column("name", "pair"),
         Column("distance_A", "apart before (Å)", 2),
         Column("interaction_eV", "interaction (eV)"),
-        Column("formation_eV" if energy == "formation_eV" else "from_atoms_eV", title),
+        Column(energy, title),
         Column("relaxation_eV", "relaxed by (eV)"),
         Column("pair_1_A", "pair at the first (Å)"),
         Column("pair_2_A", "at the second (Å)"),
@@ -98,7 +98,7 @@ def write_report(folder: Path) -> Path:
     Raises InputError if the campaign has no results.
     """
     found = read_results(folder)
-    energy = "from_atom_eV" if found["mu_eV"] is None else "formation_eV"
+    energy = "from_atoms_eV" if found["mu_eV"] is None else "formation_eV"
     defect = found["campaign"]["settings"]["defect"]
     columns, pair_columns = _columns(energy), _pair_columns(energy)
     verification, relaxations = (_optional_json(folder / name) for name in (VERIFICATION, RELAXATIONS))

@@ -47,6 +47,7 @@ from mlh_driver.workflows.campaign import (
     state,
     states,
 )
+from mlh_driver.workflows.defect_minima import Defect, Minima
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.sites import (
     DEFECTS,
@@ -59,7 +60,7 @@ from mlh_driver.workflows.sites import (
 )
 from mlh_driver.workflows.task_inputs import atoms_fields, engine_fields, engine_for
 from mlh_driver.workflows.vacancy_pairs import VacancyPair, pair_name, vacancy_pair
-from mlh_driver.workflows.vacancy_tasks import Minima, relax_host, relax_two, relax_vacancy
+from mlh_driver.workflows.vacancy_tasks import relax_host, relax_two, relax_vacancy
 
 Place = int | tuple[int, int]
 """A site, or the two of a pair, as the host counts."""
@@ -125,52 +126,25 @@ class VacancySettings:
         return f"{host}_{self.defect[0]}_{self.element}_site{place}"
 
 
-@dataclass(frozen=True)
-class Vacancy:
-    """A site with a vacancy or an interstitial, and the lowest of its minima.
+@dataclass(frozen=True, kw_only=True)
+class Vacancy(Defect):
+    """A site with a vacancy or an interstitial: ``glass_v_O_site32``, ``glass_i_O_site32``.
 
-    name:     unique: host, what is missing or too much, and where: ``glass_v_O_site32``, ``glass_i_O_site32``
     equivalent: how many sites of the host it stands for, by symmetry
-    start, key: which start led here, and the folder of its task
-    energy_eV, difference_eV: E(defect) and E(defect) - E(host)
-    from_atom_eV: the same with mu the model's energy of an isolated atom
-    formation_eV: the same with the mu that was given, None without
-    relaxation_eV: energy of the host's geometry without the atom, or of the start of an interstitial, minus
-              ``energy_eV``
     pair:     the two atoms beside the site, as the host counts
     pair_before_A, pair_A: their distance in the host and here
     charge_1_e, charge_2_e: of the pair, here
-    level_eV, level_on_pair, level_ipr: see :class:`~mlh_driver.workflows.defect_levels.DefectLevel`
-    levels_residual_eV, deep_residual_eV: what the checks of the alignment leave
     bonds, bond_1_A, bond_2_A, angle_deg, ring: see :func:`~mlh_driver.workflows.sites.describe_site`
     charge_before_e, extrapolation_before: of the atom of the site, in the host
-    extrapolation, charge_deviation, band_gap_eV, steps, largest_force_eV_A: of this minimum
-    starts:   of each start the difference_eV and pair_A, or why it failed or was impossible
-    doubts:   reasons not to trust these numbers, by kind
     """
 
-    name: str
-    host: str
     site: int
     equivalent: int
-    start: str
-    key: str
-    energy_eV: float
-    difference_eV: float
-    from_atom_eV: float
-    formation_eV: float | None
-    relaxation_eV: float
     pair: list[int]
     pair_before_A: float
     pair_A: float
     charge_1_e: float
     charge_2_e: float
-    level_eV: float
-    level_on_pair: float
-    level_ipr: float
-    levels_residual_eV: float | None
-    deep_residual_eV: float
-    band_gap_eV: float
     bonds: int
     bond_1_A: float
     bond_2_A: float
@@ -178,17 +152,6 @@ class Vacancy:
     ring: int | None
     charge_before_e: float
     extrapolation_before: float
-    extrapolation: float
-    charge_deviation: float
-    steps: int
-    largest_force_eV_A: float
-    starts: dict[str, dict[str, Any]]
-    doubts: dict[str, str]
-
-    @property
-    def reported_eV(self) -> float:
-        """The formation energy, or without mu the energy from an isolated atom."""
-        return self.from_atom_eV if self.formation_eV is None else self.formation_eV
 
 
 @dataclass(frozen=True)
@@ -436,7 +399,7 @@ class _Collector:
             name=name,
             site=site,
             equivalent=equivalent,
-            from_atom_eV=minima.difference_eV + missing * self._atom_eV,
+            from_atoms_eV=minima.difference_eV + missing * self._atom_eV,
             formation_eV=None if self.mu_eV is None else minima.difference_eV + missing * self.mu_eV,
             pair_A=best["pair_A"],
             charge_1_e=best["charges_e"][0],

@@ -33,6 +33,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.files import replacing, write_csv
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
+from mlh_driver.workflows.defect_minima import Defect
 from mlh_driver.workflows.relaxation import read_relaxed
 from mlh_driver.workflows.run_folder import read_json, write_json
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
@@ -41,11 +42,10 @@ from mlh_driver.workflows.vacancy_pairs import VacancyPair
 TABLE, RESULTS, STRUCTURES = "vacancies.csv", "vacancies.json", "vacancies.extxyz"
 DATABASE, FIGURE, HOSTS = "vacancies.db", "vacancies.png", "hosts.extxyz"
 PAIRS, PAIR_STRUCTURES = "pairs.csv", "pairs.extxyz"
-#: Columns of the tables that are numbers or names; the others are in the JSON file alone.
-COLUMNS = [field.name for field in fields(Vacancy) if field.name not in ("starts", "doubts", "pair")]
-PAIR_COLUMNS = [
-    field.name for field in fields(VacancyPair) if field.name not in ("starts", "doubts", "neighbors")
-]
+#: Fields that are neither numbers nor names: in the JSON file alone, the doubts also as text.
+NO_COLUMNS = ("starts", "doubts", "pair", "neighbors")
+COLUMNS = [field.name for field in fields(Vacancy) if field.name not in NO_COLUMNS]
+PAIR_COLUMNS = [field.name for field in fields(VacancyPair) if field.name not in NO_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _read(folder: Path, key: str) -> Atoms:
     return read_relaxed(folder / TASKS / key)
 
 
-def _minimum(found: VacancyCampaign, defect: Vacancy | VacancyPair, columns: Sequence[str]) -> Atoms:
+def _minimum(found: VacancyCampaign, defect: Defect, columns: Sequence[str]) -> Atoms:
     """The structure of a vacancy or a pair with its numbers in ``info``."""
     atoms = _read(found.folder, defect.key)
     atoms.info |= _values(defect, columns)
@@ -163,13 +163,13 @@ def _minimum(found: VacancyCampaign, defect: Vacancy | VacancyPair, columns: Seq
     return atoms
 
 
-def _values(defect: Vacancy | VacancyPair, columns: Sequence[str]) -> dict[str, Any]:
+def _values(defect: Defect, columns: Sequence[str]) -> dict[str, Any]:
     """The columns that have a value."""
     values = {name: getattr(defect, name) for name in columns}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _write_table(defects: Sequence[Vacancy | VacancyPair], columns: Sequence[str], path: Path) -> None:
+def _write_table(defects: Sequence[Defect], columns: Sequence[str], path: Path) -> None:
     lines = (
         [*(getattr(defect, name) for name in columns), "; ".join(defect.doubts.values())]
         for defect in defects

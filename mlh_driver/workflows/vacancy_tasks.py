@@ -6,7 +6,7 @@ has no place for a start, the result says so.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,6 @@ from mlh_driver.workflows.sites import (
     without,
 )
 from mlh_driver.workflows.task_inputs import atoms_from, engine_for
-
-#: In eV: an alignment that is off by more is a reason to doubt a level.
-ALIGNMENT_eV = 0.02
 
 
 def relax_host(inputs: Inputs, folder: Path) -> dict[str, Any]:
@@ -125,81 +122,3 @@ def _summary(found: Relaxed) -> dict[str, Any]:
         **found.results.observables(),
         "doubts": found.results.doubts(),
     }
-
-
-@dataclass(frozen=True)
-class Minima:
-    """What the starts of a defect led to.
-
-    host, host_eV: name and energy of its host
-    results: of each start, by name: what its task returned, or why it failed
-    keys:    folders of these tasks
-    """
-
-    host: str
-    host_eV: float
-    results: dict[str, dict[str, Any]]
-    keys: dict[str, str]
-
-    @property
-    def found(self) -> dict[str, float]:
-        """Energy in eV of each start that has a minimum."""
-        return {start: each["energy_eV"] for start, each in self.results.items() if "energy_eV" in each}
-
-    @property
-    def lowest(self) -> str:
-        """The start of the lowest minimum; there is one."""
-        return min(self.found, key=self.found.__getitem__)
-
-    @property
-    def best(self) -> dict[str, Any]:
-        return self.results[self.lowest]
-
-    @property
-    def difference_eV(self) -> float:
-        return self.found[self.lowest] - self.host_eV
-
-    def columns(self) -> dict[str, Any]:
-        """What is said of a defect of any kind."""
-        best = self.best
-        level = best["level"]
-        return {
-            "host": self.host,
-            "start": self.lowest,
-            "key": self.keys[self.lowest],
-            "energy_eV": best["energy_eV"],
-            "difference_eV": self.difference_eV,
-            "relaxation_eV": best["unmoved_eV"] - best["energy_eV"],
-            "level_eV": level["above_vbm_eV"],
-            "level_on_pair": level["on_pair"],
-            "level_ipr": level["inverse_participation_ratio"],
-            "levels_residual_eV": level["levels_residual_eV"],
-            "deep_residual_eV": level["deep_residual_eV"],
-            "band_gap_eV": best["band_gap"],
-            "extrapolation": best["extrapolation"],
-            "charge_deviation": best["charge_deviation"],
-            "steps": best["steps"],
-            "largest_force_eV_A": best["largest_force_eV_A"],
-            "starts": {start: self._of_start(result) for start, result in self.results.items()},
-        }
-
-    def _of_start(self, result: dict[str, Any]) -> dict[str, Any]:
-        if "energy_eV" not in result:
-            return result
-        pair = {"pair_A": result["pair_A"]} if "pair_A" in result else {}
-        return {"difference_eV": result["energy_eV"] - self.host_eV, **pair}
-
-    def doubts(self) -> dict[str, str]:
-        """Those of the engine, of the alignment, and starts without a minimum."""
-        doubts = dict(self.best["doubts"])
-        residuals = [self.best["level"][f"{check}_residual_eV"] for check in ("levels", "deep")]
-        if any(residual is None or abs(residual) > ALIGNMENT_eV for residual in residuals):
-            shown = ", ".join("none found" if r is None else f"{1e3 * r:.0f} meV" for r in residuals)
-            doubts["alignment"] = (
-                f"the host's levels do not come back (all occupied ones, deep ones: {shown} off): the level "
-                "of the defect is as uncertain"
-            )
-        for start, result in self.results.items():
-            if "failed" in result:
-                doubts[f"start {start}"] = f"start {start} has no minimum: {result['failed']}"
-        return doubts
