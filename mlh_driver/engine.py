@@ -22,7 +22,7 @@ The energy is summed in double precision whatever the precision of the network.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -111,6 +111,16 @@ def _loaded(settings: EngineSettings) -> Model:
     return load_model(settings.model, settings.dtype, settings.device)
 
 
+def _refuse_change(own: EngineKeywords, asked: Mapping[str, Any]) -> None:
+    """Raises InputError if a loaded model is to have another precision or device; cuda may be cuda:0."""
+    dtype, device = asked.get("dtype", own["dtype"]), asked.get("device", own["device"])
+    if dtype != own["dtype"] or not own["device"].startswith(device):
+        raise InputError(
+            f"the model is loaded already, in {own['dtype']} on {own['device']}, and stays so; "
+            "make an engine from its name or file instead"
+        )
+
+
 def _least_width(settings: EngineSettings, model: Model) -> float:
     """In Å, of cells that are taken as they are."""
     return 0.0 if settings.sampling == "gamma" else NARROWER * model.metadata.narrowest_cell_A
@@ -142,6 +152,8 @@ class Engine:
         self._dtype, self._device = parameter.dtype, parameter.device
         if isinstance(model, Model):  # which stays what it is
             own = EngineKeywords(dtype=str(self._dtype).removeprefix("torch."), device=str(self._device))
+            usual = vars(EngineSettings())
+            _refuse_change(own, {name: asked for name, asked in settings.items() if asked != usual[name]})
             self.settings = replace(self.settings, **own)
         self._composition: tuple[bytes, _Atoms] | None = None
 
@@ -175,6 +187,11 @@ class Engine:
         Raises StructureError (unknown species, unusable coordinates), SolverError (no reliable density
         matrix) or NonFiniteError; it never returns a number that is not finite, nor a force above 1000 eV/Å.
         """
+        if not isinstance(system, System):
+            raise InputError(
+                f"the engine computes a System, not {type(system).__name__}; of ASE's atoms make one by "
+                "System.from_ase(atoms), or use MLHCalculator"
+            )
         repeats = self.repeater(system)
         try:
             self._check_density(system)
@@ -234,13 +251,8 @@ class Engine:
         before = EngineKeywords(
             **{name: value for name, value in vars(self.settings).items() if name != "model"}  # type: ignore[typeddict-item]
         )
-        settings = before | changes
-        if (settings["dtype"], settings["device"]) != (before["dtype"], before["device"]):
-            raise InputError(
-                f"the model is loaded already, in {before['dtype']} on {before['device']}, and stays so; "
-                "make an engine from its name or file instead"
-            )
-        return Engine(self.model, **settings)
+        _refuse_change(before, changes)
+        return Engine(self.model, **(before | changes))
 
     def close(self) -> None:
         """Nothing to give back: the model goes with the last engine that uses it."""

@@ -83,12 +83,16 @@ class EngineSettings:
             raise InputError(f"threads is {self.threads}; give a number of CPU threads, or 0")
 
     def _check_types(self) -> None:
-        """Of all settings but the model."""
+        """Of all settings but the model; numbers of NumPy become Python's, which JSON can hold."""
         for field in fields(self):
             kind, words = KINDS[type(field.default)]
             value = getattr(self, field.name)
-            if field.name != "model" and not isinstance(value, kind):
+            if field.name == "model":
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"{field.name} is {value!r}, a {type(value).__name__}; give {words}")
+            convert: Any = type(field.default)
+            object.__setattr__(self, field.name, convert(value))
 
     def described(self) -> str:
         """What a result depends on, beside the structure: for logs. The model is one by name or path."""
@@ -150,6 +154,9 @@ class EngineKeywords(TypedDict, total=False):
 
 def _convert(name: str, value: Any, kind: type) -> Any:
     try:
-        return kind(value)
+        converted = kind(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {value!r}; give a number") from None
+    if kind is int and converted != float(value):
+        raise InputError(f"{name} is {value!r}; give a whole number")
+    return converted

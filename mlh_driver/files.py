@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
+import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +15,33 @@ from filelock import FileLock, Timeout
 
 from mlh_driver.errors import InputError
 
+_PARTIAL = ".partial-"
+_LEFT_OVER_S = 86400.0
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to be written in this block, that takes the place of ``path``; gone if the block fails.
 
-    Of a link it takes the place of what the link leads to.
+    Of a link it takes the place of what the link leads to. Where several processes write the same file, each
+    has a partial one of its own, and the last one stays.
     """
     path = path.resolve()
-    partial = path.with_name(f".partial-{path.name}")
-    partial.unlink(missing_ok=True)  # of a process that was killed
+    _remove_left_over(path)
+    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Partial files of processes that were killed more than a day ago."""
+    for partial in path.parent.glob(f"{_PARTIAL}*-{glob.escape(path.name)}"):
+        with suppress(OSError):  # another process may do the same
+            if time.time() - partial.stat().st_mtime > _LEFT_OVER_S:
+                partial.unlink()
 
 
 def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:

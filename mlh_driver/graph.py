@@ -27,7 +27,7 @@ MOST_NEIGHBORS = 1000
 SHORTEST_A = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Pairs of one structure, sorted by the kinds of their two atoms.
 
@@ -97,7 +97,7 @@ def kind_of_pair(n_species: int) -> NDArray[np.int64]:
     return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairList:
     """The pairs within cutoff + skin of a reference structure, and the kind of each."""
 

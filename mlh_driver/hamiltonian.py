@@ -14,7 +14,7 @@ from mlh_driver.network.network import Blocks
 from mlh_driver.parts import WHOLE, Whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockMatrix:
     """A symmetric matrix of orbitals, stored as the blocks of pairs of atoms i <= j.
 

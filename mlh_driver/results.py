@@ -38,7 +38,7 @@ OBSERVABLES = (
 """Scalar observables that every interface offers, under these names and in this order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """Energy, derivatives and observables of one structure, in eV and Å.
 

@@ -6,6 +6,7 @@ What the package changes in a process of which it is a guest, and when:
   environment says so already;
 * an engine, before it computes: numba runs on as many threads as torch (:func:`use_torch_threads`); both on
   as many as its settings say, if they do (:func:`use_threads`);
+* the network: e3nn is imported without torch's compiler (:mod:`mlh_driver.network.so3`);
 * the command line, which owns its process, or whoever calls :func:`configure`: freed memory is kept.
 
 torch and numba are imported where they are used, so that the package can be imported before them.
@@ -20,6 +21,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from threading import current_thread, main_thread
 
 from mlh_driver.errors import InputError
 
@@ -43,9 +45,10 @@ _numba_runs_in: int | None = None
 def sigterm_interrupts() -> Iterator[None]:
     """Within this block SIGTERM is what Ctrl-C is: a KeyboardInterrupt in the main thread.
 
-    In a process that ignores SIGTERM it stays ignored.
+    In a process that ignores SIGTERM it stays ignored, and outside the main thread, which alone gets signals,
+    nothing changes.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
 

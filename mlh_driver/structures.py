@@ -38,7 +38,7 @@ def bare(atoms: Atoms, *, wrapped: bool = False) -> Atoms:
 
 
 def read_frames(
-    paths: list[Path],
+    paths: Sequence[str | Path],
     file_format: str | None = None,
     last_only: bool = False,
     elements: Sequence[str] = (),
@@ -57,7 +57,7 @@ def read_frames(
     _check(file_format, elements)
     plain: dict[Path, set[str]] = {}
     found: list[tuple[Path, dict[str, Atoms]]] = []
-    for path in paths:
+    for path in map(Path, paths):
         try:
             images = _read(path, file_format, elements)
         except InputError as error:

@@ -23,7 +23,7 @@ SAME_STRUCTURE_A = 1e-6
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     """Atoms in a periodic cell.
 
@@ -33,7 +33,7 @@ class System:
     velocities: (N, 3) in Å/fs where the MD engine tells them, or None; no result depends on them
 
     All are copied, and the copies are read-only: what moves later does not move an earlier structure, with
-    which engines compare the next one.
+    which engines compare the next one. Two are equal for Python only if they are one; compare their ``key``.
 
     Raises :class:`~mlh_driver.errors.StructureError` on wrong shapes, non-finite values, and a cell that is
     singular or nearly flat.
@@ -45,15 +45,16 @@ class System:
     velocities: Array | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"numbers": np.int64, "positions": np.float64, "cell": np.float64, "velocities": np.float64}
-        for name, kind in kinds.items():
+        for name in ("numbers", "positions", "cell", "velocities"):
             if (given := getattr(self, name)) is not None:
-                copy = np.array(given, dtype=kind, order="C")
-                copy.setflags(write=False)
-                object.__setattr__(self, name, copy)
-        n = len(self.numbers)
+                object.__setattr__(self, name, _copied(name, given))
+        n = self.numbers.size
         if n == 0:
             raise StructureError("the structure has no atoms")
+        if self.numbers.shape != (n,):
+            raise StructureError(f"numbers have shape {self.numbers.shape}; give one for each atom")
+        if self.velocities is not None and self.velocities.shape != (n, 3):
+            raise StructureError(f"velocities have shape {self.velocities.shape}; {n} atoms need ({n}, 3)")
         if self.positions.shape != (n, 3):
             raise StructureError(f"positions have shape {self.positions.shape}; {n} atoms need ({n}, 3)")
         if self.cell.shape != (3, 3):
@@ -118,6 +119,18 @@ def same_structure(first: System, second: System) -> bool:
 def mass_density(atoms: Atoms) -> float:
     """In g/cm3; an Å^3 is 1e-24 cm3."""
     return float(atoms.get_masses().sum() / (units.kg / 1000.0) / (atoms.get_volume() * 1e-24))
+
+
+def _copied(name: str, given: object) -> np.ndarray:
+    """A read-only copy; raises StructureError for what are no such numbers."""
+    try:
+        copy = np.array(given, dtype=np.int64 if name == "numbers" else np.float64, order="C")
+        if name == "numbers" and (copy != np.asarray(given)).any():
+            raise ValueError("they are no whole numbers")
+    except (TypeError, ValueError) as error:
+        raise StructureError(f"{name} cannot be used: {error}") from error
+    copy.setflags(write=False)
+    return copy
 
 
 def widths(cell: Array) -> Array:

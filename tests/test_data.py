@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import resource
 from dataclasses import replace
@@ -23,6 +24,7 @@ from mlh_driver.cli.main import app
 from mlh_driver.data import LabelledStructure, hdf5, read_split, read_splits, read_structure
 from mlh_driver.data.importers import from_ase_files
 from mlh_driver.errors import InputError
+from mlh_driver.files import replacing
 from mlh_driver.reference.units import energy_unit
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
@@ -167,6 +169,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == saved and [file.name for file in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_two_that_replace_one_file_do_not_mix(tmp_path: Path) -> None:
+    path, old = tmp_path / "a[1].txt", tmp_path / ".partial-0-a[1].txt"
+    old.write_text("of a killed process")
+    os.utime(old, (0, 0))
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # which ended last
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:

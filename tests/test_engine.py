@@ -278,6 +278,13 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
         System(np.array([8]), np.zeros((1, 3)), np.diag([9.0, 9.0, 0.0]))
     with pytest.raises(StructureError, match="pbc"):
         System.from_ase(Atoms("O", cell=[9, 9, 9]))
+    for wrong in ([[8]], [8.5], ["O"], 8):
+        with pytest.raises(StructureError, match="numbers"):
+            System(wrong, np.zeros((1, 3)), 9 * np.eye(3))
+    with pytest.raises(StructureError, match=r"velocities have shape \(5,\); 1 atoms need \(1, 3\)"):
+        System([8], np.zeros((1, 3)), 9 * np.eye(3), np.zeros(5))
+    with pytest.raises(InputError, match=r"a System, not Atoms; .*System\.from_ase"):
+        engine.compute(Atoms("O", cell=[9, 9, 9], pbc=True))
     small = small_system()
     in_nm = System(small.numbers, 0.1 * small.positions, 0.1 * small.cell)
     with pytest.raises(StructureError, match=r"736\.\d times as dense as .* in Å.* atoms, O 1 and O 10"):
@@ -290,6 +297,8 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
         Engine(model64, solver="magic")
     with pytest.raises(InputError, match="loaded already, in float64 on cpu"):
         engine.with_settings(dtype="float32")
+    with pytest.raises(InputError, match="loaded already, in float32"):
+        Engine(random_model(), dtype="float64")
     assert engine.settings.dtype == "float64"
 
 

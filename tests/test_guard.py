@@ -16,6 +16,7 @@ from lammps_runs import SETUP, run_text, write_data
 from processes import DRIVER, ENVIRONMENT, PATIENCE_S, REPOSITORY
 
 from mlh_driver.errors import InputError, LammpsError, LimitReached, NonFiniteError
+from mlh_driver.interfaces import guard
 from mlh_driver.interfaces.alarm import GUARDED
 from mlh_driver.interfaces.guard import GuardedEngine, Rule
 from mlh_driver.structures import read_frames
@@ -94,6 +95,29 @@ def test_a_structure_without_an_answer_is_kept_without_being_asked_for(tmp_path:
     with pytest.raises(NonFiniteError, match=r"the last good one, are in .*guard\.xyz"):
         engine.compute(GLASS)
     assert [reason[:20] for reason in reasons(tmp_path)] == ["last good structure", "the model returned f"]
+
+
+def test_the_structure_that_ends_a_run_is_kept_beside_any_number_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Engine):
+        def compute(self, system: System):
+            if system.positions[0, 0] > 0:
+                raise NonFiniteError("no answer")
+            return super().compute(system)
+
+    monkeypatch.setattr(guard, "MOST_FRAMES", 3)
+    engine = GuardedEngine(
+        Failing("fake"), {"band_gap": Rule.parse("band_gap", "stop:6")}, tmp_path / "guard.xyz"
+    )
+    tried = System(GLASS.numbers, GLASS.positions + 0.01, GLASS.cell)
+    for words in 3 * ["The structure is in "] + ["has 3 structures of this run already, and not this one"]:
+        with pytest.raises(NonFiniteError, match=words):
+            engine.compute(tried)
+    with pytest.raises(LimitReached, match="The structure is in "):
+        engine.compute(GLASS)
+    assert len(reasons(tmp_path)) == 4
+    assert "below the limit of 6" in reasons(tmp_path)[-1]
 
 
 def test_evidence_that_cannot_be_written_hides_no_error_and_ends_no_run(tmp_path: Path) -> None:

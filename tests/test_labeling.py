@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -92,6 +93,18 @@ def test_a_structure_without_a_closed_shell_is_left_out(tmp_path: Path) -> None:
     frames = {"odd": Atoms("H", cell=[4, 4, 4], pbc=True)}
     assert label_into(tmp_path / "data.h5", frames, SomeLabeler(), "train", lines.append) == ["odd"]
     assert "closed shell" in lines[-1]
+
+
+def test_results_that_are_not_finite_do_not_stop_the_rest(tmp_path: Path) -> None:
+    class Broken(SomeLabeler):
+        def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
+            found = super().calculate(atoms, workdir)
+            return replace(found, forces=np.nan * found.forces) if self.calls == 1 else found
+
+    lines: list[str] = []
+    frames = {"bad": hydrogen(), "good": hydrogen()}
+    assert label_into(str(tmp_path / "data.h5"), frames, Broken(), "train", lines.append) == ["bad"]
+    assert any("bad: left out: the results of some are no label" in line for line in lines)
 
 
 def test_what_cannot_be_labelled_does_not_stop_the_rest(tmp_path: Path) -> None:

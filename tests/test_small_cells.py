@@ -124,6 +124,6 @@ def test_predict_tells_the_repeats_and_unknown_samplings_are_refused(tmp_path: P
     assert "2 x 2 x 2" in CliRunner().invoke(app, command, catch_exceptions=False).output
     command += ["--json", "--sampling"]
     report = CliRunner().invoke(app, [*command, "gamma"], catch_exceptions=False).output
-    assert json.loads(report)["repeats"] == [1, 1, 1]
+    assert json.loads(report)[0]["repeats"] == [1, 1, 1]
     with pytest.raises(InputError, match="sampling is 'k'; choose auto or gamma"):
         CliRunner().invoke(app, [*command, "k"], catch_exceptions=False)

@@ -544,11 +544,13 @@ def test_hosts_and_settings_that_cannot_be_used_are_refused(glass: Atoms, tmp_pa
         {"within_A": 3.0},
         {"defect": "interstitial", "starts": ("unmoved",)},
         {"fmax_eV_A": 0.0},
+        {"sites": (1.5,)},
     ):
         with pytest.raises(InputError):
             VacancySettings(**wrong)
     assert not list(tmp_path.iterdir())
     assert VacancySettings().starts == ("unmoved", "together", "apart")
+    assert repr(VacancySettings(sites=np.array([3, 4]), fmax_eV_A=np.float32(0.5)).sites) == "(3, 4)"
     assert VacancySettings(defect="interstitial").starts == ("peroxy",)
 
 

@@ -65,8 +65,9 @@ def as_json(structures: Structures) -> dict[str, Any]:
     return {name: _json_of(structure) for name, structure in structures.items()}
 
 
-def write_report(structures: Structures, folder: Path) -> None:
+def write_report(structures: Structures, folder: str | Path) -> None:
     """Write the files; the folder is made where there is none."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "structure.json") as partial:
         partial.write_text(json.dumps(as_json(structures), indent=2, ensure_ascii=False))

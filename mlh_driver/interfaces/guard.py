@@ -23,7 +23,8 @@ from mlh_driver.system import System
 ACTIONS = ("warn", "dump", "stop")
 GUARD_FILE = Path("mlh_guard.xyz")
 MOST_FRAMES = 200
-"""In the file of one run: Monte Carlo may try structures without an answer for days."""
+"""In the file of one run, but for that which ends it: Monte Carlo may try structures without an answer for
+days."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class GuardedEngine(PassingEngine):
     A run that stays beyond a limit is dumped where it passes it, and again at each doubling.
     """
 
-    def __init__(self, engine: ForceEngine, rules: Mapping[str, Rule], file: Path = GUARD_FILE) -> None:
+    def __init__(self, engine: ForceEngine, rules: Mapping[str, Rule], file: str | Path = GUARD_FILE) -> None:
         super().__init__(engine)
-        self._file = file.absolute()
+        self._file = Path(file).absolute()
         self._rules = {name: rule for name, rule in rules.items() if rule.action != "warn"}
         self._watches = {name: Watch(rule.limit, GUARDED[name].low) for name, rule in self._rules.items()}
         self._written = 0
@@ -100,20 +101,25 @@ class GuardedEngine(PassingEngine):
         side = "below" if guarded.low else "above"
         why = f"{guarded.words} of {value:.3g} is {side} the limit of {rule.limit:g}"
         if rule.action == "stop":
-            raise LimitReached(f"{why}. {self._kept(system, results, why)}")
-        if self._watches[name].is_news(value):
+            raise LimitReached(f"{why}. {self._kept(system, results, why, is_last=True)}")
+        if self._watches[name].is_news(value) and self._written < MOST_FRAMES:
             try:
                 self._write(system, results, why)
             except OSError as error:  # is no reason to end a run
                 warnings.warn(f"{why}; the {self._not_written(error)}", RuntimeWarning, stacklevel=2)
 
-    def _kept(self, system: System, results: Results | None, why: str) -> str:
+    def _kept(self, system: System, results: Results | None, why: str, is_last: bool = False) -> str:
         """Write the structure, and say where it is, or why it is not."""
+        if self._written >= MOST_FRAMES and not is_last:
+            return f"{self._file} has {self._written} structures of this run already, and not this one"
+        has_good = self._good is not None
         try:
             self._write(system, results, why)
         except OSError as error:
             return f"The {self._not_written(error)}"
-        return f"The structure, and before it the last good one, are in {self._file}"
+        if has_good:
+            return f"The structure, and before it the last good one, are in {self._file}"
+        return f"The structure is in {self._file}"
 
     def _not_written(self, error: OSError) -> str:
         return f"structure could not be written to {self._file} ({error.strerror})"
@@ -127,7 +133,7 @@ class GuardedEngine(PassingEngine):
         if self._good is not None:
             frames.insert(0, (*self._good, "last good structure"))
             self._good = None  # once is enough
-        for structure, its_results, reason in frames[: MOST_FRAMES - self._written]:
+        for structure, its_results, reason in frames:
             self._written += 1
             atoms = structure.to_ase()
             if its_results is not None:

@@ -85,23 +85,26 @@ def label_structure(
         hamiltonian, eigenvalues = downfold(result.H, result.S, n_occupied, S12, S22, kT)
     except (InputError, np.linalg.LinAlgError) as error:
         raise LabelingError(f"the Hamiltonian cannot be downfolded: {error}") from error
-    return LabelledStructure(
-        name=name,
-        system=system,
-        energy=result.energy,
-        forces=result.forces,
-        stress=result.stress,
-        hamiltonian=hamiltonian,
-        eigenvalues=eigenvalues,
-        n_occupied=n_occupied,
-        full_hamiltonian=result.H if keep_full else None,
-        electronic_temperature_K=result.electronic_temperature_K,
-        info=(info or {}) | {"n_scf_steps": result.n_scf_steps, "version": result.version},
-    )
+    try:
+        return LabelledStructure(
+            name=name,
+            system=system,
+            energy=result.energy,
+            forces=result.forces,
+            stress=result.stress,
+            hamiltonian=hamiltonian,
+            eigenvalues=eigenvalues,
+            n_occupied=n_occupied,
+            full_hamiltonian=result.H if keep_full else None,
+            electronic_temperature_K=result.electronic_temperature_K,
+            info=(info or {}) | {"n_scf_steps": result.n_scf_steps, "version": result.version},
+        )
+    except InputError as error:  # a number that is not finite, or too few of them
+        raise LabelingError(f"the results of {labeler.name} are no label: {error}") from error
 
 
 def label_into(
-    path: Path,
+    path: str | Path,
     frames: dict[str, Atoms],
     labeler: Labeler,
     split: str,
@@ -118,6 +121,7 @@ def label_into(
     Raises InputError, before anything is calculated, if a name belongs to another structure, or the data set
     to another reference or cannot be written.
     """
+    path = Path(path)
     labelled = _temperatures_of_labels(path, frames, labeler)
     held = hdf5.splits_by_name(path) if labelled else {}
     for name, heat in labelled.items():

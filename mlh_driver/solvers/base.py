@@ -19,7 +19,7 @@ ERROR_PER_ATOM_meV = 0.1
 """What the linear-time solvers may miss of the energy, unless the user says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ElectronicProblem:
     """The electrons of one structure.
 
@@ -54,7 +54,7 @@ class ElectronicProblem:
         return 0.5 * self.n_electrons
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ElectronicState:
     """The spin-less one-particle state that minimises the free energy 2 Tr[P H] - T_e S_e.
 

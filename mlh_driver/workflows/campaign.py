@@ -126,7 +126,7 @@ class Campaign:
 
 
 @contextmanager
-def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> Iterator[Campaign]:
+def open_campaign(folder: str | Path, settings: Mapping[str, Any], n_tasks: int) -> Iterator[Campaign]:
     """Start a campaign, or go on with the one of ``folder``; no other process can, within this block.
 
     settings: all that decides about its results, as JSON
@@ -134,6 +134,7 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], n_tasks: int) -> It
 
     Raises InputError if the folder has a campaign of other settings, or another process is at work there.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
         n_before = check_campaign(folder, settings)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_
 
 #: How often jobs of SLURM that have ended are replaced.
 RENEWAL_MS = 60_000
+
+#: Workers that died under a task before it began, in a row, until it is a failure of the task: more than
+#: those at which it only waited.
+MOST_UNBEGUN = 10
 
 #: Settings of dask, see above.
 SCHEDULER = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
@@ -156,6 +161,7 @@ def _finished(client: Client, jobs: Sequence[Job]) -> Iterator[Job]:
     from distributed import KilledWorker, as_completed
 
     started: dict[str, Job] = {}
+    killed_before: Counter[Path] = Counter()
 
     def start(job: Job) -> object:
         task, folder = job
@@ -171,6 +177,10 @@ def _finished(client: Client, jobs: Sequence[Job]) -> Iterator[Job]:
             if (folder / RUNNING).exists():
                 (folder / RUNNING).unlink()
                 record_failure(folder, "its worker process was killed: is there enough memory?")
+            elif (unbegun := killed_before[folder] + 1) >= MOST_UNBEGUN:
+                record_failure(folder, "its worker died before it began: is there memory to load torch?")
+            else:
+                killed_before[folder] = unbegun
             if is_due(folder):
                 waiting.add(start((task, folder)))
                 continue

@@ -92,11 +92,12 @@ def _pair_columns(energy: str) -> list[Column]:
     ]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | Path) -> Path:
     """Write ``report.html`` into the folder of a campaign of vacancies; returns its path.
 
     Raises InputError if the campaign has no results.
     """
+    folder = Path(folder)
     found = read_results(folder)
     energy = "from_atoms_eV" if found["mu_eV"] is None else "formation_eV"
     defect = found["campaign"]["settings"]["defect"]

@@ -23,6 +23,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class VacancySettings:
     def __post_init__(self) -> None:
         if self.element not in atomic_numbers:
             raise InputError(f"element is {self.element!r}; give a chemical symbol, such as O")
+        self._make_plain()
         if self.sites and self.sample:
             raise InputError(f"sites and a sample of {self.sample} were asked for; give one of them")
         if self.defect not in DEFECTS:
@@ -118,6 +120,20 @@ class VacancySettings:
             raise InputError(
                 f"within_A is {self.within_A}; give a positive distance, for pairs, and no sites beside it"
             )
+
+    def _make_plain(self) -> None:
+        """Numbers of NumPy become Python's, which JSON can hold."""
+        try:
+            object.__setattr__(self, "sites", tuple(index(site) for site in self.sites))
+            for name in ("sample", "seed", "steps"):
+                object.__setattr__(self, name, index(getattr(self, name)))
+            for name in ("fmax_eV_A", "within_A"):
+                object.__setattr__(self, name, float(getattr(self, name)))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"sites {self.sites}, sample {self.sample!r}, seed {self.seed!r} and steps {self.steps!r} "
+                f"must be whole numbers, fmax_eV_A {self.fmax_eV_A!r} and within_A {self.within_A!r} numbers"
+            ) from error
 
     def name(self, host: str, place: Place) -> str:
         """Of a defect of a host, at a site or at two."""
@@ -180,7 +196,7 @@ class VacancyCampaign:
 
 def run_vacancies(
     hosts: Mapping[str, Atoms],
-    folder: Path,
+    folder: str | Path,
     settings: VacancySettings | None = None,
     engine: EngineSettings | None = None,
     *,

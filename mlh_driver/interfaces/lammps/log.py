@@ -11,7 +11,7 @@ from mlh_driver.errors import InputError
 from mlh_driver.system import Array
 
 
-def read_log(log: Path) -> dict[str, Array]:
+def read_log(log: str | Path) -> dict[str, Array]:
     """The thermo columns of all runs in a log of LAMMPS, one run after the other, by their names in the log.
 
     Columns that not all runs have are left out. A line cut off by the end of the program is, too.
@@ -19,7 +19,7 @@ def read_log(log: Path) -> dict[str, Array]:
     """
     runs: list[dict[str, list[float]]] = []
     names: list[str] = []
-    for line in log.read_text().splitlines(keepends=True):
+    for line in Path(log).read_text().splitlines(keepends=True):
         words = line.split() if line.endswith("\n") else []  # the last number may lack digits
         if words[:1] == ["Step"]:
             names = words

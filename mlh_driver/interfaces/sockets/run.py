@@ -78,9 +78,10 @@ def _i_pi(file: Path, socket: Path) -> Iterator[None]:
         try:
             _wait_for(socket, process, log)
             yield
-            process.wait(END_S)
         finally:
             _end(process)
+    if process.returncode:
+        raise InputError(f"i-PI ended with status {process.returncode}; {log} says why")
 
 
 def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -94,8 +95,10 @@ def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Give i-PI the time to end by itself, as it does without a client, and then end it."""
-    try:
-        process.wait(END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    """Give i-PI the time to end by itself, as it does without a client; then ask it to; then end it."""
+    for end in (process.terminate, process.kill):
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            end()
+    process.wait()

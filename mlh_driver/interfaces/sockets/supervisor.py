@@ -158,8 +158,8 @@ class Supervisor:
         engine.check_species([])
         return engine
 
-    def replace(self, process: Process, failures: int, error: Exception) -> None:
-        """Start another process in place of this one, if no other thread has done so.
+    def replace(self, process: Process, failures: int, error: Exception) -> bool:
+        """Start another process in place of this one; False if it was replaced already, for another engine.
 
         Raises EngineCrashed when there have been too many failures over the structure at hand, and
         ConnectionLost after :meth:`close`.
@@ -168,9 +168,10 @@ class Supervisor:
             if self._closed.is_set():
                 raise ConnectionLost(ENDED)
             if process is not self.process:
-                return
+                return False
             problem = f"the process with the model {process.end()}: {error}"
             if failures > self._restarts:
+                self.process = self._start()  # for other engines
                 raise EngineCrashed(
                     f"{problem}. It was started {failures} times for this structure, without success; does "
                     "it have enough memory? --no-supervisor shows what happens inside"
@@ -179,6 +180,7 @@ class Supervisor:
             if self._closed.wait(min(FIRST_PAUSE_S * (2 ** (failures - 1) - 1), LONGEST_PAUSE_S)):
                 raise ConnectionLost(ENDED)
             self.process = self._start()
+            return True
 
     def close(self) -> None:
         """End the process, also within a computation. To be called once or more, by any thread."""
@@ -238,5 +240,4 @@ class SupervisedEngine:
             try:
                 return ask()
             except (ConnectionLost, EngineCrashed) as error:
-                failures += 1
-                self._supervisor.replace(self._process, failures, error)
+                failures += self._supervisor.replace(self._process, failures + 1, error)

@@ -124,11 +124,12 @@ def _check_elements(glasses: Mapping[str, Atoms]) -> None:
         )
 
 
-def write_comparison(folder: Path) -> Comparison:
+def write_comparison(folder: str | Path) -> Comparison:
     """Write the files named above of the glasses that there are; of a single run the page alone.
 
     Raises InputError for a folder without runs.
     """
+    folder = Path(folder)
     found = Comparison.of(folder)
     single = (folder / SETTINGS).exists()
     pictures = {"runs": draw_thermo(found.logs)} if found.logs else {}

@@ -126,12 +126,15 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     return [Run.read(file.parent) for file in files]
 
 
-def prepare(folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine) -> Run:
+def prepare(
+    folder: str | Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: Engine
+) -> Run:
     """Write the inputs into a new folder; or take the run that is there, if it is the same.
 
     Raises InputError where the folder holds a run of other settings, or something else.
     """
     asked = request(start, settings, engine)
+    folder = Path(folder)
     folder = folder.resolve() if folder.is_symlink() else folder
     if holds_run(folder):
         before = read_json(folder / SETTINGS)
