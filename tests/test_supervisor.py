@@ -133,13 +133,16 @@ def test_engines_share_one_process_and_one_restart(said: list[str]) -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_the_structure_of_one_engine_ends_no_run_of_another(said: list[str]) -> None:
     """The second structure is too much for a process: that of the first engine, not that of the other."""
-    with owner(said, "fake,memory=2", restarts=0) as its_owner:
-        with closing(its_owner.engine()) as engine, closing(its_owner.engine()) as other:
-            other.check_species(GLASS.numbers)
+    with (
+        owner(said, "fake,memory=2", restarts=0) as its_owner,
+        closing(its_owner.engine()) as engine,
+        closing(its_owner.engine()) as other,
+    ):
+        other.check_species(GLASS.numbers)
+        engine.compute(GLASS)
+        with pytest.raises(EngineCrashed):
             engine.compute(GLASS)
-            with pytest.raises(EngineCrashed):
-                engine.compute(GLASS)
-            other.compute(GLASS)
+        other.compute(GLASS)
 
 
 @pytest.mark.usefixtures("stand_in")
