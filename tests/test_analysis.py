@@ -32,6 +32,7 @@ from mlh_driver.analysis import (
     structure_factor,
     summary,
 )
+from mlh_driver.analysis.network import bonds_kept
 from mlh_driver.analysis.plots import draw_spread, plot_structures, plot_thermo
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
@@ -123,6 +124,15 @@ def test_positions_outside_the_cell_change_nothing(glass: Atoms) -> None:
     assert after.network.rings == before.network.rings
     np.testing.assert_allclose(after.factor.neutron, before.factor.neutron, rtol=1e-9)
     assert after.figures() == pytest.approx(before.figures(), nan_ok=True)
+
+
+def test_bonds_that_are_kept_are_counted(quartz: Atoms) -> None:
+    large = quartz * (2, 2, 2)
+    assert bonds_kept(large, large) == 1.0
+    moved = large.copy()
+    moved.positions[-1] += moved.cell.array.sum(axis=0) / 3  # an O, which has two bonds
+    n_bonds = len(Network.of(large).silicon)
+    assert bonds_kept(large, moved) == pytest.approx(1 - 2 / n_bonds)
 
 
 def test_a_vacancy_leaves_two_silicon_atoms_with_three_oxygens(glass: Atoms) -> None:

@@ -111,6 +111,7 @@ def test_a_run_ends_with_a_relaxed_glass_and_its_report(whole: tuple[Run, str], 
     assert "28 steps of 1 fs (melt 12, quench 10, anneal 6), 3500 to 300 K by 320000 K/ps" in printed
     assert "about 1 min: 28 steps of" in printed
     assert "first sharp diffraction peak cannot be resolved" in printed
+    assert re.search(r"the glass has \d+ % of the Si-O bonds of its start", printed)
     report = json.loads((run.folder / "report.json").read_text())
     assert report["settings"]["melt_temperature_K"] == 3500
     assert report["glass"]["largest force (eV/Å)"] < 8.0

@@ -4,6 +4,7 @@
     python examples/melt_quench/run.py 11 12 13 --engine vashishta
     python examples/melt_quench/run.py 11 --melt 5000 --quench 20000 --anneal 5000 --repeat 2 1 1 --out large
 
+Gaps are the smallest, temperatures those of the end, and bonds those of Si and O that the start had.
 Every run is that of ``mlh-driver melt-quench --structure lammps_inputs/melt_quench/host.data``, in a folder
 ``OUT/ENGINE-SEED``. Steps are 1 fs. ``vashishta`` is the same input in LAMMPS with the classical potential of
 that name. Runs that have ended are not repeated; those that were killed go on. Shares and extremes are those
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlh_driver import Engine
+from mlh_driver.analysis.network import bonds_kept
 from mlh_driver.errors import MLHError
 from mlh_driver.interfaces.lammps.library import potential_file
 from mlh_driver.structures import read_frames
@@ -58,10 +60,11 @@ def is_finished(run: Run) -> bool:
 def table(runs: list[Run]) -> Table:
     """A row for each run."""
     rows = Table("run", "finished")
-    for title in ("last step", "extrapolation <= 1", "largest", "smallest gap (eV)", "T at the end (K)"):
+    for title in ("last step", "extrapolation <= 1", "largest", "gap (eV)", "T (K)", "bonds kept"):
         rows.add_column(title, justify="right")
     for run in runs:
-        rows.add_row(run.folder.name, "yes" if is_finished(run) else "NO", *figures(run))
+        kept = f"{100 * bonds_kept(run.start, run.glass):.0f} %" if run.glass else ""
+        rows.add_row(run.folder.name, "yes" if is_finished(run) else "NO", *figures(run), kept)
     return rows
 
 

@@ -64,6 +64,16 @@ class Network:
         yield from np.split(order, np.flatnonzero(np.diff(ends[order])) + 1)
 
 
+def bonds_kept(before: Atoms, after: Atoms) -> float:
+    """Share of the Si-O bonds of a structure that the same atoms still have in another; images are not told
+    apart."""
+    bonds = [
+        set(zip(network.silicon.tolist(), network.oxygen.tolist(), strict=True))
+        for network in map(Network.of, (before, after))
+    ]
+    return len(bonds[0] & bonds[1]) / max(1, len(bonds[0]))
+
+
 def has_network(atoms: Atoms) -> bool:
     """Whether there are both Si and O."""
     return {SILICON, OXYGEN} <= set(atoms.numbers.tolist())

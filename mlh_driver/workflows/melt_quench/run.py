@@ -32,6 +32,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlh_driver.analysis import Structure, summary, write_report
+from mlh_driver.analysis.network import bonds_kept, has_network
 from mlh_driver.analysis.plots import draw_levels, plot_thermo
 from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
@@ -58,6 +59,8 @@ from mlh_driver.workflows.run_folder import SETTINGS, check_same, read_json
 START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
 TIMED_CALLS, TIMED_SHIFT_A = 2, 0.01
+#: A figure of a run; a liquid that has forgotten its start keeps the few bonds that chance makes.
+KEPT = "share of the Si-O bonds of the start"
 #: Of the columns of a run, those that have to be read with it.
 RANGE = ("extrapolation", "charge_deviation")
 
@@ -256,7 +259,7 @@ def _report(run: Run) -> Structure:
     report = {
         **read_json(run.folder / SETTINGS),
         "version": version("mlh-driver"),
-        "run": run_figures(columns),
+        "run": run_figures(columns) | ({KEPT: bonds_kept(run.start, glass)} if has_network(glass) else {}),
         "glass": glass_figures(glass),
         "levels": {name: values.tolist() for name, values in levels.items()},
         "structure": as_json({"glass": structure})["glass"],
