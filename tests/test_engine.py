@@ -298,7 +298,7 @@ def test_clear_errors_for_structures_that_cannot_be_computed(model64: Model) -> 
     with pytest.raises(InputError, match="loaded already, in float64 on cpu"):
         engine.with_settings(dtype="float32")
     with pytest.raises(InputError, match="loaded already, in float32"):
-        Engine(random_model(), dtype="float64")
+        Engine(Engine().model, dtype="float64")
     assert engine.settings.dtype == "float64"
 
 

@@ -438,7 +438,7 @@ def test_a_pair_of_vacancies_has_its_energy_and_that_of_their_interaction(tmp_pa
     """By the energies of the structures that are left in the folder."""
     options = ["--sites", "40,45", "--starts", "unmoved", "--fmax", "0.5", "--mu-O", "-434.0"]
     command = ["vacancies", str(GLASS), "--defect", "pair", *options, "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(app, command, env={"COLUMNS": None})  # which readline sets for pytest
     assert done.exit_code == 0, done.output
     assert "1 of 1 pairs" in done.output and "glass 40 45" in done.output
     report = json.loads((tmp_path / "vacancies.json").read_text())
