@@ -199,7 +199,7 @@ def test_a_killed_worker_costs_one_attempt_of_one_task(tmp_path: Path) -> None:
 def test_a_running_scheduler_carries_out_tasks(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="dask is not installed")
     with (
-        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         existing_scheduler(cluster.scheduler_address) as pool,
         open_campaign(tmp_path, {}, 3) as campaign,
     ):
@@ -233,7 +233,7 @@ def test_campaigns_share_a_scheduler(tmp_path: Path) -> None:
     for _, folder in jobs["a"] + jobs["b"]:
         folder.mkdir(parents=True)
     with (
-        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         existing_scheduler(cluster.scheduler_address) as one,
         existing_scheduler(cluster.scheduler_address) as other,
     ):

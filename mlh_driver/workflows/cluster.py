@@ -9,6 +9,8 @@ What has to be so, and why:
 * Dask's own limits of memory and time are off: a model is memory that it does not know, over which it would
   pause workers for good; and workers that compute for minutes without a word are not dead.
 * Dask does not replace a job that has come to the end of its time, until it is told the number of jobs again.
+* Its status pages are at any free port: also without them it would take 8787, and complain of a second campaign.
+* A worker that is just being started again cannot be ended: dask fails at it, and leaves the others behind.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -37,6 +39,9 @@ RENEWAL_MS = 60_000
 #: Workers that died under a task before it began, in a row, until it is a failure of the task: more than
 #: those at which it only waited.
 MOST_UNBEGUN = 10
+
+#: How long the end of a pool waits for workers that are being started again.
+RESTART_SECONDS = 60
 
 #: Settings of dask, see above.
 SCHEDULER = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
@@ -61,12 +66,14 @@ def worker_processes(workers: int, threads: int = 0) -> Iterator[Pool]:
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield lambda jobs: _finished(client, jobs)
+        with suppress(TimeoutError):
+            client.wait_for_workers(workers, timeout=RESTART_SECONDS)
 
 
 @contextmanager
@@ -122,7 +129,7 @@ def _slurm_cluster(threads: int) -> Any:
         job_cpu=threads,
         job_script_prologue=[f"export {name}={threads}" for name in THREADS],
         worker_extra_args=["--memory-limit", "0"],
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": ":0"},
     )
 
 
