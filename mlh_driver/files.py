@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
+import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,33 @@ def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     """A table of comma-separated values, the titles in its first line; what is None stays empty."""
     with replacing(path) as partial, open(partial, "w", newline="") as file:
         csv.writer(file).writerows(lines)
+
+
+def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    """A table of comma-separated values, with a column for each field of the dataclass ``kind``."""
+    names = [field.name for field in fields(kind)]
+    write_csv(path, [names, *([getattr(row, name) for name in names] for row in rows)])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is there as a whole or not at all. Raises ValueError for NaN, which JSON has not."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of this number, whosever it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

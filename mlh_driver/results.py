@@ -37,6 +37,12 @@ OBSERVABLES = (
 )
 """Scalar observables that every interface offers, under these names and in this order."""
 
+EXTENSIVE = ("energy", "band_energy", "electronic_entropy")
+"""Scalars of :class:`Results` that are those of the whole cell: twice as large for two cells."""
+
+PER_ATOM = ("charges", "energies", "extrapolations", "charge_deviations")
+"""Arrays (N,) of :class:`Results`, a number for each atom."""
+
 
 @dataclass(frozen=True, eq=False)
 class Results:

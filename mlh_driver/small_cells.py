@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from ase.geometry import minkowski_reduce
 
-from mlh_driver.results import Results
+from mlh_driver.results import EXTENSIVE, PER_ATOM, Results
 from mlh_driver.system import Array, System, displacements, widths
 
 Repeats = tuple[int, int, int]
@@ -79,15 +79,6 @@ def folded(results: Results, repeats: Repeats) -> Results:
     def one(values: Array) -> Array:
         return np.asarray(values.reshape(n, -1, *values.shape[1:]).mean(axis=0))
 
-    return replace(
-        results,
-        energy=results.energy / n,
-        forces=one(results.forces),
-        energies=one(results.energies),
-        charges=one(results.charges),
-        band_energy=results.band_energy / n,
-        electronic_entropy=results.electronic_entropy / n,
-        extrapolations=one(results.extrapolations),
-        charge_deviations=one(results.charge_deviations),
-        repeats=repeats,
-    )
+    changed = {name: getattr(results, name) / n for name in EXTENSIVE}
+    changed |= {name: one(getattr(results, name)) for name in ("forces", *PER_ATOM)}
+    return replace(results, **changed, repeats=repeats)

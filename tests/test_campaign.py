@@ -20,6 +20,7 @@ from mlh_driver.cli.campaigns import campaign_pool
 from mlh_driver.cli.main import app
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
+from mlh_driver.files import read_json, write_json
 from mlh_driver.workflows.campaign import (
     MOST_ATTEMPTS,
     RESULT,
@@ -32,7 +33,6 @@ from mlh_driver.workflows.campaign import (
     states,
 )
 from mlh_driver.workflows.cluster import existing_scheduler, slurm_jobs, worker_processes
-from mlh_driver.workflows.run_folder import read_json, write_json
 from mlh_driver.workflows.task_inputs import engine_fields, engine_for
 
 

@@ -23,6 +23,7 @@ from mlh_driver import Engine, EngineSettings, System
 from mlh_driver.analysis import summary
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
+from mlh_driver.files import read_json
 from mlh_driver.model import Model, load_model
 from mlh_driver.workflows.campaign import open_campaign, states
 from mlh_driver.workflows.melt_quench import (
@@ -33,7 +34,6 @@ from mlh_driver.workflows.melt_quench import (
     write_comparison,
 )
 from mlh_driver.workflows.melt_quench.comparison import Spread
-from mlh_driver.workflows.run_folder import read_json
 from mlh_driver.workflows.task_inputs import _engine
 
 GLASS = REPOSITORY / "examples" / "glass.xyz"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from mlh_driver.data import LabelledStructure
 from mlh_driver.errors import InputError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.model import Model
+from mlh_driver.results import EXTENSIVE, OBSERVABLES, PER_ATOM, Results
 from mlh_driver.small_cells import CellRepeater, repeated
 from mlh_driver.system import widths
 from mlh_driver.workflows.melt_quench.levels import read_levels, write_levels
@@ -46,6 +47,14 @@ def test_a_narrow_cell_is_computed_as_the_repeated_one() -> None:
     assert narrow.band_gap == pytest.approx(wide.band_gap, abs=1e-8)
     gamma = Engine(model, sampling="gamma").compute(system)
     assert abs(gamma.energy - narrow.energy) > 0.01
+
+
+def test_every_result_is_of_an_atom_of_the_cell_or_intensive() -> None:
+    """Who adds one has to say which: by the name alone it would be taken for intensive."""
+    intensive = {"stress", *OBSERVABLES} - set(EXTENSIVE)
+    of_the_call = {"timings", "repeats"}
+    names = [field.name for field in fields(Results)]
+    assert set(names) == {"forces", *PER_ATOM, *EXTENSIVE} | intensive | of_the_call
 
 
 def test_forces_in_a_narrow_cell_are_the_derivative_of_its_energy() -> None:

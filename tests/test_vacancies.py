@@ -29,11 +29,11 @@ from mlh_driver.cli.vacancies import _doubts
 from mlh_driver.data import read_structure
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
+from mlh_driver.files import read_json
 from mlh_driver.workflows.campaign import RESULT, states
 from mlh_driver.workflows.defect_levels import Levels, defect_level
 from mlh_driver.workflows.defect_minima import ALIGNMENT_eV
 from mlh_driver.workflows.relaxation import CHECKPOINT
-from mlh_driver.workflows.run_folder import read_json
 from mlh_driver.workflows.sites import (
     choose_sites,
     choose_two_sites,

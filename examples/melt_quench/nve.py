@@ -16,9 +16,10 @@ from pathlib import Path
 
 from frames import nearest
 
+from mlh_driver.files import read_json
 from mlh_driver.structures import write_lammps_data
 from mlh_driver.workflows.melt_quench import Run, find_runs
-from mlh_driver.workflows.run_folder import SETTINGS, read_json
+from mlh_driver.workflows.run_folder import SETTINGS
 
 INPUT = Path(__file__).resolve().parents[2] / "lammps_inputs" / "nve"
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from rich.table import Table
 from mlh_driver.analysis.plots import RING_SIZES, plot_structures
 from mlh_driver.analysis.published import Published
 from mlh_driver.analysis.structure import Structure
-from mlh_driver.files import replacing, write_csv
+from mlh_driver.files import write_csv, write_json
 from mlh_driver.system import Array
 
 Structures = Mapping[str, Structure]
@@ -69,8 +68,7 @@ def write_report(structures: Structures, folder: str | Path) -> None:
     """Write the files; the folder is made where there is none."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "structure.json") as partial:
-        partial.write_text(json.dumps(as_json(structures), indent=2, ensure_ascii=False))
+    write_json(folder / "structure.json", as_json(structures))
     lines: list[Sequence[Any]] = [("quantity", *structures, "published low", "published high", "source")]
     for quantity, values, published in rows(structures):
         reference = (published.low, published.high, published.source) if published else ("", "", "")

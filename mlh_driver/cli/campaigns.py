@@ -76,9 +76,10 @@ def campaign_bars() -> Iterator[CampaignProgress]:
 
 def holds_melt_quenches(run: Path) -> bool:
     """Whether the folder is that of ``mlh-driver melt-quench``, with copies or without."""
+    from mlh_driver.files import read_json
     from mlh_driver.workflows.campaign import CAMPAIGN
     from mlh_driver.workflows.melt_quench.run import holds_run
-    from mlh_driver.workflows.run_folder import SETTINGS, read_json
+    from mlh_driver.workflows.run_folder import SETTINGS
 
     path = run / CAMPAIGN
     if path.exists():

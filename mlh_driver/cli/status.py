@@ -24,9 +24,9 @@ def status(
 
     Example: [bold]mlh-driver status vacancies[/]
     """
+    from mlh_driver.files import read_json
     from mlh_driver.workflows.campaign import CAMPAIGN, MOST_ATTEMPTS, STATUSES, states
     from mlh_driver.workflows.melt_quench.run import holds_run
-    from mlh_driver.workflows.run_folder import read_json
 
     if holds_run(run):
         (stage,) = _how_far(run).values()

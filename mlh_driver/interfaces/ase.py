@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, all_changes, all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -19,11 +19,9 @@ from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.alarm import Alarm
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
 from mlh_driver.model import Model
-from mlh_driver.results import Results
+from mlh_driver.results import PER_ATOM, Results
 from mlh_driver.system import System
 
-#: Of each atom, beside those that ASE has names for.
-PER_ATOM = ("extrapolations", "charge_deviations")
 #: In e: a sum of charges that is zero but for their digits.
 NEUTRAL_e = 1e-3
 
@@ -138,10 +136,11 @@ def _charge_or_spin(atoms: Atoms) -> str | None:
 
 
 def annotate(atoms: Atoms, results: Results) -> None:
-    """Put the observables into ``atoms.info``, those of each atom into ``atoms.arrays``, by name."""
+    """Put what ASE has no names for into ``atoms.info``, and into ``atoms.arrays`` what is of each atom."""
     atoms.info |= results.observables()
     for name in PER_ATOM:
-        atoms.set_array(name, getattr(results, name))
+        if name not in all_properties:
+            atoms.set_array(name, getattr(results, name))
 
 
 def labelled_atoms(atoms: Atoms, results: Results) -> Atoms:

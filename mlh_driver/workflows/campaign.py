@@ -40,8 +40,8 @@ from typing import Any
 from filelock import FileLock
 
 from mlh_driver.errors import InputError, reason
-from mlh_driver.files import alone_in
-from mlh_driver.workflows.run_folder import check_same, read_json, write_json
+from mlh_driver.files import alone_in, is_running, read_json, write_json
+from mlh_driver.workflows.run_folder import check_same
 
 #: Of a task that kills its process: once may be chance, three times are not.
 MOST_ATTEMPTS = 3
@@ -242,15 +242,7 @@ def state(folder: Path) -> State:
 
 def _is_alive(running: dict[str, Any]) -> bool:
     """Whether a process runs; those of other machines are believed to."""
-    if running["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(running["process"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return running["host"] != socket.gethostname() or is_running(running["process"])
 
 
 def _now() -> str:

@@ -9,7 +9,7 @@ What has to be so, and why:
 * Dask's own limits of memory and time are off: a model is memory that it does not know, over which it would
   pause workers for good; and workers that compute for minutes without a word are not dead.
 * Dask does not replace a job that has come to the end of its time, until it is told the number of jobs again.
-* Its status pages are at any free port: also without them it would take 8787, and complain of a second campaign.
+* Its status pages are at any free port: without them it would still take 8787, and complain if that is taken.
 * A worker that is just being started again cannot be ended: dask fails at it, and leaves the others behind.
 """
 

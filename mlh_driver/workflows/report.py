@@ -21,10 +21,10 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 from numpy.typing import NDArray
 
-from mlh_driver.files import replacing
+from mlh_driver.files import read_json, replacing
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.pages import REPORT, as_script, embedded, number, render, text
-from mlh_driver.workflows.run_folder import flattened, read_json
+from mlh_driver.workflows.run_folder import flattened
 from mlh_driver.workflows.sites import FARTHEST_BOND, index_in_defect, index_without_two
 from mlh_driver.workflows.vacancy_files import (
     FIGURE,

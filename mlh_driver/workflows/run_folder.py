@@ -1,34 +1,15 @@
-"""The folder of a run: one set of settings, and files that are whole or not there."""
+"""The folder of a run has one set of settings."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing, write_csv
 
 SETTINGS = "settings.json"
 """What a single run was asked for; a campaign of runs has another file."""
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file that is there as a whole or not at all. Raises ValueError for NaN, which JSON has not."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """A table of comma-separated values, with a column for each field of the dataclass ``kind``."""
-    names = [field.name for field in fields(kind)]
-    write_csv(path, [names, *([getattr(row, name) for name in names] for row in rows)])
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def check_same(

@@ -30,12 +30,11 @@ from ase.db import connect
 from matplotlib.figure import Figure
 
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing, write_csv
+from mlh_driver.files import read_json, replacing, write_csv, write_json
 from mlh_driver.structures import read_frames
 from mlh_driver.workflows.campaign import CAMPAIGN, TASKS
 from mlh_driver.workflows.defect_minima import Defect
 from mlh_driver.workflows.relaxation import read_relaxed
-from mlh_driver.workflows.run_folder import read_json, write_json
 from mlh_driver.workflows.vacancies import Vacancy, VacancyCampaign
 from mlh_driver.workflows.vacancy_pairs import VacancyPair
 

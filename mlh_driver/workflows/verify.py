@@ -29,11 +29,10 @@ from scipy.stats import qmc, spearmanr
 
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing
+from mlh_driver.files import replacing, write_json, write_rows
 from mlh_driver.reference import Labeler, label_into
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System, same_structure
-from mlh_driver.workflows.run_folder import write_json, write_rows
 from mlh_driver.workflows.vacancies import Vacancy
 from mlh_driver.workflows.vacancy_files import STRUCTURES, energy_title, read_hosts, read_results
 

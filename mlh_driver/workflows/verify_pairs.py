@@ -17,9 +17,9 @@ from pathlib import Path
 
 from mlh_driver.data import LabelledStructure
 from mlh_driver.errors import InputError
+from mlh_driver.files import write_json, write_rows
 from mlh_driver.reference import Labeler
 from mlh_driver.structures import read_frames
-from mlh_driver.workflows.run_folder import write_json, write_rows
 from mlh_driver.workflows.vacancies import Vacancy
 from mlh_driver.workflows.vacancy_files import PAIR_STRUCTURES, STRUCTURES, read_hosts, read_results
 from mlh_driver.workflows.vacancy_pairs import VacancyPair

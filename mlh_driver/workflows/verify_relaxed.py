@@ -29,11 +29,11 @@ from ase.geometry import find_mic
 
 from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError, MLHError
-from mlh_driver.files import alone_in, replacing
+from mlh_driver.files import alone_in, read_json, replacing, write_json, write_rows
 from mlh_driver.reference import Labeler
 from mlh_driver.system import Array, System, same_structure
 from mlh_driver.workflows.relaxation import RELAXED, descend, read_last, read_relaxed, read_start
-from mlh_driver.workflows.run_folder import check_same, read_json, write_json, write_rows
+from mlh_driver.workflows.run_folder import check_same
 from mlh_driver.workflows.sites import index_in_defect
 from mlh_driver.workflows.verify import Plan
 

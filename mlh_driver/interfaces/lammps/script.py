@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from mlh_driver.errors import InputError, LammpsError
+from mlh_driver.files import is_running
 from mlh_driver.interfaces.lammps.library import warn
 from mlh_driver.interfaces.lammps.rewriting import (
     ARGUMENT,
@@ -194,23 +195,13 @@ def remove_leftovers() -> None:
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_here()}*-*"):
         owner = folder.name.removeprefix(_here()).split("-")[0]
-        if owner.isdigit() and not _is_running(int(owner)):
+        if owner.isdigit() and not is_running(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _here() -> str:
     """What the names of the folders of this machine begin with."""
     return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, and belongs to somebody else
-        return True
-    return True
 
 
 def _hint(message: str) -> str:

@@ -22,7 +22,6 @@ from mlh_driver import errors
 from mlh_driver.errors import ConnectionLost, MLHError, reason
 from mlh_driver.interfaces.sockets.address import Address, connect
 from mlh_driver.interfaces.sockets.secret import introduce, secret_for
-from mlh_driver.interfaces.sockets.session import PER_ATOM
 from mlh_driver.interfaces.sockets.wire import (
     ANGSTROM,
     ELECTRONVOLT,
@@ -31,7 +30,7 @@ from mlh_driver.interfaces.sockets.wire import (
     header,
     pack_system,
 )
-from mlh_driver.results import OBSERVABLES, Results
+from mlh_driver.results import OBSERVABLES, PER_ATOM, Results
 from mlh_driver.system import Array, System
 
 PATIENCE_S = 60.0
@@ -148,7 +147,6 @@ class RemoteEngine(SocketEngine):
 
     address: ``HOST:PORT`` or ``unix:NAME``, as given to ``mlh-driver serve``
     wait_s:  how long to wait for a server that is not up yet
-    notify:  told why it waits
     secret_file: with the secret of a TCP server that asks for one; by default, the file that the environment
              variable MLH_DRIVER_SECRET_FILE names
 
@@ -162,14 +160,13 @@ class RemoteEngine(SocketEngine):
         address: str,
         *,
         wait_s: float = CONNECT_S,
-        notify: Callable[[str], None] = lambda message: None,
         secret_file: Path | None = None,
     ) -> None:
         target = self.address = Address.parse(address)
         secret = secret_for(target, secret_file)
 
         def dial() -> socket.socket:  # a reference to self would keep it from being forgotten
-            sock = connect(target, wait_s, notify)
+            sock = connect(target, wait_s)
             if secret is not None:
                 introduce(sock, secret, target)
             return sock

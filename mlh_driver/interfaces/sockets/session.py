@@ -33,11 +33,8 @@ from mlh_driver.interfaces.sockets.wire import (
     pack_forces,
     to_atomic_units,
 )
-from mlh_driver.results import Results
+from mlh_driver.results import PER_ATOM, Results
 from mlh_driver.system import Array, System
-
-PER_ATOM = ("charges", "energies", "extrapolations", "charge_deviations")
-"""Arrays of (N,) that a RemoteEngine gets in the extras; i-PI gets the charges only."""
 
 QUIET_S = 60.0
 """Time without any message after which the log says so; then twice as long, and so on."""

@@ -30,14 +30,14 @@ from mlh_driver.analysis import Published, Structure, summary
 from mlh_driver.analysis.plots import draw_levels, draw_spread, draw_thermo
 from mlh_driver.analysis.report import rows
 from mlh_driver.errors import InputError
-from mlh_driver.files import replacing, write_csv
+from mlh_driver.files import read_json, replacing, write_csv, write_json
 from mlh_driver.structures import bare
 from mlh_driver.system import Array
 from mlh_driver.workflows.campaign import CAMPAIGN, State, states
 from mlh_driver.workflows.melt_quench.ensemble import how_far
 from mlh_driver.workflows.melt_quench.run import Run, find_runs, glass_figures
 from mlh_driver.workflows.pages import REPORT, embedded, render
-from mlh_driver.workflows.run_folder import SETTINGS, flattened, read_json, write_json
+from mlh_driver.workflows.run_folder import SETTINGS, flattened
 
 
 @dataclass(frozen=True)

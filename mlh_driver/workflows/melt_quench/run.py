@@ -17,7 +17,6 @@ inputs                    of LAMMPS (``in.melt_quench``, ``start.data``) or i-PI
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ from mlh_driver.analysis.report import as_json
 from mlh_driver.engine import Engine
 from mlh_driver.engine_settings import DECISIVE
 from mlh_driver.errors import NO_RESULT, InputError, MLHError
-from mlh_driver.files import alone_in, replacing
+from mlh_driver.files import alone_in, read_json, write_json
 from mlh_driver.force_engine import ForceEngine
 from mlh_driver.interfaces.guard import GUARD_FILE, GUARDED, GuardedEngine, Rule
 from mlh_driver.model import Model
@@ -54,7 +53,7 @@ from mlh_driver.workflows.melt_quench.monitor import Monitor, RunProgress, Statu
 from mlh_driver.workflows.melt_quench.packing import random_start
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings, RandomStart
 from mlh_driver.workflows.relaxation import relax
-from mlh_driver.workflows.run_folder import SETTINGS, check_same, read_json
+from mlh_driver.workflows.run_folder import SETTINGS, check_same
 
 START, GLASS = "start.xyz", "glass.xyz"
 MOST_RELAXATION_STEPS = 1000
@@ -161,7 +160,7 @@ def prepare(
     run = Run(partial, settings)
     run.md.write_inputs(atoms)
     ase.io.write(partial / START, atoms, format="extxyz")
-    (partial / SETTINGS).write_text(json.dumps(asked, indent=2))
+    write_json(partial / SETTINGS, asked)
     partial.replace(folder)
     return Run(folder, settings)
 
@@ -264,8 +263,7 @@ def _report(run: Run) -> Structure:
         "levels": {name: values.tolist() for name, values in levels.items()},
         "structure": as_json({"glass": structure})["glass"],
     }
-    with replacing(run.folder / "report.json") as partial:
-        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False))
+    write_json(run.folder / "report.json", report)
     return structure
 
 
