@@ -23,4 +23,4 @@ def train(
     from mlh_driver.training.settings import read_settings
 
     settings = read_settings(config)
-    train_to_file(settings, settings.output / f"{settings.name}.pt", resume=resume, threads=threads)
+    train_to_file(settings, settings.model_path, resume=resume, threads=threads)

@@ -238,7 +238,7 @@ class ActiveLearning:
 
     def _train(self, round_: int, model: Model | None) -> Model:
         settings = self._train_settings(round_, model)
-        path = settings.output / f"{settings.name}.pt"
+        path = settings.model_path
         if not path.exists():
             trainer = Trainer(settings, self.progress)
             network = trainer.run(resume=trainer.checkpoint_path.exists())

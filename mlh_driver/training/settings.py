@@ -82,6 +82,11 @@ class TrainSettings(Settings):
     checkpoint_every_s: float = Field(default=120.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @property
+    def model_path(self) -> Path:
+        """Of the finished model, which whoever trains writes."""
+        return self.output / f"{self.name}.pt"
+
     def basis(self) -> OrbitalBasis:
         species = sorted(self.species, key=lambda entry: _atomic_number(entry.symbol))
         return OrbitalBasis(

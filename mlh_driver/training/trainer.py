@@ -216,11 +216,6 @@ class Trainer:
         )
 
     @property
-    def model_path(self) -> Path:
-        """Of the finished model, which whoever trains writes."""
-        return self.settings.output / f"{self.settings.name}.pt"
-
-    @property
     def checkpoint_path(self) -> Path:
         return self.settings.output / "checkpoint.pt"
 
@@ -252,7 +247,7 @@ class Trainer:
                 "--resume"
             )
         is_at_end = state["position"]["stage"] >= len(self.stages)
-        if is_at_end and state["trained_on"] != self._trained_on() and not self.model_path.exists():
+        if is_at_end and state["trained_on"] != self._trained_on() and not self.settings.model_path.exists():
             raise InputError(
                 f"{self.checkpoint_path} is of a run at its end, on other data than these: what is new would "
                 "not be learned; start from its model (start_from) in another output"
@@ -301,9 +296,9 @@ class Trainer:
 
     def _check_nothing_is_lost(self) -> None:
         """Raise InputError if the output holds a model, or a run that has taken steps."""
-        if self.model_path.exists():
+        if self.settings.model_path.exists():
             raise InputError(
-                f"{self.model_path} is a finished model; choose another output or name, or remove it"
+                f"{self.settings.model_path} is a finished model; choose another output or name, or remove it"
             )
         if not self.checkpoint_path.exists():
             return
