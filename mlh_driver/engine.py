@@ -40,7 +40,6 @@ from mlh_driver.errors import NO_RESULT, InputError, NonFiniteError, StructureEr
 from mlh_driver.graph import Graph, GraphBuilder, forces_and_virial
 from mlh_driver.hamiltonian import Assembly, BlockMatrix
 from mlh_driver.model import Model, load_model
-from mlh_driver.model_files import model_digest
 from mlh_driver.network.network import Blocks
 from mlh_driver.parts import Whole
 from mlh_driver.results import Results
@@ -76,6 +75,8 @@ class _Atoms:
     valences: Array
     isolated: Array
 
+
+_VERSION = version("mlh-driver")
 
 #: In eV: no element of a valence Hamiltonian comes near it.
 _LARGEST_ELEMENT_eV = 1e4
@@ -141,7 +142,6 @@ class Engine:
         self.settings = EngineSettings.of(model, **settings)
         use_threads(self.settings.threads)  # refuses a fork that would wait for ever
         self.model = _loaded(self.settings)
-        self._digest = None if isinstance(model, Model) else model_digest(model)
         self.kT = KELVIN_eV * self.settings.electronic_temperature_K
         self.solver = make_solver(self.settings.solver, self.settings.error_per_atom_meV)
         self.electrons = ChargeHolder()
@@ -168,13 +168,13 @@ class Engine:
     def provenance(self) -> dict[str, Any]:
         """What a result depends on, beside the structure, by name: for databases.
 
-        A model that was loaded by somebody else has no digest, since its file is not known.
+        A model that was made in this process has no digest, since it has no file.
         """
         return {
             "model": self.model.metadata.name,
-            **({"model_digest": self._digest} if self._digest else {}),
+            **({"model_digest": self.model.digest} if self.model.digest else {}),
             **{name: getattr(self.settings, name) for name in DECISIVE},
-            "mlh_driver_version": version("mlh-driver"),
+            "mlh_driver_version": _VERSION,
         }
 
     def check_species(self, numbers: NDArray[np.int64]) -> None:
@@ -348,4 +348,5 @@ class Engine:
             charge_deviation=float(np.abs(held.deviations).max()),
             charge_deviations=held.deviations,
             timings=timings,
+            provenance=self.provenance(),
         ).check_finite()

@@ -24,7 +24,7 @@ from mlh_driver.basis import OrbitalBasis
 from mlh_driver.errors import InputError, ModelFileError, reason
 from mlh_driver.extrapolation import ExtrapolationIndicator
 from mlh_driver.files import replacing
-from mlh_driver.model_files import find_model
+from mlh_driver.model_files import find_model, model_digest
 from mlh_driver.network.network import HamiltonianNetwork, NetworkSettings
 from mlh_driver.system import System
 
@@ -66,12 +66,14 @@ class Model:
 
     structures: those whose energies and forces it was trained on, which a fine-tuned model is to remember;
                 empty in files of earlier versions
+    digest:     of the file that it was loaded from, see :func:`~mlh_driver.model_files.model_digest`
     """
 
     metadata: ModelMetadata
     network: HamiltonianNetwork
     indicator: ExtrapolationIndicator
     structures: tuple[System, ...] = ()
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         self.network.bounds.features = self.indicator
@@ -172,7 +174,7 @@ def load_model(name: str | Path, dtype: str | torch.dtype = "float32", device: s
         raise ModelFileError(f"{path} is damaged: {reason(error)}") from error
     network = network.to(torch_dtype(dtype)).eval().requires_grad_(False)
     try:
-        return Model(metadata, network.to(device), indicator.to(device), structures)
+        return Model(metadata, network.to(device), indicator.to(device), structures, model_digest(path))
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         raise InputError(f"device {device!r} cannot be used ({error}); use 'cpu'") from error
 

@@ -66,6 +66,7 @@ class Results:
                  network predicts; some 0.01 where the model is right, and above 0.1 a potential holds them
     charge_deviations: (N,) the same per atom, with its sign: positive for too many electrons
     timings:     seconds spent in each stage of this call
+    provenance:  model, settings and version that computed them, by name
     repeats:     how often the cell was repeated inside along each lattice vector, being too narrow for Gamma
     """
 
@@ -85,6 +86,7 @@ class Results:
     charge_deviation: float
     charge_deviations: Array
     timings: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     repeats: tuple[int, int, int] = (1, 1, 1)
 
     @property

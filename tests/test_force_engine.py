@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mlh_driver.data import LabelledStructure
 from mlh_driver.errors import InputError, NonFiniteError, StructureError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.interfaces.sockets.remote import RemoteEngine
+from mlh_driver.model_files import model_digest
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,10 @@ def test_a_calculator_with_a_server_has_its_results(address: str) -> None:
     expected = Engine(random_model()).compute(System.from_ase(atoms))
     assert atoms.get_potential_energy() == pytest.approx(expected.energy, abs=1e-2)  # stored in float32
     assert atoms.calc.last_results.band_gap == pytest.approx(expected.band_gap, abs=1e-3)
+    told = atoms.calc.todict()
+    assert told["server"] == f"unix socket {address.removeprefix('unix:')}"
+    assert told["model_digest"] == model_digest(Path(address.removeprefix("unix:")).with_name("random.pt"))
+    assert (told["dtype"], told["model"]) == ("float64", expected.provenance["model"])
     atoms.calc.engine.close()
 
 

@@ -52,7 +52,7 @@ def test_a_narrow_cell_is_computed_as_the_repeated_one() -> None:
 def test_every_result_is_of_an_atom_of_the_cell_or_intensive() -> None:
     """Who adds one has to say which: by the name alone it would be taken for intensive."""
     intensive = {"stress", *OBSERVABLES} - set(EXTENSIVE)
-    of_the_call = {"timings", "repeats"}
+    of_the_call = {"timings", "provenance", "repeats"}
     names = [field.name for field in fields(Results)]
     assert set(names) == {"forces", *PER_ATOM, *EXTENSIVE} | intensive | of_the_call
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -87,14 +86,15 @@ class MLHCalculator(Calculator):
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """What computes the numbers, as ASE's databases and trajectories keep it; nothing can be set by it.
 
-        Of an engine in this process :meth:`~mlh_driver.engine.Engine.provenance`; of a server, which does not
-        tell its model, the address.
+        Of an engine in this process :meth:`~mlh_driver.engine.Engine.provenance`; of a server its address,
+        and the same once it has computed something.
         """
         if isinstance(self.engine, Engine):
             return self.engine.provenance()
+        known = {} if self.last_results is None else self.last_results.provenance
         if isinstance(self.engine, RemoteEngine):
-            return {"server": str(self.engine.address), "mlh_driver_version": version("mlh-driver")}
-        return {"engine": type(self.engine).__name__, "mlh_driver_version": version("mlh-driver")}
+            return {"server": str(self.engine.address), **known}
+        return {"engine": type(self.engine).__name__, **known}
 
     def calculate(
         self,

@@ -207,6 +207,7 @@ def _read_results(system: System, channel: Channel) -> Results:
             forces=forces,
             stress=-virial / system.volume,
             timings={str(stage): float(seconds) for stage, seconds in extras["timings"].items()},
+            provenance=dict(extras["provenance"]),
             repeats=(a, b, c),
             **others,
         )

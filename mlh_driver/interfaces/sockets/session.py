@@ -54,9 +54,8 @@ def extras_for_remote(results: Results) -> str:
     """
     arrays = {name: _base64(getattr(results, name)) for name in PER_ATOM}
     observables = _base64(np.array(list(results.observables().values())))
-    return json.dumps(
-        arrays | {"observables": observables, "timings": results.timings, "repeats": results.repeats}
-    )
+    others = {name: getattr(results, name) for name in ("timings", "provenance", "repeats")}
+    return json.dumps(arrays | {"observables": observables} | others)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ With CODATA's they would differ by 1e-7 relative, which is 3e-5 eV/atom at -330 
 ELECTRONVOLT = 0.036749326
 """One eV in hartree as i-PI rounds it (CODATA 2022: 0.0367493222)."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of what a RemoteEngine and ``fix mlh`` say and are told beyond i-PI's protocol; named in INIT."""
 
 HEADER_BYTES = 12
