@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms, units
+from ase.data import atomic_masses
 from numpy.typing import NDArray
 
+from mlh_driver.constants import KELVIN_eV
 from mlh_driver.errors import StructureError
 
 #: Beyond it there is no dynamics left, and a few digits after the point.
@@ -177,6 +179,16 @@ def is_step(old: System, new: System) -> bool:
     """Whether an atom, or the cell, has moved by more than a lattice translation.
 
     MD engines ask again for a structure when the next run of a script begins; atoms may be wrapped by then.
+    Other atoms, as after ``delete_atoms``, are no step but another start.
     """
+    if not np.array_equal(old.numbers, new.numbers):
+        return False
     deformation, _, moves = displacements(old, new)
     return bool(abs(moves).max() > SAME_STRUCTURE_A or abs(deformation - np.eye(3)).max() > SAME_STRUCTURE_A)
+
+
+def kinetic_temperature_K(velocities: Array, numbers: NDArray[np.int64]) -> float:
+    """Of velocities (N, 3) in Å/fs; the center of mass, which is at rest, is no degree of freedom."""
+    squares = (velocities**2).sum(axis=1) / units.fs**2
+    degrees = max(3 * len(numbers) - 3, 1)
+    return float((atomic_masses[numbers] * squares).sum() / (degrees * KELVIN_eV))

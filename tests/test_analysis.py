@@ -383,6 +383,8 @@ def test_log_of_a_run_that_was_killed_is_read_up_to_there(tmp_path: Path) -> Non
     assert columns["Temp"].tolist() == [300, 310]
     log.write_text("Step Temp gap\n 0 300 5.5\n 10 310 5.25\n 20 315 5")  # of 5.125
     assert read_log(log)["gap"].tolist() == [5.5, 5.25]
+    log.write_bytes(b"# 300 \xb0C, in Latin-1\nStep Temp gap\n 0 300 5.5\n")
+    assert read_log(log)["gap"].tolist() == [5.5]
     log.write_text("LAMMPS (22 Jul 2025)\n")
     with pytest.raises(InputError, match="no thermo output"):
         read_log(log)

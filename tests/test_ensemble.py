@@ -82,6 +82,8 @@ def test_copies_differ_in_their_seed_and_one_that_fails_stops_no_other(ensemble:
         run_copies(ensemble / "seed7", glass, tiny(), ENGINE, 2)
     with pytest.raises(InputError, match=r"engine.solver is auto there and dense now"):
         run_copies(ensemble, glass, tiny(), EngineSettings(solver="dense"), 3)
+    with pytest.raises(InputError, match=r"seeds of 2 copies end at 900000001, .*a smaller --seed"):
+        run_copies(ensemble, glass, tiny(seed=900_000_000), ENGINE, 2)
 
 
 def test_glasses_of_different_elements_are_not_averaged(ensemble: Path, tmp_path: Path) -> None:

@@ -146,8 +146,8 @@ def test_label_command_with_cp2k(tmp_path: Path) -> None:
 
 
 def test_a_draft_has_the_hamiltonian_but_is_another_reference(tmp_path: Path) -> None:
-    for code in ("pyscf", "cp2k"):
-        assert make_labeler(code).reference() != make_labeler(code, draft=True).reference()
+    assert make_labeler("pyscf").reference() != make_labeler("pyscf", draft=True).reference()
+    assert Cp2kLabeler().reference() != Cp2kLabeler(Cp2kSettings().draft()).reference()
     ase.io.write(tmp_path / "frames.xyz", hydrogen())
     arguments = ["label", str(tmp_path / "frames.xyz"), "--out", str(tmp_path / "data.h5")]
     assert CliRunner().invoke(app, [*arguments, "--draft"]).exit_code == 0

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import SMALL_NETWORK, network_section, random_model
+from conftest import SMALL_NETWORK, network_section, random_model, small_system
 from fake_engine import Engine as FakeEngine
 from fake_labeler import SomeLabeler
 from processes import copy_case
 from typer.testing import CliRunner
 
-from mlh_driver import MLHCalculator
+from mlh_driver import Engine, MLHCalculator
 from mlh_driver.basis import OrbitalBasis
 from mlh_driver.cli.main import app
 from mlh_driver.data import read_splits, read_structure
@@ -145,10 +145,11 @@ def test_a_round_without_frames_to_train_on_can_be_started_again(
         learning.run()
     assert learning.labeler.calls == 1  # nothing for validation alone
     assert not (folder / "run" / "round_0" / "frames.xyz").exists()
+    assert (folder / "run" / "round_0" / "given_up_1" / "frames.xyz").exists()  # of days
 
 
 def test_every_seed_is_trained_on(folder: Path) -> None:
-    """The last frame of a round is for validation, in each round that of another seed."""
+    """And no seed is always the last of a round, which is for validation."""
     seeds = [ase.io.read(folder / "seed.xyz") for _ in range(3)]
     for k, seed in enumerate(seeds):
         seed.info["name"] = f"s{k}"
@@ -156,11 +157,33 @@ def test_every_seed_is_trained_on(folder: Path) -> None:
     ase.io.write(folder / "seed.xyz", seeds)
     (folder / "learn.toml").write_text(LEARN.replace("frames_per_round = 2", "frames_per_round = 3"))
     learning = ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
-    trained = {round(learning._displaced(round_)[k].cell[2, 2] - 4.8) for round_ in (0, 1) for k in (0, 1)}
-    assert trained == {0, 1, 2}
-    starts = [learning._starts(round_)[k] for round_ in (0, 1) for k in (0, 1)]
-    assert {round(start.atoms.cell[2, 2] - 4.8) for start in starts} == {0, 1, 2}
-    assert len({start.seed for start in starts}) == 4
+    rounds = [learning._starts(round_) for round_ in range(4)]
+    drawn = [[round(start.atoms.cell[2, 2] - 4.8) for start in starts] for starts in rounds]
+    assert all(sorted(seeds) == [0, 1, 2] for seeds in drawn)
+    assert len({seeds[-1] for seeds in drawn}) > 1
+    assert len({start.seed for starts in rounds for start in starts}) == 12
+    assert {round(atoms.cell[2, 2] - 4.8) for atoms in learning._displaced(0)} == {0, 1, 2}
+
+
+def test_the_engine_of_exploration_may_be_in_double_precision(folder: Path) -> None:
+    asked = 'steps = 20\nengine = {dtype = "float64", solver = "dense"}'
+    (folder / "learn.toml").write_text(LEARN.replace("steps = 20", asked))
+    random_model().save(folder / "random.pt")
+    learning = ActiveLearning(read_learn_settings(folder / "learn.toml"), print)
+    model = learning._loaded(str(folder / "random.pt"))
+    engine = Engine(model, **learning.settings.explore.engine)
+    assert engine.provenance()["dtype"] == "float64"
+
+
+def test_other_atoms_in_a_script_are_another_start() -> None:
+    """As after ``delete_atoms``."""
+    system = small_system()
+    watch = WatchedEngine(FakeEngine(), ExploreSettings())
+    for n_atoms in (len(system), len(system) - 1, 2):
+        for way in (0.0, 0.1):
+            positions = system.positions[:n_atoms] + way * np.arange(n_atoms)[:, None]
+            watch.compute(System(system.numbers[:n_atoms], positions, system.cell))
+    assert watch.steps == 3
 
 
 def test_two_processes_do_not_learn_in_one_output(folder: Path) -> None:
@@ -612,11 +635,8 @@ def test_electrons_that_the_labels_do_not_have_are_refused_before_any_label(fold
 
 def test_temperatures_of_a_run_are_read_up_to_a_line_cut_off(tmp_path: Path) -> None:
     assert temperature_K(tmp_path, 1, 2) is None
-    (tmp_path / "log.lammps").write_text("Step Temp\n 0 300\n 2 400\nLoop time\nStep Temp\n 4 3.1e")
-    assert temperature_K(tmp_path, 1, 2) == 350.0
-    assert temperature_K(tmp_path, 1, 1) is None  # of a run before
-    (tmp_path / "log.lammps").unlink()
     head = "# column   1     --> step : of the run\n# column   2     --> temperature{kelvin} : now\n"
     (tmp_path / "slurm-4711.out").write_text("the job is going on\n")
     (tmp_path / "run.out").write_text(f"{head} 0.0e+00 3.0e+02 \n 2.0e+00 4.0e+02 \n 3.0e+00 3.")
     assert temperature_K(tmp_path, 1, 3) == 350.0
+    assert temperature_K(tmp_path, 1, 1) is None  # of a run before

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import ase.io
 import numpy as np
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from mlh_driver import Engine, Results, System
 from mlh_driver.cli.main import app
+from mlh_driver.constants import HARTREE_eV, KELVIN_eV
 from mlh_driver.errors import InputError, MLHError, NonFiniteError
 from mlh_driver.interfaces.lammps import read_log
 from mlh_driver.model_files import find_model
@@ -154,7 +156,7 @@ def test_a_run_in_ipi_killed_in_the_quench_goes_on(start: Launcher) -> None:
     assert MELT + 4 <= resumed_at(start) < STEPS
     run = Run.read(start.folder / "run")
     columns = run.columns()
-    assert columns["Step"].tolist() == [*range(MELT + 1), *range(MELT, STEPS + 1)]
+    assert columns["Step"].tolist() == list(range(STEPS + 1))
     quench = columns["Econserve"][MELT + 1 :]
     assert np.ptp(columns["Econserve"][: MELT + 1]) < 0.15 and np.ptp(quench) < 0.15
     assert abs(np.diff(columns["Temp"])).max() < 400
@@ -242,6 +244,38 @@ def test_a_run_that_leaves_the_range_says_what_to_do_and_goes_on_from_its_restar
     assert step in (2, 3)
     carry_out(run, engine, seen.append)
     assert run.glass is not None and run.columns()["Step"][-1] == 6
+
+
+def test_restart_files_take_turns_also_over_several_sessions(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    run = prepare(tmp_path / "run", glass, tiny(frame_steps=3), engine)
+    for end in (2, 4):  # each session writes one
+        with pytest.raises(NonFiniteError):
+            run.md.carry_out(Failing(engine, 4))
+        assert run.md.restart()[1] == end
+    assert run.md.restart()[0].name == "melt_quench.restart.b"
+    (run.folder / "melt_quench.restart.b").unlink()
+    assert run.md.restart()[1] == 2
+    run.md.carry_out(engine)
+    assert run.columns()["Step"].tolist() == [0, 2, 3, 4, 6]  # every third, and the ends of the stages
+
+
+def test_stages_of_i_pi_join_wherever_its_checkpoints_are(
+    tmp_path: Path, glass: Atoms, engine: Engine
+) -> None:
+    """The melt ends at a checkpoint of the second name and not of the first."""
+    run = prepare(tmp_path / "run", glass, tiny(engine="ipi", melt_ps=0.003, restart_steps=2), engine)
+    run.md.carry_out(engine)
+    for stage, last in (("melt", 3), ("quench", 4)):
+        state = ElementTree.parse(run.folder / f"{stage}.restart").getroot()
+        assert state.findtext("step") == str(last)
+    columns = run.columns()
+    assert columns["Step"].tolist() == [step for step, _ in run.md.frames()] == list(range(8))
+    momenta, masses = (np.fromstring(state.findtext(f".//{name}").strip(" []\n"), sep=",") for name in "pm")
+    kinetic = 0.5 * (momenta.reshape(-1, 3) ** 2).sum(axis=1) @ (1.0 / masses)
+    temperature = kinetic * HARTREE_eV / (1.5 * (len(glass) - 1) * KELVIN_eV)
+    assert columns["Temp"][-1] == pytest.approx(temperature, rel=1e-4)
 
 
 def test_a_run_stopped_in_its_relaxation_keeps_its_last_frame_and_line(

@@ -56,6 +56,22 @@ def together(count: int, folder: Path) -> dict[str, list[Results | Exception]]:
 
 
 @pytest.mark.slow
+def test_a_process_that_cannot_serve_ends_the_others(tmp_path: Path) -> None:
+    """They would listen for ever."""
+    worker = ["-m", "mlh_driver.interfaces.sockets.worker", str(tmp_path / ("d" * 120)), "2"]
+    command = [*launcher(2), sys.executable, *worker]
+    done = subprocess.run(
+        command,
+        env=ENVIRONMENT,
+        input='{"model": "asio2-minimal"}\n',
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and "AF_UNIX path too long" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_any_number_of_processes_gives_the_results_of_one_engine(
     count: int, alone: dict[str, list[Results | Exception]], tmp_path: Path

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from mlh_driver.cli.main import app
 from mlh_driver.errors import InputError
-from mlh_driver.reference import make_labeler
+from mlh_driver.reference import Cp2kLabeler
 from mlh_driver.workflows import report
 from mlh_driver.workflows.pages import PAGE
 from mlh_driver.workflows.report import surroundings, write_report
@@ -112,7 +112,7 @@ def test_hosts_may_have_names_that_look_like_numbers(glass: Atoms, tmp_path: Pat
         f"001_v_O_site{site}",
         f"2_3_v_O_site{site}",
     }
-    frames = plan_verification(found.folder, make_labeler("cp2k"), 2).frames
+    frames = plan_verification(found.folder, Cp2kLabeler(), 2).frames
     for name, host in hosts.items():
         assert frames[name].positions == pytest.approx(host.positions, abs=1e-6)
 

@@ -35,6 +35,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.0)
 
 
+def test_a_folder_for_temporary_files_that_is_too_deep_for_a_socket_is_an_error(
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(InputError, match=r"the system allows 107: use a shorter .*TMPDIR"):
+        owner([])
+    assert not list(deep.iterdir())
+
+
 def owner(said: list[str], model: str = "fake", restarts: int = 3) -> Supervisor:
     return Supervisor(EngineSettings(model), restarts=restarts, say=said.append)
 

@@ -159,10 +159,11 @@ def _first(
     engine: Engine,
 ) -> Run:
     """The single run, or the first of the copies; a folder with others is refused before it gets one more."""
-    from mlh_driver.workflows.melt_quench import check_copies, copy_name, prepare
+    from mlh_driver.workflows.melt_quench import check_copies, copy_name, prepare, settings_of_copies
 
     if copies == 1:
         return prepare(out, start, chosen, engine)
+    settings_of_copies(chosen, copies)
     check_copies(out, start, chosen, settings)
     return prepare(out / copy_name(chosen), start, chosen, engine)
 

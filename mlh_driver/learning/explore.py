@@ -29,6 +29,7 @@ from mlh_driver.learning.thermometer import temperature_K
 from mlh_driver.learning.watch import Frame, WatchedEngine
 from mlh_driver.model import Model
 from mlh_driver.structures import bare
+from mlh_driver.system import kinetic_temperature_K
 
 FINISHED = "finished"
 RELAXED_eV_A = 0.15
@@ -175,7 +176,11 @@ def _relaxed(atoms: Atoms, engine: ForceEngine) -> Atoms:
 def _noted(frame: Frame, start: Start, steps: int, settings: ExploreSettings) -> Atoms:
     """The structure, with a note on where it comes from."""
     source = settings.script or settings.ipi
-    temperature = temperature_K(start.folder, frame.step, steps) if source else start.temperature_K
+    velocities = frame.system.velocities
+    if velocities is not None:
+        temperature: float | None = kinetic_temperature_K(velocities, frame.system.numbers)
+    else:
+        temperature = temperature_K(start.folder, frame.step, steps) if source else start.temperature_K
     parts = [
         source.name if source else "Langevin dynamics",
         f"{start.folder.name}, step {frame.step}",

@@ -9,7 +9,6 @@ Files in ``output``: ``labels.h5`` (every label; its split ``test`` lists the fr
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from itertools import chain
@@ -22,6 +21,7 @@ from ase import Atoms
 
 from mlh_driver.data import hdf5, read_splits
 from mlh_driver.engine import Engine
+from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.evaluation import evaluate_structures, mean_summary
 from mlh_driver.files import alone_in, replacing
@@ -123,7 +123,12 @@ class ActiveLearning:
 
     def _first_model(self) -> Model | None:
         start = self.training.start_from
-        return load_model(start) if start else None
+        return self._loaded(start) if start else None
+
+    def _loaded(self, path: str) -> Model:
+        """In the precision, and at the place, that the exploration asks for."""
+        settings = EngineSettings.of(path, **self.settings.explore.engine)
+        return load_model(path, settings.dtype, settings.device)
 
     def _frames(self, round_: int, model: Model | None) -> dict[str, Atoms]:
         path = self._folder(round_) / "frames.xyz"
@@ -139,13 +144,15 @@ class ActiveLearning:
         count = self.settings.frames_per_round
         rngs = [np.random.default_rng([self.settings.seed, round_, k]) for k in range(count)]
         return [
-            displaced(self._seed(round_, round_ * count + k), self.settings.explore, rng)
+            displaced(self._seed(round_ * count + k), self.settings.explore, rng)
             for k, rng in enumerate(rngs)
         ]
 
-    def _seed(self, round_: int, count: int) -> Atoms:
-        """The seeds in turn, in each round another one for the last frame, which is for validation."""
-        return self.seeds[(count + round_) % len(self.seeds)]
+    def _seed(self, count: int) -> Atoms:
+        """All seeds once before one comes again, each time in another order, as a round's last is special."""
+        turn, place = divmod(count, len(self.seeds))
+        order = np.random.default_rng([self.settings.seed, turn]).permutation(len(self.seeds))
+        return self.seeds[order[place]]
 
     def _explored(self, round_: int, model: Model) -> list[Atoms]:
         frames: list[Atoms] = []
@@ -164,7 +171,7 @@ class ActiveLearning:
         return [
             Start(
                 folder=self._folder(round_) / f"run_{k:02d}",
-                atoms=self._seed(round_, count := round_ * len(runs) + k),
+                atoms=self._seed(count := round_ * len(runs) + k),
                 temperature_K=temperatures[(count // len(self.seeds)) % len(temperatures)],
                 n_frames=n_frames,
                 seed=(settings.seed, round_, k),
@@ -183,22 +190,22 @@ class ActiveLearning:
             some = {name: atoms for name, atoms in frames.items() if split_of[name] == split}
             failed += label_into(self.labels, some, self.labeler, split, self.report)
             if split == "train" and len(failed) == len(some):
-                self._forget_frames(round_)
+                aside = self._set_frames_aside(round_)
                 why = "could be labelled, for the reasons above" if some else "is left by hold_out"
                 raise InputError(
-                    f"no frame for training of round {round_} {why}; "
-                    "change [explore], the seeds or hold_out in the settings, and start again"
+                    f"no frame for training of round {round_} {why}; change [explore], the seeds or "
+                    f"hold_out in the settings, and start again. The frames and their runs are in {aside}"
                 )
         done.write_text("".join(f"{name}\n" for name in failed))
 
-    def _forget_frames(self, round_: int) -> None:
-        """So that the round explores anew when the run goes on."""
-        (self._folder(round_) / "frames.xyz").unlink()
-        for path in self._folder(round_).glob("run_*"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    def _set_frames_aside(self, round_: int) -> Path:
+        """Into a folder, which is returned, so that the round explores anew when the run goes on."""
+        folder = self._folder(round_)
+        aside = folder / f"given_up_{len(list(folder.glob('given_up_*'))) + 1}"
+        aside.mkdir()
+        for path in [folder / "frames.xyz", *folder.glob("run_*")]:
+            path.rename(aside / path.name)
+        return aside
 
     def _new_names(self, round_: int) -> list[str]:
         if not self.labels.exists():
@@ -243,7 +250,7 @@ class ActiveLearning:
             trainer = Trainer(settings, self.progress)
             network = trainer.run(resume=trainer.checkpoint_path.exists())
             make_model(settings, network, trainer.data).save(path)
-        return load_model(str(path))
+        return self._loaded(str(path))
 
     def _train_settings(self, round_: int, model: Model | None) -> TrainSettings:
         """The user's settings with the run's labels; later rounds fine-tune the model before.

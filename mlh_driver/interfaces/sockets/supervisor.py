@@ -196,7 +196,7 @@ class Supervisor:
 
     def _start(self) -> Process:
         self._started += 1
-        address = Address(path=str(self._folder / f"socket{self._started}"))
+        address = Address.unix(str(self._folder / f"socket{self._started}"))
         return Process(address, self._settings, self._home, self._ranks)
 
 

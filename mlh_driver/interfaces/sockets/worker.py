@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -73,9 +74,13 @@ def _share(path: str, n_ranks: int) -> None:
     if ranks.rank:
         Team(_settings(ranks.listen()), ranks).follow()
         return
-    line = sys.stdin.readline()
-    ranks.tell(line)
-    _serve(Team(_settings(line), ranks).engine, path, ranks.comm.Abort)
+    try:
+        line = sys.stdin.readline()
+        ranks.tell(line)
+        _serve(Team(_settings(line), ranks).engine, path, ranks.comm.Abort)
+    except BaseException:
+        traceback.print_exc()
+        ranks.comm.Abort(1)  # the others would listen for ever
 
 
 def _serve(make_engine: Callable[[], ForceEngine], path: str, end: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ which is that of :mod:`~mlh_driver.workflows.melt_quench.run`, and goes on as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ase import Atoms
 
 from mlh_driver.engine_settings import EngineSettings
 from mlh_driver.errors import InputError
+from mlh_driver.interfaces.lammps.library import LARGEST_SEED
 from mlh_driver.workflows.campaign import (
     CampaignProgress,
     Inputs,
@@ -47,12 +47,10 @@ def run_copies(
     Raises InputError, before anything is computed, where the folder holds a run of other settings, or a
     single one.
     """
+    seeded = settings_of_copies(settings, copies)
     described = check_copies(folder, start, settings, engine)
     inputs = {"start": _start_fields(start), "engine": described["engine"]}
-    tasks = [
-        Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()})
-        for each in settings_of_copies(settings, copies)
-    ]
+    tasks = [Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()}) for each in seeded]
     with open_campaign(folder, described, copies) as campaign:
         campaign.run(tasks, pool, "copies", progress)
     return [state for state in states(folder) if state.status == "failed"]
@@ -77,10 +75,15 @@ def check_copies(
     return described
 
 
-def settings_of_copies(settings: MeltQuenchSettings, copies: int) -> Iterator[MeltQuenchSettings]:
-    """The same with seeds of their own."""
-    for k in range(copies):
-        yield settings.model_copy(update={"seed": settings.seed + k})
+def settings_of_copies(settings: MeltQuenchSettings, copies: int) -> list[MeltQuenchSettings]:
+    """The same with seeds of their own. Raises InputError where these become too large."""
+    seeds = range(settings.seed, settings.seed + copies)
+    if seeds and seeds[-1] > LARGEST_SEED:
+        raise InputError(
+            f"the seeds of {copies} copies end at {seeds[-1]}, and LAMMPS takes {LARGEST_SEED} at most: give "
+            "a smaller --seed"
+        )
+    return [settings.model_copy(update={"seed": seed}) for seed in seeds]
 
 
 def copy_name(settings: MeltQuenchSettings) -> str:

@@ -134,8 +134,9 @@ class IpiRun:
                 f"i-PI ended the {stage} at step {step} of {length}; {self.folder}/i-pi.log says why. The "
                 "same command goes on from there"
             )
-        if path.name == "RESTART":
-            with replacing(self.folder / f"{stage}.restart") as partial:
+        kept = self.folder / f"{stage}.restart"
+        if path != kept:
+            with replacing(kept) as partial:
                 shutil.copy(path, partial)
         for backup in self.folder.glob("#*#"):  # of the checkpoints that the stage began with
             backup.unlink()
@@ -151,19 +152,26 @@ class IpiRun:
                     partial.write_text("".join(kept) if step >= 0 else "")
 
     def columns(self) -> dict[str, Array]:
-        """What was logged, by LAMMPS' names: Step, Temp, PotEng, Econserve, gap, extrapolation and so on."""
-        parts = []
+        """What was logged, by LAMMPS' names: Step, Temp, PotEng, Econserve, gap, extrapolation and so on.
+
+        The first line of the quench is the last of the melt and left out. i-PI's temperatures there are those
+        of 3 N degrees of freedom, although the center of mass is at rest: its ramp cannot be told.
+        """
+        n_atoms = int((self.folder / START).read_text().split(None, 1)[0])
+        factors = {"melt": 1.0, "quench": n_atoms / max(1, n_atoms - 1)}
+        parts: list[dict[str, Array]] = []
         for stage, start in self._stages():
             out = read_properties(self.folder / f"{stage}.out")
             path = self.folder / f"{stage}.observables_0"
             observables = read_table(path.read_text() if path.exists() else "")
             if not len(observables) or not len(out["step"]):  # i-PI waits for its first forces
                 continue
-            rows = {"Step": out["step"] + start, "Temp": out["temperature"]}
+            rows = {"Step": out["step"] + start, "Temp": factors[stage] * out["temperature"]}
             rows |= {"PotEng": out["potential"], "Econserve": out["conserved"]}
             rows |= {name: observables[:, k] for name, k in OBSERVABLES.items()}
             written = min(len(values) for values in rows.values())  # the last line of one file may be missing
-            parts.append({name: values[:written] for name, values in rows.items()})
+            first = int(bool(parts))
+            parts.append({name: values[first:written] for name, values in rows.items()})
         if not parts:
             raise InputError(f"{self.folder} has no output of a run; start it with 'mlh-driver melt-quench'")
         return {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
@@ -176,7 +184,8 @@ class IpiRun:
             for (cell, step), atoms in zip(comments, ase.io.iread(path, format="xyz"), strict=True):
                 assert isinstance(atoms, Atoms)
                 atoms.cell = Cell.fromcellpar([float(word) for word in cell.split()])
-                yield int(step) + start, bare(atoms, wrapped=True)
+                if not start or int(step):  # the first of the quench is the last of the melt
+                    yield int(step) + start, bare(atoms, wrapped=True)
 
     def _stages(self) -> Iterator[tuple[str, int]]:
         """Stages that have begun, and the number of steps before each."""

@@ -80,6 +80,8 @@ class LammpsRun:
         arguments = ["-screen", "none", "-log", f"log.{step}.lammps"]
         if path is not None:
             arguments += ["-var", "resume", "yes", "-var", "restart", path.name]
+            if path.name == RESTARTS[1]:  # which is not to be written over first
+                arguments += ["-var", "first", RESTARTS[2], "-var", "second", RESTARTS[1]]
         with chdir(self.folder):
             run_script(SCRIPT, engine, arguments=arguments)
 
@@ -103,7 +105,10 @@ class LammpsRun:
         return sorted([*logs, *([(0, by_hand)] if by_hand.exists() else [])])
 
     def columns(self) -> dict[str, Array]:
-        """What was logged, one line a step: Step, Temp, PotEng, gap, extrapolation and so on."""
+        """What was logged, one line a step: Step, Temp, PotEng, gap, extrapolation and so on.
+
+        Lines of other steps, at which a resumed run begins, are left out.
+        """
         parts: list[dict[str, Array]] = []
         for first, log in self._logs():
             try:
@@ -115,8 +120,11 @@ class LammpsRun:
         if not parts:
             raise InputError(f"{self.folder} has no log of a run; start it with 'mlh-driver melt-quench'")
         merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        last = np.append(np.diff(merged["Step"]) != 0, True)  # stages begin with the line that ended the last
-        return {name: values[last] for name, values in merged.items()}
+        steps = merged["Step"]
+        last = np.append(np.diff(steps) != 0, True)  # stages begin with the line that ended the last
+        ends = np.cumsum(list(self.settings.lengths.values()))
+        usual = (steps % self.settings.frame_steps == 0) | np.isin(steps, ends)
+        return {name: values[last & usual] for name, values in merged.items()}
 
     def frames(self) -> Iterator[tuple[int, Atoms]]:
         """Step and structure of all frames that were written."""

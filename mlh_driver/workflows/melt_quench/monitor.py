@@ -7,15 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from ase import units
-from ase.data import atomic_masses
-from numpy.typing import NDArray
-
-from mlh_driver.constants import KELVIN_eV
 from mlh_driver.force_engine import ForceEngine, PassingEngine
 from mlh_driver.results import Results
-from mlh_driver.system import Array, System, displacements, is_step
+from mlh_driver.system import System, displacements, is_step, kinetic_temperature_K
 from mlh_driver.workflows.melt_quench.settings import MeltQuenchSettings
 
 RECENT = 50
@@ -85,17 +79,10 @@ class Monitor(PassingEngine):
         if self._last is not None and is_step(self._last, system):
             self.step += 1
             _, _, moves = displacements(self._last, system)
-            self.temperature_K = _temperature_K(moves / self._settings.timestep_fs, system.numbers)
+            self.temperature_K = kinetic_temperature_K(moves / self._settings.timestep_fs, system.numbers)
         self._last = system
 
     def _speed(self) -> float | None:
         if len(self._times) < 2:
             return None
         return (len(self._times) - 1) / (self._times[-1] - self._times[0])
-
-
-def _temperature_K(velocities: Array, numbers: NDArray[np.int64]) -> float:
-    """Of velocities (N, 3) in Å/fs; the center of mass, which is at rest, is no degree of freedom."""
-    squares = (velocities**2).sum(axis=1) / units.fs**2
-    degrees = max(3 * len(numbers) - 3, 1)
-    return float((atomic_masses[numbers] * squares).sum() / (degrees * KELVIN_eV))
