@@ -35,7 +35,7 @@ from mlh_driver.runtime import sigterm_interrupts
 
 INPUTS = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-DRIVER = [sys.executable, "-m", "mlh_driver.cli.main"]
+DRIVER = [sys.executable, "-m", "mlh_driver"]
 #: Longer than the minute after which a silent process is replaced.
 HANG_S = 300.0
 STOPPED_S = 2.0

@@ -93,24 +93,29 @@ def _in_meV(figures_eV: Mapping[str, float]) -> dict[str, float]:
 
 
 def evaluate_structures(
-    engine: ForceEngine, labels: Iterable[LabelledStructure]
+    engine: ForceEngine, labels: Iterable[LabelledStructure], sampling: str = "gamma"
 ) -> tuple[list[StructureErrors], list[str]]:
-    """Errors on all structures that the engine can compute, and why it cannot compute the others."""
+    """Errors on all structures that the engine can compute, and why it cannot compute the others.
+
+    sampling: that of the labels, as in :class:`~mlh_driver.engine_settings.EngineSettings`
+    """
     errors, failures = [], []
     for label in labels:
         try:
-            errors.append(evaluate_structure(engine, label))
+            errors.append(evaluate_structure(engine, label, sampling))
         except MLHError as error:
             failures.append(f"{label.name}: {error}")
     return errors, failures
 
 
-def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> StructureErrors:
+def evaluate_structure(
+    engine: ForceEngine, label: LabelledStructure, sampling: str = "gamma"
+) -> StructureErrors:
     """Compare the engine with the labels of one structure; raises what ``engine.compute`` raises.
 
     H and levels are compared where the model is in this process; a server does not send them.
     """
-    results = _as_labelled(label, engine).compute(label.system)
+    results = _as_labelled(label, engine, sampling).compute(label.system)
     return StructureErrors(
         name=label.name,
         hamiltonian=_hamiltonian_errors(engine, label) if isinstance(engine, Engine) else None,
@@ -121,13 +126,13 @@ def evaluate_structure(engine: ForceEngine, label: LabelledStructure) -> Structu
     )
 
 
-def _as_labelled(label: LabelledStructure, engine: ForceEngine) -> ForceEngine:
-    """The engine at Gamma, and with electrons as hot as those of the label; a server keeps its settings."""
+def _as_labelled(label: LabelledStructure, engine: ForceEngine, sampling: str) -> ForceEngine:
+    """The engine with the sampling and the electrons of the label; a server keeps its settings."""
     if not isinstance(engine, Engine):
         return engine
     own = engine.settings.electronic_temperature_K
     return engine.with_settings(
-        sampling="gamma", electronic_temperature_K=label.electronic_temperature_K or own
+        sampling=sampling, electronic_temperature_K=label.electronic_temperature_K or own
     )
 
 

@@ -37,8 +37,14 @@ def validated(kind: type[AnySettings], values: Mapping[str, Any], source: str) -
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [(*e["loc"], e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        problems = [(*e["loc"], _problem(e["msg"], e["input"])) for e in error.errors()]
         raise InputError(f"{source}: {'; '.join(_joined(*each) for each in problems)}") from error
+
+
+def _problem(message: str, given: object) -> str:
+    """Pydantic's words, with the value where they are its own; ours name it."""
+    ours = message.removeprefix("Value error, ")
+    return ours if ours != message or not isinstance(given, str | int | float) else f"{ours}, not {given!r}"
 
 
 def _joined(*problem: str | int) -> str:

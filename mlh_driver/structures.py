@@ -175,8 +175,8 @@ def _read(path: Path, file_format: str | None, elements: Sequence[str]) -> list[
         images = ase.io.read(source, index=":", format=file_format, **options)
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
-            f"cannot read structures from {path}: {reason(error)}. Use a format that ASE knows by itself "
-            "(such as extxyz or cif); mlh-driver predict and analyze take the name of a format by --format"
+            f"cannot read structures from {path}: {reason(error)}. Is the file whole, and in a format that "
+            "ASE knows by itself (extxyz, cif ...)? predict and analyze take the name of one by --format"
         ) from error
     if not images:
         raise InputError(f"{path} holds no structure")

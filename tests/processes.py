@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {
     "PYTHONUNBUFFERED": "1",  # what they print is waited for, and i-PI does not flush it
 }
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
-DRIVER = [sys.executable, "-m", "mlh_driver.cli.main"]
+DRIVER = [sys.executable, "-m", "mlh_driver"]
 PATIENCE_S = 90.0
 
 

@@ -361,9 +361,28 @@ def test_energies_in_other_units_are_warned_of(tmp_path: Path, eV_per_atom: floa
     ]
     for n_held in (0, 1):
         result = CliRunner().invoke(app, command, catch_exceptions=False)
-        warned = re.findall(r"warning: these are the energies of isolated atoms in (\w+), not", result.stderr)
+        warned = re.findall(r"warning: an energy of \S+ per atom looks like (\w+), not eV", result.stderr)
         assert warned == ([unit] if unit not in (None, "eV") else [])
         assert (", 1 were there already" in result.stderr) == n_held
+
+
+def test_energies_of_two_units_are_not_mixed(tmp_path: Path) -> None:
+    frames = []
+    for name, eV_per_atom in (("eV", -15.9), ("hartree", -15.9 / 27.2114)):
+        atoms = Atoms(
+            "H2", positions=[[0, 0, 0], [0, 0, 0.75]], cell=[6, 6, 6], pbc=True, info={"name": name}
+        )
+        atoms.calc = SinglePointCalculator(atoms, energy=2 * eV_per_atom, forces=np.zeros((2, 3)))
+        ase.io.write(tmp_path / f"{name}.extxyz", atoms)
+        frames.append(str(tmp_path / f"{name}.extxyz"))
+    options = ["--reference", "x", "--out", str(tmp_path / "data.h5")]
+    assert CliRunner().invoke(app, ["convert", frames[0], *options]).exit_code == 0
+    refused = CliRunner().invoke(app, ["convert", frames[1], *options])
+    message = (
+        r"'hartree' has an energy of -0.584 per atom, which looks like hartree, and .* in eV; convert them"
+    )
+    assert isinstance(refused.exception, InputError) and re.search(message, str(refused.exception))
+    assert hdf5.read_names(tmp_path / "data.h5") == ["eV"]
 
 
 def test_energies_that_bind_more_than_any_solid_are_of_another_zero() -> None:

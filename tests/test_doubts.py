@@ -116,8 +116,6 @@ def test_charges_and_spins_that_are_left_out_are_warned_of_once(glass: Atoms) ->
         glass.get_potential_energy()
     glass.rattle(0.01)
     glass.get_potential_energy()
-    glass.calc = MLHCalculator(engine=Fake())
-    glass.set_initial_charges(None)
     glass.set_initial_magnetic_moments([1.0, -1.0] + [0.0] * 94)
     with pytest.warns(UserWarning, match="magnetic moments, and this is left out: .* closed shells"):
         glass.get_potential_energy()
@@ -213,7 +211,11 @@ def test_a_structure_that_cannot_be_computed_stops_no_other(
     cluster = glass.copy()
     cluster.pbc = False
     ase.io.write(tmp_path / "two.xyz", [cluster] * 2, format="extxyz")
-    for out, message in (("three.xyz", "is one of the structures"), ("no/out.xyz", "there is no folder")):
+    for out, message in (
+        ("three.xyz", "is one of the structures"),
+        ("no/out.xyz", "there is no folder"),
+        ("out.cif", "is extended XYZ"),
+    ):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(app, [*command[:-1], str(tmp_path / out)], catch_exceptions=False)
     none = CliRunner().invoke(app, ["predict", str(tmp_path / "two.xyz"), *command[2:]])

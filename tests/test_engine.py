@@ -236,12 +236,12 @@ def test_doubts_are_python_warnings_and_not_in_every_step(host: Atoms) -> None:
     atoms = host.copy()
     atoms.calc = MLHCalculator()
     del atoms[:3]  # broken bonds
-    with pytest.warns(UserWarning, match="structure 1: .*; energy and forces may be wrong"):
+    with pytest.warns(UserWarning, match="force call 1: .*; energy and forces may be wrong"):
         atoms.get_potential_energy()
     atoms.rattle(1e-4)
     atoms.get_potential_energy()  # a second warning would be an error here
     del atoms[:3]
-    with pytest.warns(UserWarning, match="structure 3: "):  # of other atoms
+    with pytest.warns(UserWarning, match="force call 3: "):  # of other atoms
         atoms.get_potential_energy()
 
 

@@ -79,7 +79,7 @@ def test_closing_twice_does_no_harm(engine: ForceEngine) -> None:
     engine.close()
 
 
-@pytest.mark.filterwarnings("ignore:structure 1")  # random weights predict anything
+@pytest.mark.filterwarnings("ignore:force call 1")  # random weights predict anything
 def test_any_engine_stands_behind_the_calculator(engine: ForceEngine) -> None:
     atoms = small_system().to_ase()
     atoms.calc = MLHCalculator(engine=engine)
@@ -107,7 +107,7 @@ def test_any_engine_is_evaluated(engine: ForceEngine) -> None:
     assert (errors.hamiltonian is not None) == isinstance(engine, Engine)
 
 
-@pytest.mark.filterwarnings("ignore:structure 1")  # random weights predict anything
+@pytest.mark.filterwarnings("ignore:force call 1")  # random weights predict anything
 def test_a_calculator_with_a_server_has_its_results(address: str) -> None:
     atoms = small_system().to_ase()
     atoms.calc = MLHCalculator(server=address)

@@ -22,7 +22,7 @@ from processes import DRIVER, ENVIRONMENT, FAKE, Launcher, copy_case, launching,
 from mlh_driver.errors import InputError, StructureError
 from mlh_driver.interfaces.sockets.address import Address
 from mlh_driver.interfaces.sockets.session import extras_for_ipi
-from mlh_driver.interfaces.sockets.template import Template
+from mlh_driver.interfaces.sockets.template import SystemBuilder, Template
 from mlh_driver.interfaces.sockets.wire import ANGSTROM, ELECTRONVOLT
 from mlh_driver.system import System
 
@@ -107,7 +107,12 @@ def test_template_finds_wrong_order(case: Path) -> None:
     with pytest.raises(StructureError, match="the order of the elements differs: atom 0"):
         template.check_order(System(atoms.numbers, swapped, cell))
     moved = swapped + np.random.default_rng(0).normal(size=(96, 3))
-    template.check_order(System(atoms.numbers, moved, cell))
+    assert not template.check_order(System(atoms.numbers, moved, cell))
+    said: list[str] = []
+    builder = SystemBuilder(template, said.append)
+    for _ in range(2):
+        builder(cell * ANGSTROM, moved * ANGSTROM)
+    assert len(said) == 1 and "the order of its elements could not be checked" in said[0]
 
 
 def test_client_waits_for_ipi_and_ends_with_it(start: Launcher) -> None:
@@ -262,7 +267,7 @@ def test_warning_far_from_the_training_data(start: Launcher) -> None:
     warned = client(start, "fake,strange=1")
     assert (warned.status(), server.status()) == (0, 0)
     assert warned.output.count("beyond the edge (1) of the training data") == 3  # at 4, 16 and 64
-    assert "structure 2: extrapolation is 4.00, beyond the edge" in warned.output
+    assert "force call 2: extrapolation is 4.00, beyond the edge" in warned.output
 
 
 @pytest.mark.parametrize("terminated_first", [False, True])

@@ -34,6 +34,8 @@ def test_elements_from_masses_labels_and_option(host: Atoms) -> None:
     write_data(host, "a.data", masses=(28.0, 16.0))
     assert numbers_seen(setup) == expected
     assert numbers_seen(setup, ["C", "Ge"]) == [{14: 6, 8: 32}[z] for z in expected]
+    with pytest.raises(InputError, match="names O as atom type 1, whose mass of 28 amu is that of Si"):
+        numbers_seen(setup, ["O", "Si"])
     with pytest.raises(InputError, match="label of atom type 1 is O, its mass of 28 amu that of Si"):
         numbers_seen(setup + "labelmap atom 1 O 2 Si\n")
     write_data(host, "a.data", masses=(20.6, 16.0))

@@ -179,6 +179,8 @@ def test_elements_by_name_label_and_mass_over_tcp(host: Atoms, start: Launcher) 
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si O", ""),
         ((99.0, 99.0), "labelmap atom 1 Si 2 O\nfix mlh all mlh ADDRESS", ""),
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si", "names 1 elements"),
+        ((28.085, 15.999), "fix mlh all mlh ADDRESS O Si", "names O as atom type 1, whose mass of 28.085"),
+        ((28.085, 28.085), "fix mlh all mlh ADDRESS Si O", ""),
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si Oo", "'Oo' is not the symbol"),
         ((28.085, 15.999), "fix mlh all mlh ADDRESS Si Ge", "does not know the elements [32]"),
         ((28.085, 36.5), "fix mlh all mlh ADDRESS", "atom type 2 has the mass 36.5"),

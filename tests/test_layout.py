@@ -33,6 +33,7 @@ LAYERS = (
     ("analysis",),
     ("workflows",),
     ("cli",),
+    ("__main__",),
 )
 HOMES = {name: getattr(mlh_driver, name).__module__ for name in mlh_driver.__all__ if name[0] != "_"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -97,7 +97,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:structure 1. extrapolation")  # of a model that has seen two frames
+@pytest.mark.filterwarnings("ignore:force call 1. extrapolation")  # of a model that has seen two frames
 @pytest.mark.slow
 def test_from_nothing_to_a_model_with_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
@@ -251,7 +251,7 @@ def test_dynamics_end_at_the_edge_and_keep_the_strangest_frame_before(tmp_path: 
     assert f"10000 K, extrapolation {max(outcome.extrapolations):.2f}" in frame.info["note"]
     log = (hot.folder / "langevin.log").read_text()
     assert log.startswith("Time[ps]") and len(log.splitlines()) > outcome.steps
-    assert "warning: structure" in log
+    assert "warning: force call" in log
 
 
 def test_a_seed_beyond_the_edge_is_displaced(tmp_path: Path, host: Atoms) -> None:

@@ -19,7 +19,7 @@ from conftest import REPOSITORY, random_model, small_system
 from processes import DRIVER, Launcher
 from typer.testing import CliRunner
 
-from mlh_driver import Engine, __version__, load_model
+from mlh_driver import Engine, __main__, __version__, load_model
 from mlh_driver.cli.main import COMMANDS, app, run
 from mlh_driver.data import read_splits, read_structure
 from mlh_driver.errors import InputError, ModelFileError
@@ -223,6 +223,42 @@ def test_predict_takes_the_elements_of_files_that_name_none(tmp_path: Path) -> N
     assert found["energy"] == pytest.approx(named["energy"], abs=1e-3)
     with pytest.raises(InputError, match="leave these out if the file names its elements"):
         CliRunner().invoke(app, [*command, "--elements", "Si O"], catch_exceptions=False)
+
+
+def test_ctrl_c_during_the_imports_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlh_driver.cli.main.run", interrupted)
+    with pytest.raises(SystemExit) as end:
+        __main__.run()
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "how"),
+    [
+        (
+            "workflows.vacancies.run_vacancies",
+            ["vacancies", str(REPOSITORY / "examples" / "glass.xyz")],
+            "the same command goes on",
+        ),
+        ("training.trainer.Trainer", ["train", "training/asio2-melt.toml", "--resume"], "with --resume it goes on"),
+    ],
+)
+def test_interrupted_commands_say_how_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, arguments: list[str], how: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"mlh_driver.{function}", interrupted)
+    command, path, *options = arguments
+    result = CliRunner().invoke(app, [command, str(REPOSITORY / "examples" / path), *options])
+    assert result.exit_code == 130 and f"interrupted; {how}" in result.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mlh_driver import Engine, System
 from mlh_driver.cli.main import app
-from mlh_driver.data import LabelledStructure
+from mlh_driver.data import LabelledStructure, hdf5
 from mlh_driver.errors import InputError
 from mlh_driver.evaluation import evaluate_structure
 from mlh_driver.model import Model
@@ -91,6 +91,20 @@ def test_labels_at_gamma_are_compared_at_gamma() -> None:
     gamma = Engine(model, sampling="gamma").compute(system)
     label = LabelledStructure("narrow", system, gamma.energy, gamma.forces, stress=gamma.stress)
     assert abs(evaluate_structure(Engine(model), label).energy_eV_atom) < 1e-9
+    narrow = Engine(model).compute(system)
+    meshed = replace(label, energy=narrow.energy, forces=narrow.forces, stress=narrow.stress)
+    assert abs(evaluate_structure(Engine(model), meshed, "auto").energy_eV_atom) < 1e-9
+    assert abs(evaluate_structure(Engine(model), meshed).energy_eV_atom) > 1e-4
+
+
+def test_the_command_says_which_cells_it_compares_at_gamma(tmp_path: Path) -> None:
+    label = LabelledStructure("narrow", System.from_ase(CRISTOBALITE), -3900.0, np.zeros((12, 3)))
+    hdf5.append(tmp_path / "data.h5", label, "test", {"description": "x"})
+    command = ["evaluate", str(tmp_path / "data.h5")]
+    at_gamma, meshed = (CliRunner().invoke(app, [*command, *more]) for more in ([], ["--sampling", "auto"]))
+    assert "compared at Gamma: narrow. If their labels have more points" in at_gamma.stderr
+    assert not meshed.stderr.strip() and at_gamma.exit_code == meshed.exit_code == 0
+    assert at_gamma.stdout != meshed.stdout
 
 
 def test_widths_are_those_between_opposite_faces() -> None:

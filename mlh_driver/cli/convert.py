@@ -54,20 +54,45 @@ def convert(
     """
     from mlh_driver.data import hdf5
     from mlh_driver.data.importers import described
-    from mlh_driver.reference.units import energy_unit
+    from mlh_driver.reference.units import UNITS_eV, energy_unit
 
     labels, n_held = hdf5.append_missing(
-        out, _labels(sources, split, (energy_key, forces_key, stress_key)), _reference(sources, reference)
+        out,
+        _of_one_unit(_labels(sources, split, (energy_key, forces_key, stress_key)), out),
+        _reference(sources, reference),
     )
     console = consoles.for_messages()
     console.print(described(labels))
     if (unit := energy_unit(labels)) not in (None, "eV"):
         console.print(
-            f"warning: these are the energies of isolated atoms in {unit}, not in eV; if they are, convert "
-            "them to eV and store them by another --out"
+            f"warning: {_energy(labels)} looks like {unit}, not eV: it is nearly that of the isolated atoms "
+            f"in {unit}. If so, multiply energies by {UNITS_eV[unit]:.6f}, and store them by another --out"
         )
     were_there = f", {n_held} were there already" if n_held else ""
     console.print(f"added to {out}{were_there}; energies must be in eV and forces in eV/Å")
+
+
+def _of_one_unit(
+    labels: Iterator[tuple[LabelledStructure, str]], out: Path
+) -> Iterator[tuple[LabelledStructure, str]]:
+    """The same. Raises InputError at one whose energy is in another unit than those that are there."""
+    from mlh_driver.data import hdf5
+    from mlh_driver.reference.units import energy_unit
+
+    names = hdf5.read_names(out)[:1] if out.exists() else []
+    unit = energy_unit([hdf5.read_structure(out, name) for name in names]) if names else None
+    for label, split in labels:
+        if unit and (own := energy_unit([label])) not in (None, unit):
+            raise InputError(
+                f"{label.name!r} has {_energy([label])}, which looks like {own}, and {out} has its energies "
+                f"in {unit}; convert them to {unit} first"
+            )
+        yield label, split
+
+
+def _energy(labels: list[LabelledStructure]) -> str:
+    mean = sum(label.energy for label in labels) / sum(len(label.system) for label in labels)
+    return f"an energy of {mean:.3f} per atom"
 
 
 def _reference(sources: list[Path], named: str | None) -> dict[str, Any]:

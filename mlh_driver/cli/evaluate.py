@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -19,6 +20,7 @@ from mlh_driver.errors import InputError, MLHError
 
 if TYPE_CHECKING:
     from mlh_driver.data import LabelledStructure
+    from mlh_driver.engine import Engine
 
 
 class SplitErrors(TypedDict):
@@ -28,7 +30,7 @@ class SplitErrors(TypedDict):
     structures: dict[str, dict[str, float]]
 
 
-@with_engine_options
+@partial(with_engine_options, sampling="gamma")
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled structures: HDF5, or a folder of .npz files.")],
     settings: EngineSettings,
@@ -36,7 +38,9 @@ def evaluate(
 ) -> None:
     """Compare a model with labelled structures: Hamiltonian, levels, energy, forces, stress.
 
-    A structure that the model cannot compute is named, and left out; the exit status is then not zero.
+    A structure that the model cannot compute is named, and left out; the exit status is then not zero. Labels
+    by [bold]mlh-driver label[/] are those of the Gamma point, whatever the cell: so the default of
+    [bold]--sampling[/] is another one here. For labels with more points, give [bold]--sampling auto[/].
 
     Example: [bold]mlh-driver evaluate examples/comparison/dft-minima.h5 --model asio2-minimal[/]
     """
@@ -50,11 +54,14 @@ def evaluate(
     console = consoles.for_results()
     report: dict[str, SplitErrors] = {}
     left_out: list[str] = []
+    narrow: list[str] = []
     for split, names in splits.items():
         if not names:
             continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
-        errors, failures = evaluate_structures(engine, _readable(data, steps, left_out))
+        errors, failures = evaluate_structures(
+            engine, _counted(_readable(data, steps, left_out), engine, narrow), settings.sampling
+        )
         if errors:
             each = {error.name: error.summary() for error in errors}
             report[split] = {"mean": mean_summary(errors), "structures": each}
@@ -66,6 +73,12 @@ def evaluate(
             console.print(_table(split, **found))
         if report:
             console.print(CONVENTION)
+    if narrow and settings.sampling == "gamma":
+        typer.echo(
+            f"narrower than the model's cells, and compared at Gamma: {', '.join(narrow)}. If their labels "
+            "have more points of the Brillouin zone, give --sampling auto",
+            err=True,
+        )
     for failure in left_out:
         typer.echo(f"left out: {failure}", err=True)
     if left_out:
@@ -81,6 +94,19 @@ def _readable(data: Path, names: Iterable[str], left_out: list[str]) -> Iterator
             yield read_structure(data, name)
         except MLHError as error:
             left_out.append(f"{name}: {error}")
+
+
+def _counted(
+    labels: Iterable[LabelledStructure], engine: Engine, narrow: list[str]
+) -> Iterator[LabelledStructure]:
+    """The same; the names of cells that the engine would repeat by itself go to ``narrow``."""
+    from mlh_driver.small_cells import ONCE
+
+    repeats = engine.with_settings(sampling="auto").repeater
+    for label in labels:
+        if repeats(label.system) != ONCE:
+            narrow.append(label.name)
+        yield label
 
 
 def _table(split: str, mean: dict[str, float], structures: dict[str, dict[str, float]]) -> Table:

@@ -11,6 +11,7 @@ from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ReferenceCode
 
 
+@consoles.resumable
 def label(
     structures: Annotated[list[Path], typer.Argument(help="Structures in any format that ASE reads.")],
     out: Annotated[Path, typer.Option("--out", help="Data set (HDF5) to make or to add to.")],

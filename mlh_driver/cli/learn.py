@@ -12,6 +12,7 @@ from mlh_driver.cli.options import ThreadsOption
 from mlh_driver.cli.training_progress import training_progress
 
 
+@consoles.resumable
 def learn(
     config: Annotated[Path, typer.Argument(help="Settings as a TOML file.")],
     threads: ThreadsOption = 0,

@@ -100,7 +100,3 @@ def run() -> None:
             message += f"; {REMEDIES[error.errno]}"
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    run()

@@ -82,6 +82,7 @@ def _with_given(name: str, table: dict[str, tuple[type, str, str, str]]) -> Any:
 @partial(with_engine_options, electronic_temperature_K=ELECTRONIC_TEMPERATURE_K)
 @_with_given("changes", SETTINGS)
 @_with_given("random", RANDOM)
+@partial(consoles.resumable, how="the same command goes on from the last restart file")
 def melt_quench(
     settings: EngineSettings,
     changes: dict[str, Any],
@@ -128,20 +129,13 @@ def melt_quench(
     if dry_run:
         console.print(f"inputs are in {first.folder}; by hand: {_by_hand(first, settings)}")
         return
-    try:
-        if copies == 1:
-            _one(first, engine, console)
-        else:
-            console.print(f"{copies} copies, each some such time; mlh-driver status {out} looks at them")
-            with (
-                campaign_pool(workers, settings.threads, scheduler, slurm) as pool,
-                campaign_bars() as progress,
-            ):
-                run_copies(out, start, chosen, settings, copies, pool=pool, progress=progress)
-            _print_copies(out, chosen, copies)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last restart file")
-        raise typer.Exit(130) from None
+    if copies == 1:
+        _one(first, engine, console)
+        return
+    console.print(f"{copies} copies, each some such time; mlh-driver status {out} looks at them")
+    with campaign_pool(workers, settings.threads, scheduler, slurm) as pool, campaign_bars() as progress:
+        run_copies(out, start, chosen, settings, copies, pool=pool, progress=progress)
+    _print_copies(out, chosen, copies)
 
 
 def _by_hand(run: Run, settings: EngineSettings) -> str:
@@ -304,7 +298,7 @@ def _print_result(run: Run, structure: Structure) -> None:
     console = consoles.for_results()
     console.print(table({"glass": structure}))
     for part in ("run", "glass"):
-        console.print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[part].items()))
+        console.print(f"{part}: " + "; ".join(f"{name}: {value:.4g}" for name, value in report[part].items()))
     for remark in structure.remarks():
         console.print(remark)
     if (kept := report["run"].get(KEPT, 0.0)) > MOST_KEPT:

@@ -31,8 +31,8 @@ ElementsOption = Annotated[
     str | None,
     typer.Option(
         "--elements",
-        metavar="'SI O'",
-        help="Elements of the atom types 1, 2 ... of LAMMPS, if not named.",
+        metavar="SYMBOLS",
+        help="Elements of the atom types 1, 2 ... of LAMMPS, if not named: 'Si O'.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of tables.")]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlh_driver.results import Results
     from mlh_driver.system import System
 
+EXTENDED_XYZ = (".xyz", ".extxyz")
+
 UNITS = {"extrapolation": "", "charge_deviation": "e"}
 """Of the observables that are no energies."""
 
@@ -178,6 +180,11 @@ def _check_output(out: Path, structures: list[Path]) -> None:
         raise InputError(f"--out {out} is a folder; name a file in it")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.suffix not in EXTENDED_XYZ:
+        raise InputError(
+            f"--out {out}: what is written is extended XYZ, the format that holds all results; name a file "
+            f"that ends in {' or '.join(EXTENDED_XYZ)}"
+        )
     if out.resolve() in [path.resolve() for path in structures]:
         raise InputError(f"--out {out} is one of the structures; name another file")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mlh_driver.cli import consoles
 from mlh_driver.cli.options import ThreadsOption
 from mlh_driver.cli.training_progress import train_to_file
 
 
+@partial(consoles.resumable, how="with --resume it goes on from the last checkpoint")
 def train(
     config: Annotated[Path, typer.Argument(help="Settings as a TOML file.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,

@@ -58,6 +58,7 @@ PotentialOption = Annotated[
 
 
 @with_engine_options
+@consoles.resumable
 def vacancies(
     hosts: Annotated[list[Path], typer.Argument(help="Periodic structures in any format that ASE reads.")],
     settings: EngineSettings,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlh_driver.workflows.verify_relaxed import RelaxedByDft
 
 
+@consoles.resumable
 def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a campaign of vacancies.")],
     reference: Annotated[

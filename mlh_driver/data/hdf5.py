@@ -229,7 +229,9 @@ def _open(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"cannot read {path} as HDF5: {error}") from error
+        raise InputError(
+            f"cannot read {path} as HDF5: {error}. Other files become a data set by mlh-driver convert"
+        ) from error
     try:
         with file:
             if file.attrs.get("format") not in _READABLE or "reference" not in file.attrs:

@@ -72,7 +72,7 @@ class MLHCalculator(Calculator):
         self.engine = engine
         self._annotate = annotate
         self._alarm, self._calls = Alarm(), 0
-        self._told_of_charge_or_spin = False
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"MLHCalculator({self.engine!r})"
@@ -109,9 +109,9 @@ class MLHCalculator(Calculator):
         self._calls += 1
         if "numbers" in system_changes:
             self._alarm = Alarm()
-        left_out = None if self._told_of_charge_or_spin else _charge_or_spin(self.atoms)
-        self._told_of_charge_or_spin |= left_out is not None
-        for message in [*([left_out] if left_out else []), *self._alarm(f"structure {self._calls}", results)]:
+        left_out = {cause: text for cause, text in _left_out(self.atoms).items() if cause not in self._told}
+        self._told |= left_out.keys()
+        for message in [*left_out.values(), *self._alarm(f"force call {self._calls}", results)]:
             warnings.warn(message, stacklevel=2)
         self.results, self.last_results = _ase_results(results), results
 
@@ -123,16 +123,18 @@ class MLHCalculator(Calculator):
         return value
 
 
-def _charge_or_spin(atoms: Atoms) -> str | None:
-    """What of the input the model leaves out, in words."""
-    charge = float(atoms.get_initial_charges().sum())
-    if abs(charge) <= NEUTRAL_e and not atoms.get_initial_magnetic_moments().any():
-        return None
-    what = f"charges that add up to {charge:g} e" if abs(charge) > NEUTRAL_e else "magnetic moments"
-    return (
-        f"the atoms have {what}, and this is left out: the model knows closed shells and neutral cells only, "
-        "so energy and forces are those without charge and spin"
-    )
+def _left_out(atoms: Atoms) -> dict[str, str]:
+    """What of the input the model leaves out, in words, by its cause."""
+    found = {}
+    if abs(charge := float(atoms.get_initial_charges().sum())) > NEUTRAL_e:
+        found["charge"] = f"charges that add up to {charge:g} e"
+    if atoms.get_initial_magnetic_moments().any():
+        found["spin"] = "magnetic moments"
+    return {
+        cause: f"the atoms have {what}, and this is left out: the model knows closed shells and neutral "
+        "cells only, so energy and forces are those without charge and spin"
+        for cause, what in found.items()
+    }
 
 
 def annotate(atoms: Atoms, results: Results) -> None:

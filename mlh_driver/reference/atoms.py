@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 from ase.data import atomic_numbers, ground_state_magnetic_moments
 
@@ -36,6 +37,7 @@ class IsolatedAtom:
         )
 
 
+@cache
 def isolated_atom(symbol: str) -> IsolatedAtom:
     """Solve the isolated atom with PySCF at the reference's functional, basis and pseudopotential.
 

@@ -109,11 +109,12 @@ class VacancySettings:
             raise InputError(f"starts are {', '.join(self.starts)}; give each of them once")
         if self.starts == ("puckered",):
             raise InputError("not every site can start puckered; give another start, too, such as unmoved")
-        if not 0.0 < self.fmax_eV_A < math.inf or self.steps < 1 or self.sample < 0:
-            raise InputError(
-                f"fmax_eV_A is {self.fmax_eV_A}, steps {self.steps} and sample {self.sample}; give "
-                "positive numbers"
-            )
+        if not 0.0 < self.fmax_eV_A < math.inf:
+            raise InputError(f"fmax_eV_A is {self.fmax_eV_A}; give a positive number, such as 0.02")
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; give a positive number, such as 300")
+        if self.sample < 0:
+            raise InputError(f"sample is {self.sample}; give a positive number, or 0 for all sites")
         if self.pairs and self.defect != "vacancy":
             raise InputError(f"pairs are of vacancies, but defect is {self.defect}; leave one of them out")
         if not 0.0 <= self.within_A < math.inf or (self.within_A and (self.sites or not self.pairs)):

@@ -128,7 +128,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.exists():
         raise InputError(
-            f"{folder} has no {RESULTS}; name the folder of a campaign of mlh-driver vacancies with results"
+            f"{folder} has no {RESULTS}; name the folder of a finished mlh-driver vacancies or melt-quench"
         )
     results: dict[str, Any] = read_json(path)
     for kind, key in ((Vacancy, "vacancies"), (VacancyPair, "pairs")):

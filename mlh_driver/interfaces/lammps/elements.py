@@ -3,7 +3,7 @@
 The first of these that gives an answer for a type:
 
 1. ``--elements Si O``: one symbol per type, in the order of the types, or ``NULL`` for a type that the model
-   does not see;
+   does not see; masses may be others, but not those of the same elements in another order;
 2. ``labelmap atom 1 Si 2 O``: a type label that is an element symbol, if the mass is not that of another;
 3. ``mass 1 28.0855``: the element of the nearest mass, at most :data:`MASS_TOLERANCE` away.
 """
@@ -50,9 +50,12 @@ class TypeElements:
         follow from the rule above.
         """
         ntypes = self._lmp.extract_setting("ntypes")
-        if self._elements:
-            return _from_option(self._elements, ntypes)
         masses = self._lmp.numpy.extract_atom("mass")
+        if self._elements:
+            numbers = _from_option(self._elements, ntypes)
+            if masses is not None:
+                _check_order(numbers, masses[: ntypes + 1] * self._units.mass)
+            return numbers
         numbers = np.zeros(ntypes + 1, dtype=np.int64)
         for kind in range(1, ntypes + 1):
             if kind in self._labels:
@@ -89,6 +92,22 @@ def _from_option(elements: Sequence[str], ntypes: int) -> NDArray[np.int64]:
         )
     known = atomic_numbers | {WITHOUT_MODEL: 0}
     return np.array([0, *(known[symbol] for symbol in elements)], dtype=np.int64)
+
+
+def _check_order(numbers: NDArray[np.int64], masses: NDArray[np.float64]) -> None:
+    """Raise InputError where the masses (amu), by type, are those of the same elements in another order."""
+    seen = np.flatnonzero(numbers)
+    nearest = np.array([_nearest_element(mass) for mass in masses[seen]])
+    if (abs(atomic_masses[nearest] - masses[seen]) > MASS_TOLERANCE).any():
+        return
+    named = numbers[seen]
+    if sorted(nearest) == sorted(named) and (wrong := np.flatnonzero(nearest != named)).size:
+        kind = int(seen[wrong[0]])
+        raise InputError(
+            f"--elements names {chemical_symbols[numbers[kind]]} as atom type {kind}, whose mass of "
+            f"{masses[kind]:.6g} amu is that of {chemical_symbols[nearest[wrong[0]]]}: give the elements in "
+            "the order of the types, or correct the masses"
+        )
 
 
 def _labelled_types(lmp: Any) -> dict[int, int]:

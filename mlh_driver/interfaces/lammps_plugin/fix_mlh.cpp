@@ -388,6 +388,7 @@ class FixMLH : public LAMMPS_NS::Fix {
 
   void refuse_what_leaves_the_model_out();
   void find_elements();
+  void check_order();
   int nearest_element(double);
   void check_mass(int);
   int element_of_mass(int);
@@ -491,7 +492,7 @@ void FixMLH::find_elements()
       error->all(FLERR, std::string("fix ") + id + ": '" + symbol + "' is not the symbol of an element, nor " +
                      TYPE_WITHOUT_MODEL + " for a type without the model");
   }
-  if (!symbols.empty()) return;
+  if (!symbols.empty()) return check_order();
   if (atom->labelmapflag)
     for (int z = 1; z < static_cast<int>(std::size(SYMBOLS)); z++) {
       const std::string label = std::string("(atom,") + SYMBOLS[z] + ")";
@@ -511,6 +512,29 @@ int FixMLH::nearest_element(double mass)
   for (int z = 2; z < static_cast<int>(std::size(MASSES)); z++)
     if (std::fabs(MASSES[z] - mass) < std::fabs(MASSES[nearest] - mass)) nearest = z;
   return nearest;
+}
+
+/* The masses may not be those of the elements named in another order. */
+void FixMLH::check_order()
+{
+  if (!atom->mass) return;
+  std::vector<int> named, nearest;
+  int wrong = 0;
+  for (int type = 1; type <= atom->ntypes; type++) {
+    if (numbers[type] == 0) continue;
+    const double mass = atom->mass[type] * units->mass;
+    named.push_back(numbers[type]);
+    nearest.push_back(nearest_element(mass));
+    if (std::fabs(MASSES[nearest.back()] - mass) > MASS_TOLERANCE) return;
+    if (nearest.back() != numbers[type] && !wrong) wrong = type;
+  }
+  std::sort(named.begin(), named.end());
+  std::sort(nearest.begin(), nearest.end());
+  if (wrong && named == nearest)
+    error->all(FLERR, std::string("fix ") + id + " names " + SYMBOLS[numbers[wrong]] + " as atom type " +
+                   std::to_string(wrong) + ", whose mass of " + std::to_string(atom->mass[wrong] * units->mass) +
+                   " amu is that of " + SYMBOLS[nearest_element(atom->mass[wrong] * units->mass)] +
+                   ": give the elements in the order of the types, or correct the masses");
 }
 
 /* A label names one element, the mass is another's; 1 is nobody's. */

@@ -188,7 +188,7 @@ class DriverSession:
 
     def _use_template(self, template: Template | None) -> None:
         self._template = template
-        self._assemble = SystemBuilder(template) if template else None
+        self._assemble = SystemBuilder(template, self._log.say) if template else None
 
     def _take_positions(self) -> None:
         systems = self._read_systems()

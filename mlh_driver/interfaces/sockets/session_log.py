@@ -39,7 +39,7 @@ class SessionLog:
     def computed(self, results: Results) -> None:
         self.evaluations += 1
         self._latest = results
-        for message in self._alarm(f"structure {self.evaluations}", results):
+        for message in self._alarm(f"force call {self.evaluations}", results):
             self.say(f"warning: {message}")
         for stage, seconds in results.timings.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -90,13 +90,14 @@ class Template:
             "that the MD engine starts from"
         )
 
-    def check_order(self, system: System) -> None:
+    def check_order(self, system: System) -> bool:
         """Raise StructureError if these are the template's own coordinates in another order of elements.
 
-        Coordinates that are not the template's (a restart, a moved start) cannot be checked and pass.
+        Coordinates that are not the template's (a restart, a moved start) cannot be checked and pass: returns
+        whether they could.
         """
         if self.positions is None:
-            return
+            return True  # elements that came with the positions
         to_fractions = np.linalg.inv(system.cell)
         here = (system.positions @ to_fractions) % 1.0 % 1.0
         for length in LENGTHS_A:
@@ -105,7 +106,7 @@ class Template:
             if distance.max() <= SAME_PLACE:
                 break
         else:
-            return
+            return False
         wrong = np.flatnonzero(self.numbers[match] != self.numbers)
         if len(wrong):
             first = int(wrong[0])
@@ -115,16 +116,17 @@ class Template:
                 f"{chemical_symbols[self.numbers[first]]} ({len(wrong)} atoms differ): "
                 "use the same file for both"
             )
+        return True
 
 
 class SystemBuilder:
     """Makes systems from the cells and positions that one MD engine sends, and checks that they fit.
 
-    The order of the elements is checked on the first structure only.
+    The order of the elements is checked on the first structure only; ``say`` is told where it cannot be.
     """
 
-    def __init__(self, template: Template) -> None:
-        self._template = template
+    def __init__(self, template: Template, say: Callable[[str], None] = lambda message: None) -> None:
+        self._template, self._say = template, say
         self._order_is_checked = False
 
     def __call__(self, h: Array, positions: Array) -> System:
@@ -133,6 +135,10 @@ class SystemBuilder:
         cell, positions = to_angstrom(h, positions)
         system = System(self._template.numbers, positions, cell)
         if not self._order_is_checked:
-            self._template.check_order(system)
+            if not self._template.check_order(system):
+                self._say(
+                    f"the positions are not those of {self._template.source} (a restart, or a start that was "
+                    "moved): the order of its elements could not be checked"
+                )
             self._order_is_checked = True
         return system
