@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -34,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlh_driver import __version__
 from mlh_driver.constants import KELVIN_eV
 from mlh_driver.engine_settings import DECISIVE, DEFAULT_MODEL, EngineKeywords, EngineSettings
 from mlh_driver.errors import NO_RESULT, InputError, NonFiniteError, StructureError
@@ -75,8 +75,6 @@ class _Atoms:
     valences: Array
     isolated: Array
 
-
-_VERSION = version("mlh-driver")
 
 #: In eV: no element of a valence Hamiltonian comes near it.
 _LARGEST_ELEMENT_eV = 1e4
@@ -174,7 +172,7 @@ class Engine:
             "model": self.model.metadata.name,
             **({"model_digest": self.model.digest} if self.model.digest else {}),
             **{name: getattr(self.settings, name) for name in DECISIVE},
-            "mlh_driver_version": _VERSION,
+            "mlh_driver_version": __version__,
         }
 
     def check_species(self, numbers: NDArray[np.int64]) -> None:

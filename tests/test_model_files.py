@@ -240,23 +240,19 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(
 @pytest.mark.parametrize(
     ("function", "arguments", "how"),
     [
-        (
-            "workflows.vacancies.run_vacancies",
-            ["vacancies", str(REPOSITORY / "examples" / "glass.xyz")],
-            "the same command goes on",
-        ),
-        ("training.trainer.Trainer", ["train", "training/asio2-melt.toml", "--resume"], "with --resume it goes on"),
+        ("workflows.vacancies.run_vacancies", "vacancies glass.xyz", "the same command goes on"),
+        ("training.trainer.Trainer", "train training/asio2-melt.toml --resume", "with --resume it goes on"),
     ],
 )
 def test_interrupted_commands_say_how_they_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, arguments: list[str], how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, arguments: str, how: str
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(f"mlh_driver.{function}", interrupted)
-    command, path, *options = arguments
+    command, path, *options = arguments.split()
     result = CliRunner().invoke(app, [command, str(REPOSITORY / "examples" / path), *options])
     assert result.exit_code == 130 and f"interrupted; {how}" in result.stderr
 
