@@ -3,7 +3,8 @@
 Files in ``output``: ``labels.h5`` (every label; its split ``test`` lists the frames for testing),
 ``report.jsonl`` (a line per round), ``report.png``, at the end ``NAME.pt``, the model, and in a folder
 ``round_K`` the runs of :mod:`mlh_driver.learning.explore`, the ``frames.xyz`` of the round, those
-``left_out.txt`` for want of a label, and the model and log of its training.
+``left_out.txt`` for want of a label, the model and log of its training, and in ``given_up_K`` the runs and
+frames of which none for training could be labelled.
 """
 
 from __future__ import annotations
