@@ -16,8 +16,9 @@ LARGEST_FORCE_eV_A = 1000.0
 
 #: Of the extrapolation: an atom as far out as the farthest of the training.
 EDGE = 1.0
-#: The training data end at 1, the hottest melt is at some 3, and silicon for a model of silica at 1400.
-LARGEST_EXTRAPOLATION = 1e6
+#: The training data end at 1, the hottest melt is at some 3, silicon for a model of silica at 1400. Beyond
+#: the first of these dynamics is not to blame; beyond the second a structure is refused.
+WRONG_INPUT, LARGEST_EXTRAPOLATION = 10.0, 1e6
 #: Electrons by which an atom may differ from what the network predicts; beyond, a potential holds them.
 TOLERATED_e = 0.1
 #: Below it, a closed shell and one Slater determinant describe an insulator badly.
@@ -115,6 +116,8 @@ class Results:
                 f"extrapolation is {self.extrapolation:.2f}, beyond the edge ({EDGE:g}) of the training "
                 f"data, at atom {self.extrapolations.argmax()}"
             )
+            if self.extrapolation > WRONG_INPUT:
+                found["extrapolation"] += "; are units and elements right?"
         if self.charge_deviation > TOLERATED_e:
             found["charge_deviation"] = (
                 f"the predicted Hamiltonian moves {self.charge_deviation:.2f} electrons too many at atom "
