@@ -15,7 +15,7 @@ from processes import ENVIRONMENT, eventually, launching
 
 from mlh_driver.constants import BOHR_A, HARTREE_eV
 from mlh_driver.errors import InputError
-from mlh_driver.reference import cp2k, make_labeler
+from mlh_driver.reference import cp2k
 from mlh_driver.reference.cp2k import Cp2kLabeler, Cp2kSettings
 from mlh_driver.reference.labeler import LabelingError, UnconvergedError
 
@@ -149,10 +149,15 @@ def test_hot_electrons_are_those_of_the_draft_too() -> None:
     assert "SMEAR" not in cp2k.write_input(atoms, Cp2kSettings(), prepared=True)
 
 
-def test_a_missing_program_is_explained_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_the_fault_of_no_structure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A LabelingError would leave the structure out."""
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match=r"CP2K is not installed.*apt install cp2k"):
-        make_labeler("cp2k")
+    labeler = Cp2kLabeler()
+    for ask in (labeler.check_installed, lambda: labeler.calculate(hydrogen(), tmp_path)):
+        with pytest.raises(InputError, match=r"no 'cp2k.psmp' in PATH: install CP2K"):
+            ask()
 
 
 def test_fine_grids_start_from_the_orbitals_of_a_draft(

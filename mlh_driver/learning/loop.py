@@ -31,7 +31,7 @@ from mlh_driver.learning.report import FIGURES, add_row, figures_of_runs, read_r
 from mlh_driver.learning.runs import check_inputs
 from mlh_driver.learning.settings import LearnSettings
 from mlh_driver.model import Model, load_model
-from mlh_driver.reference import label_into, make_labeler
+from mlh_driver.reference import Cp2kLabeler, label_into, make_labeler
 from mlh_driver.reference.constants import count_occupied
 from mlh_driver.structures import read_frames
 from mlh_driver.system import System
@@ -61,6 +61,8 @@ class ActiveLearning:
             settings.label.threads,
             electronic_temperature_K=settings.label.electronic_temperature_K,
         )
+        if isinstance(self.labeler, Cp2kLabeler):
+            self.labeler.check_installed()
         check_sections(self.training)
         check_references(self.training, labels_to_come=self.labeler.reference())
         self._check_prefix()

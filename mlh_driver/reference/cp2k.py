@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from mlh_driver.constants import BOHR_A, GPA_eV_A3, HARTREE_eV
-from mlh_driver.errors import StructureError
+from mlh_driver.errors import InputError, StructureError
 from mlh_driver.reference.constants import FULL_BASIS, VALENCE_ELECTRONS, no_labels_of
 from mlh_driver.reference.labeler import METHOD, Calculation, LabelingError, UnconvergedError
 from mlh_driver.runtime import sigterm_interrupts
@@ -80,6 +81,11 @@ class Cp2kLabeler:
     def reference(self) -> dict[str, Any]:
         """The settings that determine energies, for the data set."""
         return {"engine": self.name} | METHOD | {key: getattr(self.settings, key) for key in REFERENCE_KEYS}
+
+    def check_installed(self) -> None:
+        """Raise InputError if the program is not there: no structure is to blame for that."""
+        if shutil.which(self.settings.command) is None:
+            raise _not_installed(self.settings)
 
     def calculate(self, atoms: Atoms, workdir: Path) -> Calculation:
         """One single-point calculation of a fully periodic cell in ``workdir`` (created, overwritten)."""
@@ -329,8 +335,11 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
     (workdir / f"{_PROJECT}.inp").write_text(text)
     command = [settings.command, "-i", f"{_PROJECT}.inp", "-o", f"{_PROJECT}.out"]
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
-    with sigterm_interrupts():  # which ends the program with us
-        finished = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, check=False)
+    try:
+        with sigterm_interrupts():  # which ends the program with us
+            finished = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise _not_installed(settings) from None
     if finished.returncode != 0:
         output = workdir / f"{_PROJECT}.out"
         text = output.read_text() if output.exists() else ""
@@ -338,6 +347,10 @@ def _execute(workdir: Path, text: str, settings: Cp2kSettings) -> None:
             parse_convergence(text)
         message = _abort_message(text) or finished.stderr.decode(errors="replace")[-500:] or text[-1000:]
         raise LabelingError(f"CP2K ended with code {finished.returncode}: {message}")
+
+
+def _not_installed(settings: Cp2kSettings) -> InputError:
+    return InputError(f"there is no {settings.command!r} in PATH: install CP2K (Debian: apt install cp2k)")
 
 
 def _abort_message(text: str) -> str:
