@@ -83,9 +83,11 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 
 def test_messages_explained_are_those_of_the_code() -> None:
+    """But for what i-PI does, and LAMMPS says."""
     known = [text for _, text in generate.messages()]
     page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
-    explained = set(re.findall(r"^### (.+)$", page, re.M)) - {"i-PI waits for ever"}
+    of_others = {"i-PI waits for ever", "Thermo custom fix mlh does not compute a vector"}
+    explained = set(re.findall(r"^### (.+)$", page, re.M)) - of_others
     assert len(explained) > 30
     for message in explained:
         assert any(message in text for text in known), message

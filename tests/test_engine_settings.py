@@ -71,8 +71,8 @@ WITH_ENGINE = ("predict", "evaluate", "ipi", "lammps", "serve", "vacancies", "me
 @pytest.mark.parametrize("name", WITH_ENGINE)
 def test_every_command_with_an_engine_has_every_option_with_the_same_default(name: str) -> None:
     parameters = {parameter.name: parameter for parameter in get_command(app).commands[name].params}
-    own = {"electronic_temperature_K": 2000.0} if name == "melt-quench" else {}  # that of labels of melts
-    assert {setting: parameters[setting].default for setting in NAMES} == DEFAULTS | own
+    of_labels = {"melt-quench": {"electronic_temperature_K": 2000.0}, "evaluate": {"sampling": "gamma"}}
+    assert {setting: parameters[setting].default for setting in NAMES} == DEFAULTS | of_labels.get(name, {})
 
 
 def test_settings_are_told_as_options() -> None:

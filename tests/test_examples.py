@@ -84,7 +84,8 @@ def test_table_of_melt_quench_runs_shows_where_one_failed(
     import run
 
     (tmp_path / "log.0.lammps").write_text(MELT_QUENCH_LOG)
-    failed = run.Run(tmp_path, run.MeltQuenchSettings(melt_ps=0.02, quench_K_ps=160_000, anneal_ps=0.01))
+    lengths = {"melt_ps": 0.02, "quench_K_ps": 160_000, "anneal_ps": 0.01}
+    failed = run.Run(tmp_path, run.MeltQuenchSettings(frame_steps=10, **lengths))
     assert run.figures(failed) == ["20 of 50", "66.7 %", "1.20", "5.25", "260"]
     assert list(run.table([failed]).columns[1].cells) == ["NO"]
 

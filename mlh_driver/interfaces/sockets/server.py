@@ -123,8 +123,7 @@ class Server:
             if self._stops:
                 log.say("disconnected: the server stops")
             elif isinstance(error, PeerLeft):
-                asked = "without saying EXIT: it has ended, or was killed"
-                log.say(f"left {asked if log.evaluations else 'before it asked for forces'}")
+                log.say("left without saying EXIT: it has ended, or was killed")
             else:
                 log.say(f"disconnected: {error}")
         finally:
