@@ -417,6 +417,17 @@ def test_two_vacancies_start_as_each_alone(glass: Atoms) -> None:
     assert start_of_two(glass, (min(40, no_place), max(40, no_place)), "puckered") is None
 
 
+@pytest.mark.slow
+def test_an_atom_on_a_shared_edge_is_doubtful(tmp_path: Path) -> None:
+    host = ase.io.read(REPOSITORY / "examples" / "melt_quenched_glass.xyz")
+    settings = VacancySettings(sites=(47, 59), starts=("unmoved",), fmax_eV_A=3.0)
+    found = run_vacancies({"host": host}, tmp_path, settings, EngineSettings())
+    assert {vacancy.site: vacancy.doubts.keys() & {"edge"} for vacancy in found.vacancies} == {
+        47: set(),
+        59: {"edge"},
+    }
+
+
 @pytest.mark.parametrize(("sites", "is_doubtful"), [((33, 45), True), ((40, 45), False)])
 def test_pairs_beside_the_same_atom_are_doubtful(
     glass: Atoms, sites: tuple[int, int], is_doubtful: bool

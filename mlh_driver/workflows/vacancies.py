@@ -412,6 +412,12 @@ class _Collector:
     ) -> Vacancy:
         best, before = minima.best, self.hosts[minima.host]
         missing = -1 if self.settings.defect == "interstitial" else 1
+        doubts = minima.doubts()
+        if place["ring"] == 2:
+            doubts["edge"] = (
+                f"atom {site} is on an edge that two tetrahedra share, a rare place in any training: compare "
+                "with DFT (mlh-driver verify)"
+            )
         return Vacancy(
             name=name,
             site=site,
@@ -423,7 +429,7 @@ class _Collector:
             charge_2_e=best["charges_e"][1],
             charge_before_e=before["charges"][site],
             extrapolation_before=before["extrapolations"][site],
-            doubts=minima.doubts(),
+            doubts=doubts,
             **minima.columns(),
             **place,
         )
