@@ -59,9 +59,10 @@ def evaluate(
         if not names:
             continue
         steps = track(names, description=split, console=Console(stderr=True), transient=True)
-        errors, failures = evaluate_structures(
-            engine, _counted(_readable(data, steps, left_out), engine, narrow), settings.sampling
-        )
+        labels = _readable(data, steps, left_out)
+        if settings.sampling == "gamma":
+            labels = _noting_narrow(labels, engine, narrow)
+        errors, failures = evaluate_structures(engine, labels, settings.sampling)
         if errors:
             each = {error.name: error.summary() for error in errors}
             report[split] = {"mean": mean_summary(errors), "structures": each}
@@ -73,7 +74,7 @@ def evaluate(
             console.print(_table(split, **found))
         if report:
             console.print(CONVENTION)
-    if narrow and settings.sampling == "gamma":
+    if narrow:
         typer.echo(
             f"narrower than the model's cells, and compared at Gamma: {', '.join(narrow)}. If their labels "
             "have more points of the Brillouin zone, give --sampling auto",
@@ -96,7 +97,7 @@ def _readable(data: Path, names: Iterable[str], left_out: list[str]) -> Iterator
             left_out.append(f"{name}: {error}")
 
 
-def _counted(
+def _noting_narrow(
     labels: Iterable[LabelledStructure], engine: Engine, narrow: list[str]
 ) -> Iterator[LabelledStructure]:
     """The same; the names of cells that the engine would repeat by itself go to ``narrow``."""

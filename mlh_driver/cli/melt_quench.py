@@ -153,12 +153,11 @@ def _first(
     engine: Engine,
 ) -> Run:
     """The single run, or the first of the copies; a folder with others is refused before it gets one more."""
-    from mlh_driver.workflows.melt_quench import check_copies, copy_name, prepare, settings_of_copies
+    from mlh_driver.workflows.melt_quench import check_copies, copy_name, prepare
 
     if copies == 1:
         return prepare(out, start, chosen, engine)
-    settings_of_copies(chosen, copies)
-    check_copies(out, start, chosen, settings)
+    check_copies(out, start, chosen, settings, copies)
     return prepare(out / copy_name(chosen), start, chosen, engine)
 
 

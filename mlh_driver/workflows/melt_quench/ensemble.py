@@ -6,6 +6,7 @@ which is that of :mod:`~mlh_driver.workflows.melt_quench.run`, and goes on as th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,34 @@ def run_copies(
     Raises InputError, before anything is computed, where the folder holds a run of other settings, or a
     single one.
     """
-    seeded = settings_of_copies(settings, copies)
-    described = check_copies(folder, start, settings, engine)
+    described = check_copies(folder, start, settings, engine, copies)
     inputs = {"start": _start_fields(start), "engine": described["engine"]}
-    tasks = [Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()}) for each in seeded]
+    tasks = [
+        Task(copy_name(each), make_glass, {**inputs, "settings": each.model_dump()})
+        for each in settings_of_copies(settings, copies)
+    ]
     with open_campaign(folder, described, copies) as campaign:
         campaign.run(tasks, pool, "copies", progress)
     return [state for state in states(folder) if state.status == "failed"]
 
 
 def check_copies(
-    folder: Path, start: RandomStart | Atoms, settings: MeltQuenchSettings, engine: EngineSettings
+    folder: Path,
+    start: RandomStart | Atoms,
+    settings: MeltQuenchSettings,
+    engine: EngineSettings,
+    copies: int,
 ) -> dict[str, Any]:
     """What the campaign holds of its settings.
 
-    Raises InputError where the folder holds a run of other settings, or a single one.
+    Raises InputError where the folder holds a run of other settings, or a single one, and where the seeds of
+    the copies become too large.
     """
+    if (last := settings.seed + copies - 1) > LARGEST_SEED:
+        raise InputError(
+            f"the seeds of {copies} copies end at {last}, and LAMMPS takes {LARGEST_SEED} at most: give a "
+            "smaller --seed"
+        )
     if (folder / SETTINGS).exists():
         raise InputError(f"{folder} holds a single melt-quench; give another folder by --out for copies")
     fields = engine_fields(engine)
@@ -75,15 +88,10 @@ def check_copies(
     return described
 
 
-def settings_of_copies(settings: MeltQuenchSettings, copies: int) -> list[MeltQuenchSettings]:
-    """The same with seeds of their own. Raises InputError where these become too large."""
-    seeds = range(settings.seed, settings.seed + copies)
-    if seeds and seeds[-1] > LARGEST_SEED:
-        raise InputError(
-            f"the seeds of {copies} copies end at {seeds[-1]}, and LAMMPS takes {LARGEST_SEED} at most: give "
-            "a smaller --seed"
-        )
-    return [settings.model_copy(update={"seed": seed}) for seed in seeds]
+def settings_of_copies(settings: MeltQuenchSettings, copies: int) -> Iterator[MeltQuenchSettings]:
+    """The same with seeds of their own."""
+    for k in range(copies):
+        yield settings.model_copy(update={"seed": settings.seed + k})
 
 
 def copy_name(settings: MeltQuenchSettings) -> str:
